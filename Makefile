@@ -1,0 +1,33 @@
+# The front door: `make demo` and `make test` need only Python 3.11, pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two pools of threads that spin while they wait slow each other down many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test lint clean
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed ## Restore examples/*.jpg and draw before and after
+	$(BIN)/ddrm-jpeg restore examples/*.jpg --output build/demo --overwrite
+	$(BIN)/python scripts/make_comparison.py build/demo
+
+lint: .venv/installed-dev ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint ## Check style and run the tests
+	$(BIN)/python -m pytest
+
+clean: ## Remove what make made
+	rm -rf .venv build

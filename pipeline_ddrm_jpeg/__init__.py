@@ -1,0 +1,32 @@
+"""JPEG artifact correction with denoising diffusion restoration models, as a diffusers pipeline."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Imported on first use, so that reading a file's header does not load torch.
+_MODULES = {
+    "DDRMJPEGPipeline": "pipeline",
+    "DDRMJPEGPipelineOutput": "pipeline",
+    "DDRMScheduler": "scheduling_ddrm",
+    "DDRMSchedulerOutput": "scheduling_ddrm",
+    "JPEGFile": "jpeg_file",
+    "JPEGFileError": "jpeg_file",
+    "JPEGOperator": "operators",
+    "Operator": "operators",
+    "QuantizationOperator": "operators",
+}
+__all__ = [*_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,261 @@
+"""The command `ddrm-jpeg`: words typed by a person, turned into calls of the package."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from . import __version__
+from .jpeg_file import JPEGFile, JPEGFileError
+from .restoration import FORMATS, plan, restore_files, write_atomically
+
+app = typer.Typer(
+    name="ddrm-jpeg",
+    help="Restore pictures ruined by JPEG, with a diffusion prior and the coefficients of their own files.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Correction = Enum("Correction", {"paper": "paper", "nearest": "nearest"}, type=str)
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)
+Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
+Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+Subsampling = Enum("Subsampling", {name: name for name in ("4:4:4", "4:2:2", "4:2:0")}, type=str)
+
+
+def _fail(message: object, status: int = 1) -> NoReturn:
+    typer.echo(f"ddrm-jpeg: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ddrm-jpeg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Exit status: 0 all done, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C."""
+
+
+@app.command()
+def restore(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one; by default"
+                     " each goes beside its source as NAME_restored.png."),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Independent samples to average.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Network evaluations in a sample.")] = 6,
+    init_timestep: Annotated[int, typer.Option(min=1, help="Timestep at which sampling starts.")] = 60,
+    eta: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
+    ] = None,
+    eta_b: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weight of the correction.", show_default="the prior's, 0.4")
+    ] = None,
+    correction: Annotated[
+        Correction, typer.Option(help="How a picture is made to agree with the file at every step.")
+    ] = Correction.paper,
+    consistent: Annotated[
+        bool, typer.Option(help="Project the result onto what the file says, coefficient by coefficient.")
+    ] = True,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of another prior (a Hub id is downloaded).", show_default="embedded"),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="What the network computes in.")] = Precision.float32,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
+    ] = False,
+    image_format: Annotated[
+        Format | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
+) -> None:  # fmt: skip
+    """Restore JPEG files.
+
+    The defaults suit the embedded prior. The paper's own settings, made for a larger one, are
+    --steps 20 --init-timestep 300 --no-consistent, with --samples 1 for its "(S)" and 8 for its "(A)".
+    """
+    if steps > init_timestep:
+        _fail(f"--steps {steps} does not fit below --init-timestep {init_timestep}; raise one or lower the other", 2)
+    try:
+        tasks = plan(inputs, output, recursive, image_format and image_format.value)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+    if not tasks:
+        _fail("no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)"))
+
+    statuses = {"restored": 0, "skipped": 0, "failed": 0}
+    try:
+        pending = tasks if overwrite else [task for task in tasks if not task.target.exists()]
+        pipe = _load(prior, device.value, dtype.value) if pending else None
+        results = restore_files(
+            pipe,
+            _announced(tasks, pipe, quiet),
+            overwrite,
+            seed,
+            num_samples=samples,
+            num_inference_steps=steps,
+            init_timestep=init_timestep,
+            eta=eta,
+            eta_b=eta_b,
+            correction=correction.value,
+            consistent=consistent,
+        )
+        for result in results:
+            statuses[result.status] += 1
+            if result.status == "failed":
+                typer.echo(f"ddrm-jpeg: {result.message}", err=True)
+            elif quiet:
+                continue
+            elif result.status == "skipped":
+                typer.echo(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+            else:
+                kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
+                typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}")
+    except KeyboardInterrupt:
+        done = statuses["restored"] + statuses["skipped"]
+        _fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
+    if len(tasks) > 1 and not quiet:
+        typer.echo(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if statuses["failed"]:
+        raise typer.Exit(1)
+
+
+def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
+    """The tasks, with the progress bar of the pipeline named after the one at hand."""
+    for number, task in enumerate(tasks, 1):
+        if pipe is not None:
+            place = f"{task.source.name} ({number} of {len(tasks)})" if len(tasks) > 1 else task.source.name
+            pipe.set_progress_bar_config(desc=place, unit="step", leave=False, disable=quiet)
+        yield task
+
+
+def _load(prior: str | None, device: str, dtype: str) -> Any:
+    import torch
+
+    from .pipeline import DDRMJPEGPipeline
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif device != "cpu" and not getattr(torch.backends if device == "mps" else torch, device).is_available():
+        _fail(f"--device {device} is not available on this machine", 2)
+    precision = getattr(torch, dtype)
+    if prior is None:
+        pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)
+    else:
+        try:
+            pipe = DDRMJPEGPipeline.from_prior(prior, dtype=precision)
+        except (OSError, ValueError) as error:
+            _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
+    return pipe.to(device)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a JPEG file says about itself."""
+    jpeg = _open(file)
+    facts = {
+        "file": str(file),
+        "width": jpeg.width,
+        "height": jpeg.height,
+        "file_size": jpeg.file_size,
+        "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
+        "color_space": jpeg.color_space,
+        "chroma_subsampling": jpeg.chroma_subsampling,
+        "sampling_factors": [[c.horizontal_factor, c.vertical_factor] for c in jpeg.components],
+        "quality_factor": jpeg.quality_factor,
+        "quality_factor_is_exact": jpeg.quality_factor_is_exact,
+        "progressive": jpeg.progressive,
+        "restart_interval": jpeg.restart_interval,
+        "orientation": jpeg.orientation,
+        "metadata_bytes": {
+            name: len(getattr(jpeg, name))
+            for name in ("exif", "icc_profile", "xmp", "comment")
+            if getattr(jpeg, name) is not None
+        },
+        "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    tables = facts.pop("quantization_tables")
+    facts |= {
+        "chroma_subsampling": jpeg.chroma_subsampling or "none",
+        "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
+        "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
+        "progressive": "yes" if jpeg.progressive else "no",
+        "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
+    }
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):20} {value}")
+    for number, table in enumerate(tables):
+        if table in tables[:number]:
+            typer.echo(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
+        else:
+            typer.echo(f"quantization table of component {number + 1}")
+            for row in table:
+                typer.echo("".join(f"{step:6}" for step in row))
+
+
+@app.command()
+def degrade(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture in any format Pillow reads.")],
+    quality: Annotated[int, typer.Option("-q", "--quality", min=1, max=100, help="libjpeg quality factor.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The JPEG file.", show_default="IMAGE_qQF.jpg")
+    ] = None,
+    subsampling: Annotated[
+        Subsampling, typer.Option(help="Chroma subsampling.")
+    ] = Subsampling["4:2:0"],
+    progressive: Annotated[bool, typer.Option("--progressive", help="Write a progressive file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:  # fmt: skip
+    """Compress a picture to a JPEG file of a given quality factor, to try the restoration on."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
+    if target.exists() and not overwrite:
+        _fail(f"{target} exists; --overwrite replaces it")
+    try:
+        with Image.open(image) as opened:
+            picture = ImageOps.exif_transpose(opened)
+        if picture.mode not in ("L", "RGB"):
+            picture = picture.convert("L" if picture.mode in ("1", "I;16", "LA") else "RGB")
+        options = {"quality": quality, "progressive": progressive, "icc_profile": picture.info.get("icc_profile")}
+        if picture.mode == "RGB":
+            options["subsampling"] = subsampling.value
+        write_atomically(target, lambda stream: picture.save(stream, "jpeg", **options))
+    except UnidentifiedImageError:
+        _fail(f"{image}: not a picture that Pillow can read")
+    except (OSError, Image.DecompressionBombError) as error:
+        _fail(f"{image}: {getattr(error, 'strerror', None) or error}")
+    typer.echo(f"{target}  {target.stat().st_size} bytes")
+
+
+def _open(path: Path) -> JPEGFile:
+    try:
+        return JPEGFile.open(path)
+    except JPEGFileError as error:
+        _fail(error)
+    except OSError as error:
+        _fail(f"{path}: {error.strerror or error}")

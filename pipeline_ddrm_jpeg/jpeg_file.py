@@ -1,0 +1,529 @@
+"""The JPEG bitstream: what a file says about itself, and the quantized DCT coefficients it carries."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+if __package__:  # not when this file is run as the reader process, see _read_coefficients
+    from .quantization import ZIGZAG, chroma_subsampling_name, estimate_quality_factor
+
+# Frame types of ITU-T T.81, table B.1, that are not decoded here.
+_REFUSED_FRAMES = {
+    0xC3: "lossless",
+    0xC5: "hierarchical",
+    0xC6: "hierarchical",
+    0xC7: "hierarchical lossless",
+    0xC9: "arithmetic-coded",
+    0xCA: "arithmetic-coded progressive",
+    0xCB: "arithmetic-coded lossless",
+    0xCD: "arithmetic-coded hierarchical",
+    0xCE: "arithmetic-coded hierarchical",
+    0xCF: "arithmetic-coded hierarchical lossless",
+    0xDE: "hierarchical",
+}
+_SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+# The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
+_MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
+
+# Decoder warnings that do not put a coefficient in doubt.
+_HARMLESS_WARNING = re.compile(r"Corrupt JPEG data: [1-8] extraneous bytes|Invalid SOS parameters")
+_READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
+
+
+class JPEGFileError(ValueError):
+    """The bytes are not a JPEG that can be restored; the message says what is wrong and where."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One colour component of a frame (ITU-T T.81, B.2.2)."""
+
+    identifier: int
+    """As written in the file: usually 1, 2, 3, or the letters R, G, B."""
+    horizontal_factor: int
+    vertical_factor: int
+    """Sampling factors, 1..4, relative to the largest of the frame."""
+    quantization_table: np.ndarray = field(repr=False)
+    """Integer steps `[8, 8]`, 1..65535, rows are vertical frequencies."""
+
+
+@dataclass(frozen=True)
+class JPEGFile:
+    """A JPEG file as it was stored: coefficients, tables, geometry and metadata; nothing is decoded to pixels.
+
+    Use `JPEGFile.open`. Sizes are in pixels as stored, before any EXIF orientation is applied.
+
+    Example:
+        >>> file = JPEGFile.open("photo.jpg")
+        >>> file.width, file.height, file.chroma_subsampling, file.quality_factor
+        (640, 480, '4:2:0', 30)
+        >>> file.coefficients[0].shape  # blocks down, blocks across, 8, 8
+        (60, 80, 8, 8)
+    """
+
+    width: int
+    height: int
+    color_space: str
+    """`"L"` (one component), `"YCbCr"` or `"RGB"` (the three components are coded as they are)."""
+    components: tuple[Component, ...]
+    coefficients: tuple[np.ndarray, ...] = field(repr=False)
+    """Quantized DCT coefficients, one int16 array `[blocks down, blocks across, 8, 8]` a component, rows are
+    vertical frequencies. Planes cover whole MCUs; blocks beyond the component's own last block
+    repeat its DC value, as libjpeg's encoder fills them."""
+    progressive: bool
+    restart_interval: int
+    """MCUs between restart markers, 0 for none."""
+    file_size: int
+    """Bytes from SOI to EOI."""
+    name: str = "<bytes>"
+    """Where the bytes came from, for messages."""
+    exif: bytes | None = field(default=None, repr=False)
+    icc_profile: bytes | None = field(default=None, repr=False)
+    xmp: bytes | None = field(default=None, repr=False)
+    comment: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]) -> JPEGFile:
+        """Read a JPEG from a path, from bytes or from a binary file object.
+
+        Baseline, extended sequential and progressive Huffman-coded files of 8 bits are read, with one
+        component or three, any integer sampling ratios, 8- and 16-bit tables and restart markers.
+
+        Raises:
+            JPEGFileError: for anything else, for a file that is cut short or damaged, and for a claimed
+                size above Pillow's limit (twice `PIL.Image.MAX_IMAGE_PIXELS`).
+            OSError: if a path cannot be read.
+        """
+        data, name = _read_bytes(source)
+        try:
+            return _open(data, name)
+        except JPEGFileError as error:
+            raise JPEGFileError(f"{name}: {error}") from None
+
+    @cached_property
+    def mcu_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of a minimum coded unit."""
+        return (
+            8 * max(c.vertical_factor for c in self.components),
+            8 * max(c.horizontal_factor for c in self.components),
+        )
+
+    @property
+    def chroma_subsampling(self) -> str | None:
+        """`"4:2:0"` and the like; `None` with one component or where no such name exists."""
+        return chroma_subsampling_name([(c.horizontal_factor, c.vertical_factor) for c in self.components])
+
+    @cached_property
+    def _estimated_quality(self) -> tuple[int, bool]:
+        return estimate_quality_factor([c.quantization_table for c in self.components])
+
+    @property
+    def quality_factor(self) -> int:
+        """The libjpeg quality factor (1..100) whose tables are nearest to the file's."""
+        return self._estimated_quality[0]
+
+    @property
+    def quality_factor_is_exact(self) -> bool:
+        """Whether the file's tables are exactly libjpeg's for `quality_factor`."""
+        return self._estimated_quality[1]
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the file, metadata included, for each pixel of the picture."""
+        return 8 * self.file_size / (self.width * self.height)
+
+    @cached_property
+    def orientation(self) -> int:
+        """EXIF orientation, 1 (upright) to 8; 1 where the file does not say."""
+        exif = Image.Exif()
+        try:
+            exif.load(self.exif)
+            orientation = exif.get(0x0112, 1)
+        except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+            return 1  # an unreadable EXIF block is kept as it is, and says nothing
+        return orientation if orientation in range(1, 9) else 1
+
+
+def _read_bytes(source) -> tuple[bytes, str]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), "<bytes>"
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes(), os.fspath(source)
+    if hasattr(source, "read"):
+        data = source.read()
+        if not isinstance(data, bytes):
+            raise TypeError("the file object gives text; open it in binary mode ('rb')")
+        return data, str(getattr(source, "name", "<file object>"))
+    raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
+
+
+def _open(data: bytes, name: str) -> JPEGFile:
+    stream = _parse(data)
+    color_space = _color_space(stream)
+    components = _components(stream)
+    _check_scans(stream)
+    coefficients = _read_coefficients(stream, components)
+    return JPEGFile(
+        width=stream.width,
+        height=stream.height,
+        color_space=color_space,
+        components=components,
+        coefficients=coefficients,
+        progressive=stream.frame_type == 0xC2,
+        restart_interval=stream.restart_interval,
+        file_size=stream.size,
+        name=name,
+        exif=stream.exif,
+        icc_profile=stream.icc_profile(),
+        xmp=stream.xmp,
+        comment=stream.comment,
+    )
+
+
+class _FrameComponent(NamedTuple):
+    identifier: int
+    horizontal_factor: int
+    vertical_factor: int
+    table_number: int
+
+
+class _Scan(NamedTuple):
+    components: tuple[int, ...]  # positions in the frame
+    spectral_start: int
+    spectral_end: int
+    successive_low: int
+
+
+@dataclass
+class _Stream:
+    """What the marker segments of ITU-T T.81, annex B, say."""
+
+    frame_type: int | None = None
+    width: int = 0
+    height: int = 0
+    frame: list[_FrameComponent] = field(default_factory=list)
+    tables: dict[int, np.ndarray] = field(default_factory=dict)
+    component_tables: dict[int, np.ndarray] = field(default_factory=dict)
+    scans: list[_Scan] = field(default_factory=list)
+    restart_interval: int = 0
+    size: int = 0
+    decodable: list[bytes] = field(default_factory=list)  # the stream without APPn and COM
+    jfif: bool = False
+    adobe_transform: int | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    comment: bytes | None = None
+    icc_chunks: dict[int, bytes] = field(default_factory=dict)
+    icc_count: int = 0
+
+    def icc_profile(self) -> bytes | None:
+        """The profile put together from its numbered chunks, or `None` if one is missing."""
+        if not self.icc_count or sorted(self.icc_chunks) != list(range(1, self.icc_count + 1)):
+            return None
+        return b"".join(chunk for _, chunk in sorted(self.icc_chunks.items()))
+
+
+def _parse(data: bytes) -> _Stream:
+    """Walk the marker segments from SOI to EOI."""
+    if not data:
+        raise JPEGFileError("the file is empty")
+    if data[:2] != b"\xff\xd8":
+        raise JPEGFileError(f"not a JPEG: it starts with {data[:4].hex(' ')}, a JPEG with ff d8 ff")
+    stream = _Stream(decodable=[data[:2]])
+    position = 2
+    while True:
+        start = data.find(b"\xff", position)
+        while start >= 0 and data[start + 1 : start + 2] in (b"\xff", b"\0"):
+            start = data.find(b"\xff", start + 1)  # fill bytes, and padding that is no marker
+        if start < 0 or start + 1 >= len(data):
+            raise JPEGFileError(f"truncated: the file ends at byte {len(data)} without an end-of-image marker")
+        marker = data[start + 1]
+        position = start + 2
+        if marker == _EOI:
+            stream.decodable.append(data[start:position])
+            stream.size = position
+            return stream
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue  # TEM and stray restart markers carry nothing
+        if marker == _SOI:
+            raise JPEGFileError(f"a second start-of-image marker at byte {start}, before the first image ended")
+
+        header = data[position : position + 2]
+        if len(header) < 2:
+            raise JPEGFileError(f"truncated inside the marker segment at byte {start}")
+        length = int.from_bytes(header, "big")
+        if length < 2:
+            raise JPEGFileError(f"the marker segment ff {marker:02x} at byte {start} claims {length} bytes")
+        if position + length > len(data):
+            raise JPEGFileError(f"truncated inside the marker segment ff {marker:02x} at byte {start}")
+        payload = data[position + 2 : position + length]
+        position += length
+        try:
+            _read_segment(stream, marker, payload)
+        except (IndexError, struct.error):
+            raise JPEGFileError(
+                f"the marker segment ff {marker:02x} at byte {start} is too short for what it must hold"
+            ) from None
+        if marker == _SOS:
+            end = _MARKER_AFTER_SCAN.search(data, position)
+            position = end.start() if end else len(data)
+        if not (0xE0 <= marker <= 0xEF or marker == _COM):
+            stream.decodable.append(data[start:position])
+
+
+def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
+    if marker in _REFUSED_FRAMES:
+        raise JPEGFileError(f"{_REFUSED_FRAMES[marker]} JPEG is not supported; re-save it as baseline or progressive")
+    if marker in (0xC0, 0xC1, 0xC2):
+        _read_frame(stream, marker, payload)
+    elif marker == _DQT:
+        _read_tables(stream, payload)
+    elif marker == _DRI:
+        (stream.restart_interval,) = struct.unpack_from(">H", payload)
+    elif marker == _SOS:
+        _read_scan(stream, payload)
+    elif marker == _COM:
+        stream.comment = stream.comment or payload
+    elif marker == 0xE0 and payload.startswith(b"JFIF\0"):
+        stream.jfif = True
+    elif marker == 0xE1 and payload.startswith(_EXIF):
+        stream.exif = stream.exif or payload
+    elif marker == 0xE1 and payload.startswith(_XMP):
+        stream.xmp = stream.xmp or payload[len(_XMP) :]
+    elif marker == 0xE2 and payload.startswith(_ICC):
+        number, stream.icc_count = payload[12], payload[13]
+        stream.icc_chunks[number] = payload[14:]
+    elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
+        stream.adobe_transform = payload[11]
+
+
+def _read_frame(stream: _Stream, marker: int, payload: bytes) -> None:
+    if stream.frame_type is not None:
+        raise JPEGFileError("it holds a second frame header")
+    precision, height, width, count = struct.unpack_from(">BHHB", payload)
+    if precision != 8:
+        raise JPEGFileError(f"{precision}-bit JPEG is not supported, only 8-bit")
+    if height == 0:
+        raise JPEGFileError("its frame header gives a height of 0 (a DNL marker is not supported)")
+    if width == 0:
+        raise JPEGFileError("its frame header gives a width of 0")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise JPEGFileError(
+            f"it claims {width} x {height} pixels, above the limit of {2 * limit}"
+            " (raise PIL.Image.MAX_IMAGE_PIXELS if you trust it)"
+        )
+    stream.frame_type, stream.width, stream.height = marker, width, height
+    for i in range(count):
+        identifier, factors, table_number = payload[6 + 3 * i : 9 + 3 * i]
+        horizontal, vertical = factors >> 4, factors & 15
+        if not (1 <= horizontal <= 4 and 1 <= vertical <= 4):
+            raise JPEGFileError(f"component {i + 1} has impossible sampling factors {horizontal}x{vertical}")
+        stream.frame.append(_FrameComponent(identifier, horizontal, vertical, table_number))
+
+
+def _read_tables(stream: _Stream, payload: bytes) -> None:
+    offset = 0
+    while offset < len(payload):
+        precision, number = payload[offset] >> 4, payload[offset] & 15
+        if precision > 1 or number > 3:
+            raise JPEGFileError(f"a quantization table has an impossible header {payload[offset]:02x}")
+        steps = struct.unpack_from(">64H" if precision else ">64B", payload, offset + 1)
+        offset += 129 if precision else 65
+        if 0 in steps:
+            raise JPEGFileError(f"quantization table {number} contains a step of 0")
+        table = np.empty(64, dtype=np.int64)
+        table[ZIGZAG] = steps
+        stream.tables[number] = table.reshape(8, 8)
+
+
+def _read_scan(stream: _Stream, payload: bytes) -> None:
+    if stream.frame_type is None:
+        raise JPEGFileError("a scan starts before any frame header")
+    count = payload[0]
+    identifiers = [payload[1 + 2 * i] for i in range(count)]
+    spectral_start, spectral_end, successive = payload[1 + 2 * count : 4 + 2 * count]
+    known = [component.identifier for component in stream.frame]
+    if not identifiers or any(identifier not in known for identifier in identifiers):
+        raise JPEGFileError("a scan names a component that the frame header does not have")
+    positions = tuple(known.index(identifier) for identifier in identifiers)
+    for position in positions:  # the table in force at a component's first scan holds for all of its scans
+        number = stream.frame[position].table_number
+        if position not in stream.component_tables:
+            if number not in stream.tables:
+                raise JPEGFileError(f"quantization table {number} is used but never defined")
+            stream.component_tables[position] = stream.tables[number]
+    stream.scans.append(_Scan(positions, spectral_start, spectral_end, successive & 15))
+
+
+def _color_space(stream: _Stream) -> str:
+    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, then component identifiers."""
+    if stream.frame_type is None:
+        raise JPEGFileError("it ends without a frame header")
+    identifiers = [component.identifier for component in stream.frame]
+    if len(identifiers) == 1:
+        return "L"
+    if len(identifiers) == 4:
+        name = "YCCK" if stream.adobe_transform == 2 else "CMYK"
+        raise JPEGFileError(f"{name} JPEG (four components) is not supported; convert it to RGB first")
+    if len(identifiers) != 3:
+        raise JPEGFileError(f"a JPEG with {len(identifiers)} components is not supported, only 1 or 3")
+    if len(set(identifiers)) < 3:
+        raise JPEGFileError("two components have the same identifier")
+    if stream.jfif:
+        return "YCbCr"
+    if stream.adobe_transform is not None:
+        return "RGB" if stream.adobe_transform == 0 else "YCbCr"
+    return "RGB" if bytes(identifiers) == b"RGB" else "YCbCr"
+
+
+def _components(stream: _Stream) -> tuple[Component, ...]:
+    missing = [i + 1 for i in range(len(stream.frame)) if i not in stream.component_tables]
+    if missing:
+        raise JPEGFileError(f"truncated: it has no scan for component {missing[0]} of {len(stream.frame)}")
+    if len(stream.frame) == 1:  # the factors of a single component have no effect (T.81, A.2.2)
+        return (Component(stream.frame[0].identifier, 1, 1, stream.component_tables[0]),)
+    most = (max(c.horizontal_factor for c in stream.frame), max(c.vertical_factor for c in stream.frame))
+    for c in stream.frame:
+        if most[0] % c.horizontal_factor or most[1] % c.vertical_factor:
+            raise JPEGFileError(
+                f"sampling factors {c.horizontal_factor}x{c.vertical_factor} beside {most[0]}x{most[1]} are not"
+                " supported: the ratio is not a whole number"
+            )
+    return tuple(
+        Component(c.identifier, c.horizontal_factor, c.vertical_factor, stream.component_tables[i])
+        for i, c in enumerate(stream.frame)
+    )
+
+
+def _check_scans(stream: _Stream) -> None:
+    """Refuse a progressive file whose scans leave coefficients at less than full precision."""
+    if stream.frame_type != 0xC2:
+        return
+    remaining_bits = np.full((len(stream.frame), 64), 255)
+    for scan in stream.scans:
+        for position in scan.components:
+            remaining_bits[position, scan.spectral_start : scan.spectral_end + 1] = scan.successive_low
+    if remaining_bits.any():
+        component = int(remaining_bits.any(axis=1).argmax()) + 1
+        raise JPEGFileError(f"truncated: its progressive scans leave component {component} unfinished")
+
+
+def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tuple[np.ndarray, ...]:
+    """Coefficient planes, padded to whole MCUs, read by libjpeg-turbo in a process of its own.
+
+    A separate process, because the C library may print, warn or crash on a damaged file: its warnings
+    are how damage is found, and a crash must not take a server down.
+    """
+    most_h = max(c.horizontal_factor for c in components)
+    most_v = max(c.vertical_factor for c in components)
+    mcus_down, mcus_across = ceil(stream.height / (8 * most_v)), ceil(stream.width / (8 * most_h))
+    shapes = [
+        (
+            ceil(stream.height * c.vertical_factor / (8 * most_v)),
+            ceil(stream.width * c.horizontal_factor / (8 * most_h)),
+        )
+        for c in components
+    ]
+    if importlib.util.find_spec("jpeglib") is None:
+        raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
+
+    with tempfile.TemporaryDirectory(prefix="ddrm-jpeg-", ignore_cleanup_errors=True) as folder:
+        stripped, planes = Path(folder, "stream.jpg"), Path(folder, "coefficients.bin")
+        stripped.write_bytes(b"".join(stream.decodable))
+        geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
+            "TEMP": folder,
+            "TMP": folder,
+        }
+        try:
+            reader = subprocess.run(
+                [sys.executable, __file__, str(stripped), str(planes), geometry],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=_READ_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
+        messages = reader.stderr.decode(errors="replace").strip().splitlines()
+        damage = [line for line in messages if not _HARMLESS_WARNING.search(line)]
+        if reader.returncode or damage:
+            reason = damage[0] if damage else f"the reader stopped with status {reader.returncode}"
+            raise JPEGFileError(f"damaged or truncated: {reason}")
+        values = np.fromfile(planes, dtype=np.int16)
+
+    padded, offset = [], 0
+    for component, (rows, columns) in zip(components, shapes, strict=True):
+        plane = values[offset : offset + rows * columns * 64].reshape(rows, columns, 8, 8)
+        offset += plane.size
+        extra = (
+            (0, mcus_down * component.vertical_factor - rows),
+            (0, mcus_across * component.horizontal_factor - columns),
+        )
+        if any(after for _, after in extra):
+            dc = np.pad(plane[:, :, 0, 0], extra, mode="edge")
+            plane = np.pad(plane, (*extra, (0, 0), (0, 0)))
+            plane[:, :, 0, 0] = dc
+        padded.append(plane)
+    return tuple(padded)
+
+
+def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
+    """Entry point of the separate process: a stripped stream in, raw int16 planes out."""
+    import jpeglib
+
+    jpeglib.version.set("turbo210")
+    shapes = np.array([[int(n) for n in shape.split("x")] for shape in geometry.split(",")])
+    # Built here rather than by jpeglib.read_dct, which decodes the whole picture once more to count scans.
+    jpeg = jpeglib.DCTJPEG(
+        path=stream_path,
+        content=Path(stream_path).read_bytes(),
+        height=None,
+        width=None,
+        block_dims=shapes,
+        samp_factor=None,
+        markers=[],
+        huffmans=None,
+        jpeg_color_space=jpeglib.JCS_GRAYSCALE if len(shapes) == 1 else jpeglib.JCS_YCbCr,
+        progressive_mode=None,
+        num_scans=None,
+        Y=None,
+        Cb=None,
+        Cr=None,
+        K=None,
+        qt=None,
+        quant_tbl_no=None,
+    )
+    luma, chroma, _ = jpeg.load()
+    with open(planes_path, "wb") as file:
+        for plane in (luma, *chroma)[: len(shapes)]:
+            plane.tofile(file)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
+    try:
+        _reader_process(*sys.argv[1:])
+    except OSError:
+        sys.exit("the decoder gave up")  # its own words, where it has any, stand before this line

@@ -1,0 +1,314 @@
+"""Measurement operators: what a degradation keeps of a picture, and the way back (section 3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .quantization import SUBSAMPLING_FACTORS, quality_tables
+
+# Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
+_JFIF_FORWARD = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
+)
+_JFIF_INVERSE = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
+# The four-digit rows of the program released with the paper, and its inverse.
+_PAPER_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
+_PAPER_INVERSE = (
+    (1.0, -3.68199903e-05, 1.40198758),
+    (1.0, -0.344113281, -0.714103821),
+    (1.0, 1.77197812, -1.34583413e-04),
+)
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+# Distance, in quantization bins, that `nearest` keeps from the edge of a bin, so that the float32 round-off of
+# decoding and encoding again cannot leave it.
+_BIN_MARGIN = 1e-3
+
+Measurement = tuple[torch.Tensor, ...]
+
+
+class Operator:
+    """A degradation `y = encode(x)` with a generalised pseudo-inverse `decode`.
+
+    `x` is `[B, 3, H, W]` float32 RGB, nominally in [-1, 1], with `H` and `W` multiples of `alignment`. `y` is
+    whatever the operator likes, as long as its tensors have a batch axis first. Both functions are pure, and
+    `encode(decode(y)) == y` must hold for every `y` that a measurement can be.
+
+    A new degradation implements `encode` and `decode`; the rest follows.
+    """
+
+    alignment: tuple[int, int] = (1, 1)
+    """Height and width of `x` must be multiples of these."""
+
+    def encode(self, x: torch.Tensor) -> Any:
+        """Measurement of a picture `[B, 3, H, W]` in [-1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement encode")
+
+    def decode(self, y: Any) -> torch.Tensor:
+        """Picture `[B, 3, H, W]` with measurement `y`; neither clipped nor rounded."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement decode")
+
+    def project(self, x: torch.Tensor, y: Any) -> torch.Tensor:
+        """The paper's correction of a denoised picture (section 3): `x - decode(encode(x)) + decode(y)`."""
+        return x - self.decode(self.encode(x)) + self.decode(y)
+
+    def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
+        """The nearest picture whose measurement is `y`, where an operator knows it; else `project`.
+
+        Args:
+            x: picture `[B, 3, H, W]` in [-1, 1].
+            y: measurement, with a batch of 1 or B.
+            margin: how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
+        """
+        return self.project(x, y)
+
+    def consistency(self, x: torch.Tensor, y: Any) -> float:
+        """Share of the measured values (0 to 1) that `x` reproduces: `encode(x) == y`."""
+        pairs = zip(_tensors(self.encode(x)), _tensors(y), strict=True)
+        agree = [(ours == theirs).flatten() for ours, theirs in pairs]
+        return torch.cat(agree).float().mean(dtype=torch.float64).item()
+
+
+def _tensors(y: Any) -> Sequence[torch.Tensor]:
+    return (y,) if isinstance(y, torch.Tensor) else y
+
+
+class JPEGOperator(Operator):
+    """JPEG encoding and decoding as the paper's `H` and its pseudo-inverse (section 3).
+
+    A measurement is a tuple with one tensor a component, the quantized DCT coefficients
+    `[B, blocks down, blocks across, 8, 8]` (float32 with integer values, rows are vertical frequencies).
+    `encode(decode(y)) == y` holds exactly while dequantized coefficients stay below 2**15 in size; 8-bit
+    samples give at most 2**10.
+
+    Args:
+        quality_factor: 1..100, for the tables of Annex K scaled as `convention` does.
+        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"`, `"4:2:0"`, `"4:1:1"` or `"4:1:0"`.
+        convention: `"libjpeg"`: JFIF colour, chroma averaged over its pixels, integer table scaling.
+            `"paper"`: the program released with the paper: four-digit colour matrix, chroma from the top-left
+            pixel, real-valued table scaling; it encodes in float64, so that near-ties round as in the reference
+            on every machine. Both decode chroma by repetition, the pseudo-inverse of either.
+
+    Raises:
+        ValueError: for values outside these.
+
+    Example:
+        >>> operator = JPEGOperator(quality_factor=10)
+        >>> y = operator.encode(x)
+        >>> corrected = operator.project(denoised, y)
+    """
+
+    def __init__(self, quality_factor: int, chroma_subsampling: str = "4:2:0", convention: str = "libjpeg") -> None:
+        if chroma_subsampling not in SUBSAMPLING_FACTORS:
+            raise ValueError(
+                f"chroma_subsampling is {chroma_subsampling!r}; it must be one of {', '.join(SUBSAMPLING_FACTORS)}"
+            )
+        luma, chroma = quality_tables(quality_factor, convention)
+        factors = (SUBSAMPLING_FACTORS[chroma_subsampling], (1, 1), (1, 1))
+        self._set_up("YCbCr", (luma, chroma, chroma), factors, convention)
+
+    @classmethod
+    def from_file(cls, file: Any) -> JPEGOperator:
+        """The operator of a `JPEGFile`: its own tables, sampling factors and colour space."""
+        operator = cls.__new__(cls)
+        operator._set_up(
+            file.color_space,
+            [c.quantization_table for c in file.components],
+            [(c.horizontal_factor, c.vertical_factor) for c in file.components],
+            "libjpeg",
+        )
+        return operator
+
+    def _set_up(self, color_space, tables, factors, convention) -> None:
+        self.color_space = color_space
+        self.convention = convention
+        self._encoding_dtype = torch.float64 if convention == "paper" else torch.float32
+        self.quantization_tables = tuple(torch.as_tensor(table, dtype=torch.float32) for table in tables)
+        most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
+        self.subsampling = tuple((most_v // v, most_h // h) for h, v in factors)
+        """Pixels (down, across) that one sample of each component stands for."""
+        self.alignment = (8 * most_v, 8 * most_h)
+        if color_space == "RGB":
+            self._forward, self._inverse = _IDENTITY, _IDENTITY
+        elif convention == "paper":
+            self._forward, self._inverse = _PAPER_FORWARD, _PAPER_INVERSE
+        else:
+            self._forward, self._inverse = _JFIF_FORWARD, _JFIF_INVERSE
+        if color_space == "L":  # one component: luma alone, its picture has three equal channels
+            self._forward, self._inverse = self._forward[:1], ((1.0,), (1.0,), (1.0,))
+
+    def measurement(self, file: Any, device: torch.device | str = "cpu") -> Measurement:
+        """The coefficients of a `JPEGFile` as a measurement of batch 1."""
+        return tuple(
+            torch.from_numpy(plane).to(device=device, dtype=torch.float32).unsqueeze(0) for plane in file.coefficients
+        )
+
+    def encode(self, x: torch.Tensor) -> Measurement:
+        """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
+        return tuple(
+            (c / q).round().float() for c, q in zip(self._coefficients(x), self._tables(x.device), strict=True)
+        )
+
+    def decode(self, y: Measurement) -> torch.Tensor:
+        """Dequantize, inverse DCT, repeat chroma, RGB in [-1, 1]; neither clipped nor rounded."""
+        tables = self._tables(y[0].device)
+        planes = self._planes([c * q for c, q in zip(y, tables, strict=True)])
+        if self.color_space != "RGB":  # only luma is level-shifted: chroma is centred on 0 here
+            planes[:, 0] += 128.0
+        else:
+            planes += 128.0
+        return _mix(planes, self._inverse) / 127.5 - 1.0
+
+    def project(self, x: torch.Tensor, y: Measurement) -> torch.Tensor:
+        """The paper's correction: each coefficient moves by whole bins, from its own into the measured one.
+
+        Equal to the base class's `x - decode(encode(x)) + decode(y)`, with one transform each way, because
+        decoding is affine. With one component, chroma is measured to be zero.
+        """
+        tables = self._tables(x.device)
+        moves = [
+            (target - (c / q).round().float()) * q
+            for c, q, target in zip(self._coefficients(x), tables, y, strict=True)
+        ]
+        return self._moved(x, moves)
+
+    def nearest(self, x: torch.Tensor, y: Measurement, margin: float = 0.0) -> torch.Tensor:
+        """Clamp each coefficient to the measured bin `[(y - 1/2) q, (y + 1/2) q]`.
+
+        The nearest consistent picture in the (subsampled) colour space of the file. `margin` narrows every
+        bin by as many grey levels at both ends, by at most half of the way to its centre.
+        """
+        tables = self._tables(x.device)
+        moves = []
+        for c, q, target in zip(self._coefficients(x), tables, y, strict=True):
+            reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - _BIN_MARGIN * q
+            centre = target * q
+            moves.append((torch.minimum(torch.maximum(c, centre - reach), centre + reach) - c).float())
+        return self._moved(x, moves)
+
+    def _moved(self, x: torch.Tensor, moves: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there."""
+        if self.color_space == "L":
+            x = _mix(_mix(x, self._forward), self._inverse)
+        return x + _mix(self._planes(moves), self._inverse) / 127.5
+
+    def _tables(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        if self.quantization_tables[0].device != device:
+            self.quantization_tables = tuple(table.to(device) for table in self.quantization_tables)
+        return self.quantization_tables
+
+    def _coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
+        height, width = x.shape[-2:]
+        if height % self.alignment[0] or width % self.alignment[1]:
+            raise ValueError(
+                f"the picture is {height} x {width}; height must be a multiple of {self.alignment[0]}"
+                f" and width of {self.alignment[1]}"
+            )
+        planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
+        coefficients = []
+        for i, (down, across) in enumerate(self.subsampling):
+            plane = planes[:, i : i + 1]
+            if i == 0 or self.color_space == "RGB":
+                plane = plane - 128.0
+            if self.convention == "paper":
+                plane = plane[..., ::down, ::across]
+            elif (down, across) != (1, 1):
+                plane = F.avg_pool2d(plane, (down, across))
+            coefficients.append(_block_dct(plane[:, 0]))
+        return coefficients
+
+    def _planes(self, coefficients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Inverse DCT and upsampling by repetition: `[B, components, H, W]`, not level-shifted."""
+        planes = []
+        for c, (down, across) in zip(coefficients, self.subsampling, strict=True):
+            plane = _inverse_block_dct(c)
+            if down > 1:
+                plane = plane.repeat_interleave(down, dim=-2)
+            if across > 1:
+                plane = plane.repeat_interleave(across, dim=-1)
+            planes.append(plane)
+        return torch.stack(planes, dim=1)
+
+
+def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Apply a colour matrix to the channel axis of `[B, C, H, W]`, channel by channel, for any batch alike."""
+    rows = []
+    for row in matrix:
+        terms = [weight * planes[:, i] for i, weight in enumerate(row) if weight != 0.0]
+        rows.append(sum(terms[1:], terms[0]))
+    return torch.stack(rows, dim=1)
+
+
+@lru_cache(maxsize=8)
+def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
+    u = torch.arange(8, dtype=torch.float64)[:, None]
+    x = torch.arange(8, dtype=torch.float64)[None, :]
+    matrix = 0.5 * torch.cos((2 * x + 1) * u * torch.pi / 16)
+    matrix[0] /= 2**0.5
+    return matrix.to(device=device, dtype=dtype)
+
+
+def _block_dct(plane: torch.Tensor) -> torch.Tensor:
+    """`[B, H, W]` -> `[B, H/8, W/8, 8, 8]`."""
+    blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
+    matrix = _dct_matrix(plane.device, plane.dtype)
+    return matrix @ blocks @ matrix.T
+
+
+def _inverse_block_dct(coefficients: torch.Tensor) -> torch.Tensor:
+    """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
+    matrix = _dct_matrix(coefficients.device, coefficients.dtype)
+    blocks = matrix.T @ coefficients @ matrix
+    return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
+
+
+class QuantizationOperator(Operator):
+    """Uniform quantization of every channel to `bits` bits: the paper's dequantization problem (section 4).
+
+    Its "9 bits per colour" are 3 bits a channel. A measurement is one tensor `[B, 3, H, W]` of levels
+    `floor(x255 / 2**(8 - bits))`.
+
+    Args:
+        bits: bits a channel, 1..7.
+        reconstruction: what a level decodes to: `"left"`, the left edge of its bin, as in the released
+            program; `"center"`, the mean of the 8-bit values that fall into it.
+
+    Raises:
+        ValueError: for values outside these.
+    """
+
+    # Left edges sit exactly on a border of the bins; this much of a grey level absorbs their float32 round-off.
+    _EDGE = 1e-2
+
+    def __init__(self, bits: int = 3, reconstruction: str = "left") -> None:
+        if not 1 <= bits <= 7:
+            raise ValueError(f"bits is {bits}; it must be between 1 and 7")
+        if reconstruction not in ("left", "center"):
+            raise ValueError(f'reconstruction is {reconstruction!r}; it must be "left" or "center"')
+        self.bits = bits
+        self.reconstruction = reconstruction
+        self.step = 2 ** (8 - bits)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Levels of pictures `[B, 3, H, W]` in [-1, 1]; values beyond that range give levels beyond theirs."""
+        return (((x.float() + 1.0) * 127.5 + self._EDGE) / self.step).floor()
+
+    def decode(self, y: torch.Tensor) -> torch.Tensor:
+        """Levels back to [-1, 1]."""
+        offset = (self.step - 1) / 2 if self.reconstruction == "center" else 0.0
+        return (y * self.step + offset) / 127.5 - 1.0
+
+    def nearest(self, x: torch.Tensor, y: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+        """Clamp every channel to the 8-bit values its level stands for, `[step y, step y + step - 1]`."""
+        low = y * self.step
+        x255 = (x.float() + 1.0) * 127.5
+        return torch.minimum(torch.maximum(x255, low), low + (self.step - 1)) / 127.5 - 1.0

@@ -1,0 +1,361 @@
+"""The conversation between a diffusion prior, the DDRM scheduler and the measurement of a JPEG file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from .jpeg_file import JPEGFile
+from .operators import JPEGOperator, Operator
+from .quantization import quality_tables  # noqa: F401  the Hub copies only the modules that are named here
+from .scheduling_ddrm import DDRMScheduler
+from .tiling import predict
+
+Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
+Generator = torch.Generator | list[torch.Generator] | None
+
+# Samples of one picture share a pass through the loop while their states have at most this many pixels together.
+_PIXELS_IN_A_PASS = 2**22
+# Grey levels that the last projection stays inside the measured bins, so that rounding to 8 bits rarely leaves them.
+_ROUNDING_MARGIN = 0.5
+_PROJECTIONS = 30
+
+
+@dataclass
+class DDRMJPEGPipelineOutput(BaseOutput):
+    """Output of `DDRMJPEGPipeline`. Lists have one entry a picture.
+
+    Args:
+        images: the restored pictures, the mean of the samples of each: PIL images (mode L for a greyscale file),
+            or, for `output_type` `"np"` and `"pt"`, float32 values in [0, 1], `[B, H, W, C]` or `[B, C, H, W]`;
+            a list of arrays where sizes differ.
+        samples: for each picture the list of its samples, in the same form.
+        std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
+            of [0, 1]; zero for a single sample.
+        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps.
+        consistency_8bit: the same after rounding to 8 bits.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
+    samples: list | None = None
+    std: list | None = None
+    consistency: list[float] | None = None
+    consistency_8bit: list[float] | None = None
+
+
+class DDRMJPEGPipeline(DiffusionPipeline):
+    """Restores JPEG files with an unconditional diffusion prior (Kawar, Song, Ermon, Elad, 2022).
+
+    The prior proposes a clean picture, the coefficients of the file correct it, the scheduler mixes the two; the
+    file is all the pipeline is told about the degradation.
+
+    Args:
+        unet: a pixel-space prior that predicts on RGB in [-1, 1], with three or six (learned variance) channels out.
+        scheduler: a `DDRMScheduler`; any other scheduler is converted by its config.
+
+    Example:
+        >>> from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+        >>> pipe = DDRMJPEGPipeline.from_embedded()
+        >>> pipe("photo.jpg", num_samples=4).images[0].save("photo.png")
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs: ClassVar = ["sample", "pred_original_sample"]
+
+    def __init__(self, unet: UNet2DModel, scheduler: DDRMScheduler) -> None:
+        super().__init__()
+        if not hasattr(scheduler.config, "eta_b"):
+            scheduler = DDRMScheduler.from_config(scheduler.config)
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def from_embedded(cls, dtype: torch.dtype = torch.float32) -> DDRMJPEGPipeline:
+        """The pipeline with the small prior that is part of this package; nothing is downloaded."""
+        folder = Path(__file__).parent / "prior"
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                "the embedded prior is not beside this module; install the package, or use from_pretrained"
+            )
+        return cls.from_prior(folder, dtype=dtype)
+
+    @classmethod
+    def from_prior(
+        cls, prior: str | os.PathLike, dtype: torch.dtype = torch.float32, **kwargs: Any
+    ) -> DDRMJPEGPipeline:
+        """The pipeline with the UNet and the noise schedule of a folder or Hub repo in the layout of a pipeline.
+
+        Args:
+            prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
+            dtype: what the network computes in; the sampler itself stays in float32.
+            **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
+
+        Raises:
+            OSError: if there is no such folder or repo, or a part of it is missing.
+        """
+        unet = UNet2DModel.from_pretrained(prior, subfolder="unet", dtype=dtype, **kwargs)
+        unet.to(memory_format=torch.channels_last)
+        config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
+        return cls(unet=unet, scheduler=DDRMScheduler.from_config(config))
+
+    def check_inputs(
+        self,
+        num_samples: int,
+        correction: str,
+        output_type: str,
+        eta: float | None,
+        eta_b: float | None,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        """Raise `ValueError` for an argument of `__call__` that is out of range."""
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+        if correction not in ("paper", "nearest"):
+            raise ValueError(f'correction is {correction!r}; it must be "paper" or "nearest"')
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
+        for name, value in (("eta", eta), ("eta_b", eta_b)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; possible are {self._callback_tensor_inputs}"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Source | Image.Image | torch.Tensor | list,
+        operator: Operator | None = None,
+        num_inference_steps: int = 20,
+        init_timestep: int | None = None,
+        eta: float | None = None,
+        eta_b: float | None = None,
+        num_samples: int = 1,
+        correction: str = "paper",
+        consistent: bool = False,
+        generator: Generator = None,
+        window_size: int | None = None,
+        window_overlap: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+    ) -> DDRMJPEGPipelineOutput | tuple:
+        """Restore one JPEG file or several. The defaults are the paper's.
+
+        Args:
+            image: a path, bytes, a binary file object or a `JPEGFile`, or a list of those. With `operator`: a
+                picture instead, whose measurement `operator.encode(picture)` is then restored: a path, bytes,
+                a PIL image, a tensor `[B, 3, H, W]` or `[3, H, W]` in [-1, 1], or a list of those.
+            operator: the degradation, where `image` is not a JPEG file that says so itself.
+            num_inference_steps: network evaluations in a sample, 1..`init_timestep`.
+            init_timestep: where sampling starts; the scheduler's (the paper's 300) unless given.
+            eta: weight of fresh against predicted noise, 0 to 1; the scheduler's (1.0) unless given.
+            eta_b: weight of the corrected picture, 0 to 1; the scheduler's (0.4) unless given. With less than 1 a
+                sample need not agree with the file exactly.
+            num_samples: independent samples to average; 1 is the paper's "(S)", 8 its "(A)".
+            correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
+            consistent: project the result onto the measurement: every coefficient of it then lies in the bin that
+                the file gives, and every value in [0, 1].
+            generator: source of all noise, float32: one draw for the start, then one a step. With several samples
+                it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
+                the other; a list of generators serves one picture each.
+            window_size: the prior sees the picture through windows of this many pixels; by default 256, or
+                the prior's own size where that is larger.
+            window_overlap: pixels that neighbouring windows share; by default a quarter of a window.
+            output_type: `"pil"`, `"np"` or `"pt"`.
+            return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors
+                in the dict it returns replace the pipeline's.
+            callback_on_step_end_tensor_inputs: which of `"sample"` and `"pred_original_sample"` it is given.
+
+        Returns:
+            The pictures in the orientation of the file as stored; PIL images carry its EXIF and ICC data in `info`.
+
+        Raises:
+            JPEGFileError: if a file is not a JPEG that can be restored.
+            ValueError, TypeError: for arguments that do not fit.
+            OSError: if a path cannot be read.
+        """
+        # 1. Check the arguments, and set the schedule.
+        self.check_inputs(num_samples, correction, output_type, eta, eta_b, callback_on_step_end_tensor_inputs)
+        sources = image if isinstance(image, list) else [image]
+        if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
+            raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
+        device = self._execution_device
+        self.scheduler.set_timesteps(num_inference_steps, init_timestep=init_timestep)
+        window_size = window_size or max(256, _largest(self.unet.config.sample_size))
+        predict_noise = partial(
+            predict,
+            self.unet,
+            window_size=window_size,
+            overlap=window_size // 4 if window_overlap is None else window_overlap,
+            batch_size=1 if device.type == "cpu" else 8,
+        )
+        step = partial(self.scheduler.step, eta=eta, eta_b=eta_b, return_dict=False)
+
+        # 2. One picture after the other: its measurement, its samples, their mean.
+        pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
+        finished = []
+        with self.progress_bar(total=pictures * num_samples * len(self.scheduler.timesteps)) as progress:
+
+            def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+                progress.update(len(tensors["sample"]))
+                if callback_on_step_end is None:
+                    return tensors
+                given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                return tensors | (callback_on_step_end(self, i, t, given) or {})
+
+            for index, source in enumerate(sources):
+                measured_by, y, size, info = _measure(source, operator, device)
+                project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
+                own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
+                start = measured_by.decode(y)
+                samples = []
+                for group in _passes(_sample_generators(own, num_samples), start.shape):
+                    x = self._sample(start, project, group, predict_noise, step, on_step)
+                    samples.extend(x.split(len(start)))
+                if consistent:
+                    samples = [_make_consistent(measured_by, x, y) for x in samples]
+                samples = torch.stack(samples).clamp(-1, 1)
+                finished.extend(_finish(measured_by, samples, y, size, info, output_type))
+        self.maybe_free_model_hooks()
+
+        # 3. Gather.
+        output = DDRMJPEGPipelineOutput(**{name: [one[name] for one in finished] for name in finished[0]})
+        if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
+            output.images = (np if output_type == "np" else torch).stack(output.images)
+        return output if return_dict else (output.images,)
+
+    def _sample(
+        self,
+        start: torch.Tensor,
+        project: Callable[[torch.Tensor], torch.Tensor],
+        generator: Generator,
+        predict_noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        step: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+        on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    ) -> torch.Tensor:
+        """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
+        if isinstance(generator, list):
+            start = start.expand(len(generator), -1, -1, -1)
+        noise = randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
+        sample = self.scheduler.add_noise(start, noise, self.scheduler.timesteps[0])
+        for i, t in enumerate(self.scheduler.timesteps):
+            output = predict_noise(sample, t)
+            sample, pred_original_sample = step(output, t, sample, project=project, generator=generator)
+            sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
+        return sample
+
+
+def _largest(size: int | Sequence[int] | None) -> int:
+    return max(size) if isinstance(size, (tuple, list)) else size or 0
+
+
+def _measure(source: Any, operator: Operator | None, device: torch.device) -> tuple[Operator, Any, tuple, dict]:
+    """Operator, measurement, true (height, width), and metadata under Pillow's names, of one input."""
+    if operator is None:
+        if isinstance(source, (Image.Image, torch.Tensor, np.ndarray)):
+            raise TypeError(
+                f"a decoded picture ({type(source).__name__}) no longer carries the coefficients of its file: give"
+                " the path or the bytes of the JPEG, or say with operator= what the picture went through"
+            )
+        file = source if hasattr(source, "coefficients") else JPEGFile.open(source)
+        operator = JPEGOperator.from_file(file)
+        metadata = {"exif": file.exif, "icc_profile": file.icc_profile, "xmp": file.xmp, "comment": file.comment}
+        info = {name: value for name, value in metadata.items() if value is not None}
+        return operator, operator.measurement(file, device), (file.height, file.width), info
+
+    if not isinstance(source, torch.Tensor):
+        if not isinstance(source, Image.Image):
+            source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        pixels = torch.from_numpy(np.array(source.convert("RGB")))
+        source = pixels.permute(2, 0, 1).float() / 127.5 - 1.0
+    x = source if source.ndim == 4 else source.unsqueeze(0)
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"expected a picture [B, 3, H, W] or [3, H, W], got {list(source.shape)}")
+    height, width = x.shape[-2:]
+    extra = (0, -width % operator.alignment[1], 0, -height % operator.alignment[0])
+    x = torch.nn.functional.pad(x.to(device, torch.float32), extra, mode="replicate")
+    return operator, operator.encode(x), (height, width), {}
+
+
+def _sample_generators(generator: Generator, num_samples: int) -> list[Generator]:
+    """The generator itself for the first sample, others seeded from a copy of it, which leaves it as it was."""
+    if isinstance(generator, list):
+        return [list(one) for one in zip(*(_sample_generators(g, num_samples) for g in generator), strict=True)]
+    generator = torch.default_generator if generator is None else generator
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    seeds = torch.randint(2**62, (num_samples - 1,), generator=copy, device=copy.device).tolist()
+    return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+
+
+def _passes(generators: list[Generator], shape: torch.Size) -> list[Generator]:
+    """Group the samples of one picture into batches that go through the sampler together."""
+    size = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
+    if shape[0] > 1 or size <= 1 or isinstance(generators[0], list):
+        return generators
+    return [generators[i : i + size] for i in range(0, len(generators), size)]
+
+
+def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
+    """A picture near `x` that agrees with the measurement and lies in [-1, 1]: alternating projections."""
+    for _ in range(_PROJECTIONS):
+        x = operator.nearest(x, y, margin=_ROUNDING_MARGIN).clamp(-1, 1)
+        if operator.consistency(x, y) == 1.0:
+            break
+    return x
+
+
+def _finish(
+    operator: Operator, samples: torch.Tensor, y: Any, size: tuple[int, int], info: dict, output_type: str
+) -> list[dict[str, Any]]:
+    """Samples `[N, B, 3, H, W]` in [-1, 1] to the fields of the output, one dict a picture."""
+    grey = getattr(operator, "color_space", None) == "L"
+
+    def present(picture: torch.Tensor, as_image: bool = True) -> Any:
+        picture = picture[:1] if grey else picture
+        picture = picture[:, : size[0], : size[1]].float().cpu()
+        if output_type == "pt":
+            return picture
+        picture = picture.permute(1, 2, 0).numpy()
+        if output_type == "np" or not as_image:
+            return picture
+        image = VaeImageProcessor.numpy_to_pil(picture)[0]
+        image.info.update(info)
+        return image
+
+    samples = samples / 2 + 0.5
+    if grey:
+        samples = samples.mean(dim=2, keepdim=True).expand_as(samples)
+    mean = samples.mean(dim=0)
+    std = samples.std(dim=0, correction=0)
+    rounded = (mean * 255).round() / 255
+    pictures = []
+    for i in range(len(mean)):
+        measured = y[i : i + 1] if isinstance(y, torch.Tensor) else tuple(part[i : i + 1] for part in y)
+        pictures.append(
+            {
+                "images": present(mean[i]),
+                "samples": [present(sample) for sample in samples[:, i]],
+                "std": present(std[i], as_image=False),
+                "consistency": operator.consistency(2 * mean[i : i + 1] - 1, measured),
+                "consistency_8bit": operator.consistency(2 * rounded[i : i + 1] - 1, measured),
+            }
+        )
+    return pictures

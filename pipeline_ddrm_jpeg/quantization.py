@@ -1,0 +1,116 @@
+"""The quantization tables of the JPEG standard, and how encoders scale and name what they use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# ITU-T T.81, Annex K, tables K.1 (luminance) and K.2 (chrominance), rows are vertical frequencies.
+LUMA_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+CHROMA_TABLE = np.array(
+    [
+        [17, 18, 24, 47, 99, 99, 99, 99],
+        [18, 21, 26, 66, 99, 99, 99, 99],
+        [24, 26, 56, 99, 99, 99, 99, 99],
+        [47, 66, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+    ]
+)
+
+# ITU-T T.81, figure A.6: ZIGZAG[k] is the row-major position of the k-th coefficient of the stream.
+ZIGZAG = np.array(
+    sorted(
+        range(64),
+        key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8),
+    )
+)
+
+# J:a:b notation -> (horizontal, vertical) sampling factors of luma; both chroma components have (1, 1).
+SUBSAMPLING_FACTORS = {
+    "4:4:4": (1, 1),
+    "4:2:2": (2, 1),
+    "4:4:0": (1, 2),
+    "4:2:0": (2, 2),
+    "4:1:1": (4, 1),
+    "4:1:0": (4, 2),
+}
+
+
+def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np.ndarray, np.ndarray]:
+    """Luminance and chrominance quantization tables for a quality factor.
+
+    Args:
+        quality_factor: 1 (most compressed) to 100.
+        convention: `"libjpeg"` scales with the integer of `jpeg_quality_scaling`; `"paper"` scales with
+            a real number below 50, as the program released with Kawar et al. (2022) does. The two give
+            different tables at 34 quality factors, all of them below 50.
+
+    Returns:
+        Two integer arrays `[8, 8]` with values in 1..255, rows are vertical frequencies.
+
+    Raises:
+        ValueError: for a quality factor outside 1..100 or an unknown convention.
+    """
+    if not 1 <= quality_factor <= 100:
+        raise ValueError(f"quality_factor is {quality_factor}; it must be between 1 and 100")
+    if convention not in ("libjpeg", "paper"):
+        raise ValueError(f'convention is {convention!r}; it must be "libjpeg" or "paper"')
+    if quality_factor >= 50:
+        scale = 200 - 2 * quality_factor
+    elif convention == "libjpeg":
+        scale = 5000 // quality_factor
+    else:
+        scale = 5000 / quality_factor
+    luma, chroma = (
+        np.clip(np.floor((scale * table + 50) / 100), 1, 255).astype(np.int64) for table in (LUMA_TABLE, CHROMA_TABLE)
+    )
+    return luma, chroma
+
+
+def estimate_quality_factor(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
+    """The libjpeg quality factor whose tables are nearest to those of a file.
+
+    Args:
+        tables: the table of the first component and, where there are more, of the second: `[8, 8]` each.
+
+    Returns:
+        The quality factor, and whether its tables are exactly the given ones. Distance is the sum of
+        absolute logarithms of the ratios, so that a factor of two counts the same at every step size.
+    """
+    given = np.stack([np.asarray(table, dtype=np.float64) for table in tables[:2]])
+
+    def distance(quality_factor: int) -> float:
+        candidate = np.stack(quality_tables(quality_factor)[: len(given)])
+        return float(np.abs(np.log(given / candidate)).sum())
+
+    best = min(range(1, 101), key=distance)
+    return best, distance(best) == 0.0
+
+
+def chroma_subsampling_name(factors: Sequence[tuple[int, int]]) -> str | None:
+    """J:a:b name of the (horizontal, vertical) sampling factors of a file's components.
+
+    Returns `None` for a single component and for arrangements that have no usual name.
+    """
+    if len(factors) < 3 or factors[1] != factors[2]:
+        return None
+    (luma_h, luma_v), (chroma_h, chroma_v) = factors[0], factors[1]
+    for name, (h, v) in SUBSAMPLING_FACTORS.items():
+        if (luma_h, luma_v) == (h * chroma_h, v * chroma_v):
+            return name
+    return None

@@ -1,0 +1,214 @@
+"""Files: JPEG path in, picture path out, metadata kept, written atomically, folders, and taking up where it stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, PngImagePlugin
+
+from .jpeg_file import JPEGFile, JPEGFileError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+
+# Suffix and Pillow options of each output format; JPEG is the one that loses anything, as little as it can.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "png": (".png", {"optimize": True}),
+    "webp": (".webp", {"lossless": True, "quality": 100, "method": 4}),
+    "jpeg": (".jpg", {"quality": 97, "subsampling": "4:4:4"}),
+    "tiff": (".tif", {"compression": "tiff_adobe_deflate"}),
+}
+_FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
+    JPEG_SUFFIXES, "jpeg"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to restore: where it is and where its picture goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a task."""
+
+    task: Task
+    status: str
+    """`"restored"`, `"skipped"` (the output was there already) or `"failed"`."""
+    message: str = ""
+    """One sentence, where it failed."""
+    seconds: float = 0.0
+    consistency: float | None = None
+    """Share of the file's coefficients that the picture written keeps; of its 8-bit values, before lossy formats."""
+
+
+def plan(
+    inputs: Sequence[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    recursive: bool = False,
+    image_format: str | None = None,
+) -> list[Task]:
+    """Pair every JPEG among files and folders with the file its picture goes to.
+
+    Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
+    that ends like a picture, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
+    folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names.
+
+    Args:
+        inputs: JPEG files, taken as they are, and folders, searched for files named like a JPEG.
+        output: file or folder.
+        recursive: whether to search the folders below a folder.
+        image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
+
+    Raises:
+        FileNotFoundError: if an input does not exist.
+        ValueError: if the arguments contradict each other, or a picture would replace its own source.
+    """
+    if image_format is not None and image_format not in FORMATS:
+        raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
+    folder = None if output is None else Path(output)
+    first = Path(inputs[0])
+    if folder is not None and not folder.is_dir() and folder.suffix.lower() in _FORMAT_OF_SUFFIX:
+        named = _FORMAT_OF_SUFFIX[folder.suffix.lower()]
+        if len(inputs) > 1 or first.is_dir():
+            raise ValueError(f"{folder} names one file, but there are several inputs; name a folder")
+        if image_format not in (None, named):
+            raise ValueError(f"{folder} ends in {folder.suffix}, but the format is {image_format}")
+        tasks = [Task(_existing(first), folder)]
+    else:
+        suffix = FORMATS[image_format or "png"][0]
+        found = list(dict.fromkeys(_find(inputs, recursive)))
+        if folder is None:
+            stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
+        else:
+            stems = [(folder / path.parent.relative_to(root), path.stem, path.name) for root, path in found]
+        count = Counter((parent, short) for parent, short, _ in stems)
+        tasks = [
+            Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
+            for (_, path), (parent, short, full) in zip(found, stems, strict=True)
+        ]
+        targets = {task.target for task in tasks}  # a second run must not restore the pictures of the first
+        tasks = [task for task in tasks if task.source not in targets]
+    for task in tasks:
+        if task.target.resolve() == task.source.resolve():
+            raise ValueError(f"{task.source} would be replaced by its own picture; choose another output")
+    return tasks
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
+def _find(inputs: Iterable[str | os.PathLike], recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """(folder that was searched, file), in a fixed order; links to folders are not followed."""
+    for item in map(Path, inputs):
+        if not _existing(item).is_dir():
+            yield item.parent, item
+            continue
+        for parent, folders, names in os.walk(item):
+            folders[:] = sorted(folders) if recursive else []
+            for name in sorted(names):
+                if Path(name).suffix.lower() in JPEG_SUFFIXES:
+                    yield item, Path(parent, name)
+
+
+def restore_files(
+    pipe: Any, tasks: Iterable[Task], overwrite: bool = False, seed: int = 0, **settings: Any
+) -> Iterator[Result]:
+    """Restore one file after the other, and go on after a file that fails.
+
+    Every file starts from the same seed, so its picture does not depend on the files around it. Outputs that exist
+    are skipped unless `overwrite`, so a run that was stopped goes on where it was.
+
+    Args:
+        pipe: a `DDRMJPEGPipeline`.
+        tasks: what `plan` returns.
+        overwrite: whether to replace outputs that exist.
+        seed: of the random numbers of each file.
+        **settings: arguments of the pipeline's call.
+
+    Yields:
+        A `Result` for each task, in order.
+    """
+    for task in tasks:
+        if task.target.exists() and not overwrite:
+            yield Result(task, "skipped")
+            continue
+        start = time.monotonic()
+        try:
+            consistency = restore_file(pipe, task, seed, **settings)
+        except (JPEGFileError, OSError, MemoryError) as error:
+            yield Result(task, "failed", _sentence(error, task), time.monotonic() - start)
+        else:
+            yield Result(task, "restored", "", time.monotonic() - start, consistency)
+
+
+def restore_file(pipe: Any, task: Task, seed: int = 0, **settings: Any) -> float:
+    """Restore one file and write its picture; returns the consistency of its 8-bit values."""
+    import torch  # here, so that what only plans or writes files starts at once
+
+    file = JPEGFile.open(task.source)
+    result = pipe(file, generator=torch.Generator().manual_seed(seed), **settings)
+    image = result.images[0]
+    if file.orientation != 1:
+        image = ImageOps.exif_transpose(image)
+    save_image(image, task.target)
+    return result.consistency_8bit[0]
+
+
+def save_image(image: Image.Image, target: str | os.PathLike) -> None:
+    """Write a picture with the EXIF, ICC, XMP and comment of its `info`, in the format its name ends in.
+
+    The file appears whole or not at all: it is written beside its place under a temporary name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    target = Path(target)
+    name = _FORMAT_OF_SUFFIX[target.suffix.lower()]
+    options = dict(FORMATS[name][1])
+    metadata = {key: image.info[key] for key in ("exif", "icc_profile", "xmp", "comment") if key in image.info}
+    if name == "png":
+        text = PngImagePlugin.PngInfo()
+        if "xmp" in metadata:
+            text.add_itxt("XML:com.adobe.xmp", metadata.pop("xmp").decode("utf-8", "replace"))
+        if "comment" in metadata:
+            text.add_itxt("Comment", metadata.pop("comment").decode("utf-8", "replace"))
+        options["pnginfo"] = text
+    elif name == "tiff" and "xmp" in metadata:
+        options["tiffinfo"] = {700: metadata.pop("xmp")}
+    write_atomically(target, lambda stream: image.save(stream, name, **options, **metadata))
+
+
+def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
+    """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:  # Ctrl-C too must leave nothing behind
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sentence(error: Exception, task: Task) -> str:
+    if isinstance(error, MemoryError):
+        return f"{task.source}: not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or task.target}: {error.strerror}"
+    return str(error)

@@ -1,0 +1,222 @@
+"""The noise schedule and the DDRM update of "JPEG Artifact Correction using Denoising Diffusion Restoration Models".
+
+Kawar, Song, Ermon, Elad, 2022, arXiv:2209.11888, section 3; called "the paper" below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+
+
+def _step_noise(
+    shape: torch.Size, generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """Fresh Gaussian noise `[B, C, H, W]` in float32, drawn where the generator lives; a list draws one image each.
+
+    The numbers are laid out pixel by pixel (channels last), because the released sampler draws them so: its state
+    inherits that layout from its JPEG decoder, and torch fills a tensor of another layout with another stream.
+    """
+    if isinstance(generator, list):
+        if len(generator) != shape[0]:
+            raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}")
+        return torch.cat([_step_noise((1, *shape[1:]), g, device) for g in generator])
+    source = device if generator is None else generator.device
+    noise = torch.empty(shape, dtype=torch.float32, device=source, memory_format=torch.channels_last)
+    return noise.normal_(generator=generator).to(device)
+
+
+@dataclass
+class DDRMSchedulerOutput(BaseOutput):
+    """Output of `DDRMScheduler.step`.
+
+    Args:
+        prev_sample: `[B, C, H, W]`, `x_t`, the input of the next step; after the last step the restored picture.
+        pred_original_sample: `[B, C, H, W]`, the denoiser's `f_theta(x_{t+1})`, before any correction.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None = None
+
+
+class DDRMScheduler(SchedulerMixin, ConfigMixin):
+    """The DDRM update for noiseless measurements, started part of the way (paper, sections 3 and 4).
+
+    It knows nothing of the degradation: the measurement enters through the callable `project` of `step`. Configs of
+    `DDPMScheduler` and `DDIMScheduler` load with `DDRMScheduler.from_config`.
+
+    Args:
+        num_train_timesteps: length of the schedule the prior was trained with.
+        beta_start: first beta.
+        beta_end: last beta.
+        beta_schedule: `"linear"`, or any other schedule of `DDPMScheduler` by its name there.
+        trained_betas: betas given one by one; the three arguments before are then ignored.
+        prediction_type: what the prior predicts: `"epsilon"`, `"v_prediction"` or `"sample"`.
+        eta: weight of fresh noise against predicted noise, 0 to 1.
+        eta_b: weight of the corrected picture against the denoiser's own, 0 to 1.
+        init_timestep: sampling starts below this timestep, from the noised measurement (1..num_train_timesteps).
+    """
+
+    _compatibles: ClassVar = []
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        eta: float = 1.0,
+        eta_b: float = 0.4,
+        init_timestep: int = 300,
+    ) -> None:
+        if prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(
+                f'prediction_type is {prediction_type!r}; it must be "epsilon", "v_prediction" or "sample"'
+            )
+        if trained_betas is not None:
+            self.betas = torch.tensor(trained_betas, dtype=torch.float32)
+        elif beta_schedule == "linear":  # in float64 first, as the released sampler has it
+            self.betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64).float()
+        else:
+            self.betas = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule).betas
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        self.init_noise_sigma = 1.0
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(len(self.betas) - 1, -1, -1)
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        init_timestep: int | None = None,
+        timesteps: list[int] | None = None,
+    ) -> None:
+        """Set the timesteps to `i * init_timestep // num_inference_steps`, the largest first, 0 last.
+
+        With 20 steps below 300 these are 285, 270, ..., 15, 0: the paper's "20 uniformly-spaced steps".
+
+        Args:
+            num_inference_steps: network evaluations in a sample, 1..init_timestep.
+            device: where `timesteps` is put.
+            init_timestep: overrides the one of the config.
+            timesteps: strictly decreasing timesteps of one's own, instead of the two numbers.
+
+        Raises:
+            ValueError: if the numbers are out of range, or if both kinds of arguments are given.
+        """
+        last = self.config.num_train_timesteps
+        if timesteps is not None:
+            if num_inference_steps is not None or init_timestep is not None:
+                raise ValueError("give either timesteps, or num_inference_steps and init_timestep, not both")
+            timesteps = [int(t) for t in timesteps]
+            if (
+                not timesteps
+                or any(a <= b for a, b in pairwise(timesteps))
+                or not 0 <= timesteps[-1] <= timesteps[0] < last
+            ):
+                raise ValueError(f"timesteps must decrease strictly and lie in 0..{last - 1}, got {timesteps}")
+        else:
+            start = self.config.init_timestep if init_timestep is None else init_timestep
+            if not 1 <= start <= last:
+                raise ValueError(f"init_timestep is {start}; it must be between 1 and {last}")
+            if num_inference_steps is None or not 1 <= num_inference_steps <= start:
+                raise ValueError(
+                    f"num_inference_steps is {num_inference_steps}; it must be between 1 and init_timestep ({start})"
+                )
+            timesteps = [i * start // num_inference_steps for i in reversed(range(num_inference_steps))]
+        self.num_inference_steps = len(timesteps)
+        self.timesteps = torch.tensor(timesteps, device=device)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
+        """The input of the prior is the state itself."""
+        return sample
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Equation 1 of the paper: `sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) noise`, for one timestep or one a sample."""
+        alpha = self.alphas_cumprod.to(original_samples.device)[torch.as_tensor(timesteps)]
+        alpha = alpha.reshape(-1, *[1] * (original_samples.ndim - 1)) if alpha.ndim else alpha
+        return alpha.sqrt() * original_samples + (1 - alpha).sqrt() * noise
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | torch.Tensor,
+        sample: torch.Tensor,
+        project: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        eta: float | None = None,
+        eta_b: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DDRMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """One DDRM update (paper, section 3, last equation), from `x_{t+1}` to `x_t`.
+
+        Args:
+            model_output: output of the prior, `[B, C, H, W]`; `[B, 2C, H, W]` of a prior with learned variance
+                is cut to its first half.
+            timestep: one of `timesteps`.
+            sample: the state `x_{t+1}`, `[B, C, H, W]`.
+            project: the correction `x0 -> x0'` by the measurement; without it the prior samples freely.
+            eta: overrides the one of the config.
+            eta_b: overrides the one of the config.
+            generator: source of the fresh noise, one draw of float32 a step, the unused last one included.
+            return_dict: whether to return a `DDRMSchedulerOutput` or a tuple.
+
+        Raises:
+            ValueError: if `set_timesteps` was not called, or `timestep` is not one of its timesteps.
+        """
+        if self.num_inference_steps is None:
+            raise ValueError("call set_timesteps before step")
+        eta = self.config.eta if eta is None else eta
+        eta_b = self.config.eta_b if eta_b is None else eta_b
+        timestep = int(timestep)
+        schedule = self.timesteps.tolist()
+        if timestep not in schedule:
+            raise ValueError(f"timestep {timestep} is not one of the timesteps {schedule}")
+        following = schedule.index(timestep) + 1
+
+        # 1. alpha_{t+1} and alpha_t; after the last step nothing is left to denoise: alpha = 1
+        alpha = self.alphas_cumprod[timestep]
+        alpha_next = self.alphas_cumprod[schedule[following]] if following < len(schedule) else torch.tensor(1.0)
+        signal, noise_level = alpha.sqrt().item(), (1 - alpha).sqrt().item()
+        signal_next, noise_level_next = alpha_next.sqrt().item(), (1 - alpha_next).sqrt().item()
+
+        # 2. f_theta(x_{t+1}) and eps_theta(x_{t+1}), from whichever of them the prior predicts
+        prediction = model_output[:, : sample.shape[1]]
+        if self.config.prediction_type == "epsilon":
+            epsilon = prediction
+            x0 = (sample - noise_level * epsilon) / signal
+        elif self.config.prediction_type == "sample":
+            x0 = prediction
+            epsilon = (sample - signal * x0) / noise_level
+        else:
+            x0 = signal * sample - noise_level * prediction
+            epsilon = signal * prediction + noise_level * sample
+
+        # 3. x'_t: the denoised picture, corrected by the measurement
+        corrected = x0 if project is None else project(x0)
+
+        # 4. x_t
+        noise = _step_noise(sample.shape, generator, sample.device)
+        prev_sample = signal_next * (eta_b * corrected + (1 - eta_b) * x0) + noise_level_next * (
+            eta * noise + (1 - eta) * epsilon
+        )
+        if not return_dict:
+            return prev_sample, x0
+        return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)

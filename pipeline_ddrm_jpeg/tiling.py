@@ -1,0 +1,97 @@
+"""Running a prior on a picture of any size: padded to what its levels need, in overlapping windows, blended."""
+
+from __future__ import annotations
+
+import torch
+
+
+def predict(
+    unet: torch.nn.Module,
+    sample: torch.Tensor,
+    timestep: int | torch.Tensor,
+    window_size: int = 256,
+    overlap: int = 64,
+    batch_size: int = 1,
+) -> torch.Tensor:
+    """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
+
+    Windows lie on a grid of `window_size - overlap` pixels, the last ones flush with the far border, and are blended
+    with weights that rise linearly over the overlap. A state that fits one window is one ordinary call.
+
+    Args:
+        unet: the prior; its height and width must be multiples of `2**(levels - 1)`, to which a smaller state is
+            padded by mirroring.
+        sample: state `[B, 3, H, W]`, float32.
+        timestep: the timestep of the whole state.
+        window_size: height and width of a window in pixels, a multiple of `2**(levels - 1)`.
+        overlap: pixels that neighbouring windows share, less than `window_size`.
+        batch_size: windows in one call of the prior.
+
+    Returns:
+        `[B, C, H, W]` float32, `C` being the prior's number of output channels.
+
+    Raises:
+        ValueError: for a window size or overlap that does not fit.
+    """
+    multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+    if window_size < multiple or window_size % multiple:
+        raise ValueError(f"window_size is {window_size}; it must be a multiple of {multiple} for this prior")
+    if not 0 <= overlap < window_size:
+        raise ValueError(f"overlap is {overlap}; it must be at least 0 and less than window_size ({window_size})")
+
+    batch, _, height, width = sample.shape
+    padded = _mirror(sample, -height % multiple, -width % multiple)
+    tops, window_height = _starts(padded.shape[2], window_size, overlap)
+    lefts, window_width = _starts(padded.shape[3], window_size, overlap)
+    corners = [(b, top, left) for b in range(batch) for top in tops for left in lefts]
+
+    total = weights = None
+    for start in range(0, len(corners), batch_size):
+        chunk = corners[start : start + batch_size]
+        windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
+        outputs = unet(windows.to(unet.dtype), timestep, return_dict=False)[0].float()
+        if len(corners) == len(chunk) == batch:  # every state fits one window
+            return outputs[..., :height, :width]
+        if total is None:
+            total = outputs.new_zeros(batch, outputs.shape[1], *padded.shape[2:])
+            weights = outputs.new_zeros(padded.shape[2:])
+        for (b, y, x), output in zip(chunk, outputs, strict=True):
+            ramp_y = _ramp(y, window_height, padded.shape[2], overlap, outputs.device)
+            ramp_x = _ramp(x, window_width, padded.shape[3], overlap, outputs.device)
+            weight = ramp_y[:, None] * ramp_x
+            total[b, :, y : y + window_height, x : x + window_width] += weight * output
+            if b == 0:
+                weights[y : y + window_height, x : x + window_width] += weight
+    return (total / weights)[..., :height, :width]
+
+
+def _mirror(sample: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """Extend at the bottom and the right by reflection, as often as it takes."""
+    if not down and not across:
+        return sample
+    rows, columns = (
+        torch.arange(size + extra, device=sample.device) % (2 * size)
+        for size, extra in ((sample.shape[2], down), (sample.shape[3], across))
+    )
+    rows = torch.where(rows < sample.shape[2], rows, 2 * sample.shape[2] - 1 - rows)
+    columns = torch.where(columns < sample.shape[3], columns, 2 * sample.shape[3] - 1 - columns)
+    return sample[:, :, rows][..., columns]
+
+
+def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
+    """First pixels of the windows along one axis, and the extent of a window there."""
+    if size <= window_size:
+        return [0], size
+    starts = list(range(0, size - window_size, window_size - overlap))
+    return [*starts, size - window_size], window_size
+
+
+def _ramp(start: int, extent: int, size: int, overlap: int, device: torch.device) -> torch.Tensor:
+    """Blending weights of a window along one axis: rising at its inner borders, flat at the picture's own."""
+    position = torch.arange(extent, device=device, dtype=torch.float32) + 0.5
+    weight = torch.ones(extent, device=device)
+    if overlap and start > 0:
+        weight = weight.minimum(position / overlap)
+    if overlap and start + extent < size:
+        weight = weight.minimum((extent - position) / overlap)
+    return weight

@@ -1,0 +1,94 @@
+"""Draw before and after, side by side with a zoomed inset, for restored examples.
+
+python scripts/make_comparison.py FOLDER
+
+FOLDER holds the restored pictures of `examples/` by name; the comparison goes there too. Where the original is known,
+its PSNR is printed and drawn.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline_ddrm_jpeg import JPEGFile
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ZOOM, PATCH, MARGIN, LABEL = 4, 40, 8, 22
+MARK = (255, 210, 0)
+
+
+def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit pictures, over all pixels and channels."""
+    return float(10 * np.log10(255**2 / np.square(ours - theirs).mean()))
+
+
+def most_changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """Left and top of the PATCH x PATCH window in which the two pictures differ most."""
+    change = np.abs(before - after).mean(axis=2)
+    sums = np.pad(change, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    windows = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
+    top, left = np.unravel_index(windows.argmax(), windows.shape)
+    return int(left), int(top)
+
+
+def panel(picture: Image.Image, label: str, left: int, top: int) -> Image.Image:
+    """The picture under its label, the window marked, and the window enlarged beside it."""
+    side = PATCH * ZOOM
+    sheet = Image.new("RGB", (picture.width + side + MARGIN, max(picture.height, side) + LABEL), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((0, 2), label, fill="black", font=ImageFont.load_default(14))
+    sheet.paste(picture, (0, LABEL))
+    draw.rectangle((left, top + LABEL, left + PATCH, top + PATCH + LABEL), outline=MARK)
+    inset = picture.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
+    sheet.paste(inset, (picture.width + MARGIN, LABEL))
+    draw.rectangle((picture.width + MARGIN, LABEL, sheet.width - 1, LABEL + side - 1), outline=MARK)
+    return sheet
+
+
+def row(source: Path, restored: Path) -> Image.Image:
+    """JPEG and restoration of one example, and its original where there is one."""
+    pictures = {"JPEG": Image.open(source).convert("RGB"), "restored": Image.open(restored).convert("RGB")}
+    reference = EXAMPLES / "originals" / f"{source.stem}.png"
+    if reference.exists():
+        pictures["original"] = Image.open(reference).convert("RGB")
+    arrays = {name: np.asarray(picture, dtype=np.float64) for name, picture in pictures.items()}
+    left, top = most_changed(arrays["JPEG"], arrays["restored"])
+
+    labels = {"JPEG": f"JPEG, quality factor {JPEGFile.open(source).quality_factor}", "restored": "restored"}
+    if "original" in arrays:
+        values = {name: psnr(arrays[name], arrays["original"]) for name in labels}
+        labels = {name: f"{label}, {values[name]:.2f} dB" for name, label in labels.items()} | {"original": "original"}
+        gain = values["restored"] - values["JPEG"]
+        print(f"{source.stem:12} JPEG {values['JPEG']:.2f} dB, restored {values['restored']:.2f} dB ({gain:+.2f} dB)")
+    return beside([panel(pictures[name], label, left, top) for name, label in labels.items()])
+
+
+def beside(pictures: list[Image.Image], down: bool = False) -> Image.Image:
+    """Pictures in a line, on white."""
+    widths, heights = [p.width for p in pictures], [p.height for p in pictures]
+    gaps = 2 * MARGIN * (len(pictures) - 1)
+    size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
+    sheet, offset = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, offset) if down else (offset, 0))
+        offset += (picture.height if down else picture.width) + 2 * MARGIN
+    return sheet
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1])
+    pairs = [(source, folder / f"{source.stem}.png") for source in sorted(EXAMPLES.glob("*.jpg"))]
+    pairs = [(source, restored) for source, restored in pairs if restored.exists()]
+    if not pairs:
+        sys.exit(f"{folder} holds no restored example; run: ddrm-jpeg restore examples/*.jpg -o {folder}")
+    sheet = beside([row(*pair) for pair in pairs], down=True)
+    sheet.save(folder / "comparison.png")
+    print(f"Restored pictures and comparison.png are in {folder.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
