@@ -58,8 +58,8 @@ def restore(
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     samples: Annotated[int, typer.Option(min=1, help="Independent samples to average.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations in a sample.")] = 6,
-    init_timestep: Annotated[int, typer.Option(min=1, help="Timestep at which sampling starts.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Network evaluations in a sample.")] = 8,
+    init_timestep: Annotated[int, typer.Option(min=1, help="Timestep at which sampling starts.")] = 100,
     eta: Annotated[
         float | None, typer.Option(min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
     ] = None,

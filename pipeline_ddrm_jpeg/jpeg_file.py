@@ -94,6 +94,7 @@ class JPEGFile:
     name: str = "<bytes>"
     """Where the bytes came from, for messages."""
     exif: bytes | None = field(default=None, repr=False)
+    """As Pillow's `exif`; `None` also where the block cannot be read."""
     icc_profile: bytes | None = field(default=None, repr=False)
     xmp: bytes | None = field(default=None, repr=False)
     comment: bytes | None = field(default=None, repr=False)
@@ -151,13 +152,24 @@ class JPEGFile:
     @cached_property
     def orientation(self) -> int:
         """EXIF orientation, 1 (upright) to 8; 1 where the file does not say."""
-        exif = Image.Exif()
-        try:
-            exif.load(self.exif)
-            orientation = exif.get(0x0112, 1)
-        except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-            return 1  # an unreadable EXIF block is kept as it is, and says nothing
+        orientation = 1 if self.exif is None else _parse_exif(self.exif).get(0x0112, 1)
         return orientation if orientation in range(1, 9) else 1
+
+
+def _parse_exif(data: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(data)
+    return exif
+
+
+def _readable_exif(data: bytes | None) -> bytes | None:
+    """The EXIF block, unless it is one that would make whoever reads the picture's metadata stumble."""
+    try:
+        if data is not None:
+            dict(_parse_exif(data))
+        return data
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return None
 
 
 def _read_bytes(source) -> tuple[bytes, str]:
@@ -189,7 +201,7 @@ def _open(data: bytes, name: str) -> JPEGFile:
         restart_interval=stream.restart_interval,
         file_size=stream.size,
         name=name,
-        exif=stream.exif,
+        exif=_readable_exif(stream.exif),
         icc_profile=stream.icc_profile(),
         xmp=stream.xmp,
         comment=stream.comment,

@@ -29,9 +29,10 @@ Generator = torch.Generator | list[torch.Generator] | None
 
 # Samples of one picture share a pass through the loop while their states have at most this many pixels together.
 _PIXELS_IN_A_PASS = 2**22
-# Grey levels that the last projection stays inside the measured bins, so that rounding to 8 bits rarely leaves them.
-_ROUNDING_MARGIN = 0.5
-_PROJECTIONS = 30
+# Grey levels that the last projections stay inside the measured bins, so that rounding to 8 bits rarely leaves them;
+# less and less where that cannot be had together with values in [0, 1].
+_ROUNDING_MARGINS = (0.5,) * 10 + (0.25,) * 10 + (0.1,) * 10 + (0.0,) * 10
+_OVER_RELAXATION = 1.9
 
 
 @dataclass
@@ -169,14 +170,15 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 sample need not agree with the file exactly.
             num_samples: independent samples to average; 1 is the paper's "(S)", 8 its "(A)".
             correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
-            consistent: project the result onto the measurement: every coefficient of it then lies in the bin that
-                the file gives, and every value in [0, 1].
+            consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
+                gives, and every value in [0, 1] (files of saturated noise may allow no such picture; see the
+                `consistency` of the output).
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
                 the other; a list of generators serves one picture each.
-            window_size: the prior sees the picture through windows of this many pixels; by default 256, or
-                the prior's own size where that is larger.
-            window_overlap: pixels that neighbouring windows share; by default a quarter of a window.
+            window_size: the prior sees the picture through windows of this many pixels; by default its own size,
+                but at least 256, or 512 for a prior without attention.
+            window_overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors
@@ -198,12 +200,12 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, init_timestep=init_timestep)
-        window_size = window_size or max(256, _largest(self.unet.config.sample_size))
+        window_size = window_size or _window_size(self.unet.config)
         predict_noise = partial(
             predict,
             self.unet,
             window_size=window_size,
-            overlap=window_size // 4 if window_overlap is None else window_overlap,
+            overlap=min(64, window_size // 4) if window_overlap is None else window_overlap,
             batch_size=1 if device.type == "cpu" else 8,
         )
         step = partial(self.scheduler.step, eta=eta, eta_b=eta_b, return_dict=False)
@@ -262,8 +264,11 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         return sample
 
 
-def _largest(size: int | Sequence[int] | None) -> int:
-    return max(size) if isinstance(size, (tuple, list)) else size or 0
+def _window_size(config: Any) -> int:
+    """Large windows waste less on overlap, but attention is at home only in the size it was trained on."""
+    attention = config.add_attention or any("Attn" in block for block in config.down_block_types)
+    trained = config.sample_size if isinstance(config.sample_size, int) else max(config.sample_size or [256])
+    return max(trained, 256 if attention else 512)
 
 
 def _measure(source: Any, operator: Operator | None, device: torch.device) -> tuple[Operator, Any, tuple, dict]:
@@ -314,12 +319,20 @@ def _passes(generators: list[Generator], shape: torch.Size) -> list[Generator]:
 
 
 def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
-    """A picture near `x` that agrees with the measurement and lies in [-1, 1]: alternating projections."""
-    for _ in range(_PROJECTIONS):
-        x = operator.nearest(x, y, margin=_ROUNDING_MARGIN).clamp(-1, 1)
-        if operator.consistency(x, y) == 1.0:
+    """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
+
+    Where no such picture exists (saturated noise, which the encoder's own rounding has moved), the best one found.
+    """
+    best, found = -1.0, x
+    for i, margin in enumerate(_ROUNDING_MARGINS):
+        step = _OVER_RELAXATION if i else 1.0
+        x = (x + step * (operator.nearest(x, y, margin) - x)).clamp(-1, 1)
+        consistency = operator.consistency(x, y)
+        if consistency > best:
+            best, found = consistency, x
+        if best == 1.0:
             break
-    return x
+    return found
 
 
 def _finish(

@@ -24,6 +24,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": (".jpg", {"quality": 97, "subsampling": "4:4:4"}),
     "tiff": (".tif", {"compression": "tiff_adobe_deflate"}),
 }
+_TIFF_XMP = 700  # tag number, XMP specification part 3
 _FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
     JPEG_SUFFIXES, "jpeg"
 )
@@ -187,7 +188,8 @@ def save_image(image: Image.Image, target: str | os.PathLike) -> None:
             text.add_itxt("Comment", metadata.pop("comment").decode("utf-8", "replace"))
         options["pnginfo"] = text
     elif name == "tiff" and "xmp" in metadata:
-        options["tiffinfo"] = {700: metadata.pop("xmp")}
+        metadata["exif"] = image.getexif()
+        metadata["exif"][_TIFF_XMP] = metadata.pop("xmp")
     write_atomically(target, lambda stream: image.save(stream, name, **options, **metadata))
 
 

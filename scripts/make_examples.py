@@ -13,7 +13,13 @@ FOLDER = Path(__file__).parent.parent / "examples"
 # Name, crop of the original (left, top, right, bottom) or None, size, options of Pillow's JPEG writer.
 PICTURES = [
     ("cat", skimage.data.chelsea, (42, 0, 426, 288), (341, 256), {"quality": 10}),
-    ("galaxies", skimage.data.hubble_deep_field, (300, 380, 556, 612), (256, 232), {"quality": 20, "progressive": True}),
+    (
+        "galaxies",
+        skimage.data.hubble_deep_field,
+        (300, 380, 556, 612),
+        (256, 232),
+        {"quality": 20, "progressive": True},
+    ),
     ("cameraman", skimage.data.camera, None, (256, 256), {"quality": 10}),
     ("cat-crushed", skimage.data.chelsea, (170, 60, 426, 260), (256, 200), {"quality": 5}),
 ]

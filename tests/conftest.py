@@ -1,0 +1,69 @@
+"""Real files and tiny real networks that the tests share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A public-domain photograph, 341 x 256, RGB."""
+    return Image.open(ROOT / "examples" / "originals" / "cat.png").convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, np.ndarray]:
+    """Numbers of the released program, see tests/data/README.md."""
+    with np.load(ROOT / "tests" / "data" / "sampler_reference.npz") as archive:
+        return dict(archive)
+
+
+def jpeg_bytes(picture: Image.Image, **options) -> bytes:
+    """The picture as Pillow (libjpeg-turbo) writes it."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:
+    """A real network of two levels, small enough for a test; its random output is scaled down to stay tame."""
+    torch.manual_seed(seed)
+    unet = UNet2DModel(
+        sample_size=32,
+        out_channels=out_channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+    )
+    unet.conv_out.weight.data *= 0.3
+    return unet.eval()
+
+
+@pytest.fixture
+def pipe() -> DDRMJPEGPipeline:
+    pipeline = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior on disk, in the layout of a Hub repo."""
+    folder = tmp_path_factory.mktemp("prior")
+    make_unet().save_pretrained(folder / "unet")
+    DDRMScheduler().save_pretrained(folder / "scheduler")
+    return folder

@@ -1,0 +1,151 @@
+"""The command, run as its users run it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import jpeg_bytes
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "pipeline_ddrm_jpeg"]
+QUICK = ["--steps", "2", "--init-timestep", "40", "--samples", "1"]
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture
+def folder(photo, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=25))
+    return tmp_path
+
+
+def test_help_names_every_command_and_option():
+    overview = run("--help").stdout
+    assert all(command in overview for command in ("restore", "inspect", "degrade"))
+    details = run("restore", "--help", env={**os.environ, "COLUMNS": "160"}).stdout
+    for option in (
+        *("--output", "--recursive", "--samples", "--steps", "--eta", "--eta-b", "--init-timestep", "--correction"),
+        *("--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed", "--overwrite", "--format"),
+    ):
+        assert option in details
+
+
+def test_version_is_that_of_the_package():
+    from pipeline_ddrm_jpeg import __version__
+
+    assert run("--version").stdout.strip() == f"ddrm-jpeg {__version__}"
+
+
+def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
+    first = run("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
+    assert first.returncode == 0, first.stderr
+    assert "2 restored" in first.stdout
+    assert "b.jpg (2 of 2)" in first.stderr  # the progress bar
+    assert Image.open(folder / "out" / "a.png").size == (40, 24)
+    (folder / "out" / "a.png").unlink()
+    second = run("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
+    assert second.returncode == 0
+    assert "1 restored, 1 skipped" in second.stdout
+
+
+def test_one_broken_file_fails_alone(folder, prior_folder):
+    (folder / "b.jpg").write_bytes(b"no picture")
+    result = run("restore", folder, "--prior", prior_folder, "--quiet", *QUICK)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ddrm-jpeg: ")
+    assert "b.jpg: not a JPEG" in line
+    assert (folder / "a_restored.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["restore", "missing.jpg"], 2, "missing.jpg does not exist"),
+        (["restore", "."], 1, "no JPEG files"),
+        (["restore", ".", "--steps", "50"], 2, "--steps 50 does not fit below --init-timestep"),
+        (["restore", ".", "--eta", "2"], 2, "--eta"),
+        (["restore", ".", "--format", "bmp"], 2, "--format"),
+        (["restore"], 2, "INPUT"),
+        (["inspect", "missing.jpg"], 1, "No such file"),
+        (["inspect", "."], 1, "Is a directory"),
+        (["degrade", "missing.png", "-q", "10"], 1, "No such file"),
+        (["degrade", "missing.png", "-q", "0"], 2, "--quality"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_sentence(tmp_path, arguments, status, message):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_prior_is_told_in_a_sentence(folder):
+    result = run("restore", folder, "--prior", folder / "nothing", *QUICK, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert result.returncode == 1
+    assert "--prior" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folder, tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i:02}.jpg").write_bytes(jpeg_bytes(photo, quality=10))
+    arguments = ["restore", str(tmp_path), "-o", str(tmp_path / "out"), "--prior", str(prior_folder), "--steps", "9"]
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    written = list((tmp_path / "out").iterdir())
+    assert 1 <= len(written) < 30
+    for path in written:
+        assert path.suffix == ".png"
+        Image.open(path).load()
+
+
+def test_inspect_prints_what_the_file_says(photo, tmp_path):
+    data = jpeg_bytes(photo.resize((53, 38)), quality=35, progressive=True, comment=b"hello")
+    (tmp_path / "a.jpg").write_bytes(data)
+    facts = json.loads(run("inspect", tmp_path / "a.jpg", "--json").stdout)
+    assert (facts["width"], facts["height"], facts["file_size"]) == (53, 38, len(data))
+    assert (facts["color_space"], facts["chroma_subsampling"]) == ("YCbCr", "4:2:0")
+    assert (facts["quality_factor"], facts["quality_factor_is_exact"]) == (35, True)
+    assert facts["progressive"] is True
+    assert facts["metadata_bytes"] == {"comment": 5}
+    assert facts["quantization_tables"][0][0][0] == 23
+    text = run("inspect", tmp_path / "a.jpg").stdout
+    for expected in ("quality factor       35", "chroma subsampling   4:2:0", "progressive          yes", "comment 5"):
+        assert expected in text
+
+
+def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
+    photo.resize((40, 24)).save(tmp_path / "a.png")
+    result = run("degrade", tmp_path / "a.png", "-q", 12, "--subsampling", "4:4:4")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(run("inspect", tmp_path / "a_q12.jpg", "--json").stdout)
+    assert (facts["quality_factor"], facts["chroma_subsampling"]) == (12, "4:4:4")
+    again = run("degrade", tmp_path / "a.png", "-q", 12)
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    (tmp_path / "text.png").write_text("hello")
+    assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
+
+
+def test_inspect_starts_without_torch(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16, 16))))
+    code = (
+        "import sys; from pipeline_ddrm_jpeg.cli import app;"
+        f"app(['inspect', {str(tmp_path / 'a.jpg')!r}], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,0 +1,282 @@
+import io
+import shutil
+import struct
+import subprocess
+import sys
+
+import jpeglib
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, JPEGOperator
+
+
+def cjpeg(picture, *options):
+    """The picture as the program cjpeg writes it."""
+    if shutil.which("cjpeg") is None:
+        pytest.skip("cjpeg is not installed (Debian: libjpeg-turbo-progs)")
+    stream = io.BytesIO()
+    picture.save(stream, "PPM")
+    return subprocess.run(["cjpeg", *options], input=stream.getvalue(), capture_output=True, check=True).stdout
+
+
+def segment(data: bytes, marker: int) -> int:
+    """Offset of a marker segment of the header."""
+    position = 2
+    while data[position + 1] != marker:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return position
+
+
+def insert(data: bytes, *segments: tuple[int, bytes]) -> bytes:
+    """The file with marker segments put after SOI."""
+    made = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    return data[:2] + made + data[2:]
+
+
+def drop(data: bytes, marker: int) -> bytes:
+    start = segment(data, marker)
+    return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(1, 1), (53, 38), (64, 48)])
+def test_pillow_files_are_read_with_their_geometry_and_tables(photo, subsampling, progressive, size):
+    data = jpeg_bytes(photo.resize(size), quality=35, subsampling=subsampling, progressive=progressive)
+    file = JPEGFile.open(data)
+    assert (file.width, file.height) == size
+    assert (file.color_space, file.chroma_subsampling, file.progressive) == ("YCbCr", subsampling, progressive)
+    assert (file.quality_factor, file.quality_factor_is_exact) == (35, True)
+    assert file.file_size == len(data)
+    assert file.bits_per_pixel == pytest.approx(8 * len(data) / (size[0] * size[1]))
+    down, across = (-(-extent // unit) for extent, unit in zip((size[1], size[0]), file.mcu_size, strict=True))
+    for component, plane in zip(file.components, file.coefficients, strict=True):
+        assert plane.dtype == np.int16
+        assert plane.shape == (down * component.vertical_factor, across * component.horizontal_factor, 8, 8)
+
+
+@pytest.mark.parametrize("encoder", ["6b", "9e", "turbo210", "mozjpeg101", "mozjpeg403"])
+def test_coefficients_decode_to_the_pixels_that_a_decoder_gives(photo, encoder, tmp_path):
+    path = tmp_path / "photo.jpg"
+    with jpeglib.version(encoder):
+        jpeg = jpeglib.from_spatial(np.asarray(photo.resize((100, 75))))
+        jpeg.samp_factor = "4:4:4"
+        jpeg.write_spatial(str(path), qt=60)
+    file = JPEGFile.open(path)
+    operator = JPEGOperator.from_file(file)
+    ours = (operator.decode(operator.measurement(file))[0] + 1) * 127.5
+    ours = ours[:, : file.height, : file.width].clamp(0, 255).permute(1, 2, 0).numpy()
+    theirs = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
+    assert np.abs(ours - theirs).max() < 5  # the decoder rounds at every stage
+    assert np.abs(ours - theirs).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("factors", "name"),
+    {
+        "1x1": "4:4:4",
+        "2x1": "4:2:2",
+        "1x2": "4:4:0",
+        "2x2": "4:2:0",
+        "4x1": "4:1:1",
+        "4x2": "4:1:0",
+        "3x1": None,
+        "4x1,1x1,2x1": None,
+        "1x1,2x2,1x1": None,
+    }.items(),
+)
+def test_every_whole_sampling_ratio_is_read(photo, factors, name):
+    data = cjpeg(photo.resize((53, 38)), "-quality", "40", "-sample", factors)
+    file = JPEGFile.open(data)
+    assert file.chroma_subsampling == name
+    operator = JPEGOperator.from_file(file)
+    picture = (operator.decode(operator.measurement(file))[0, :, :38, :53] + 1) * 127.5
+    decoded = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32)
+    error = picture.clamp(0, 255).permute(1, 2, 0).numpy() - decoded
+    assert np.abs(error).mean() < 6  # decoders smooth chroma, and this repeats it
+
+
+def test_planes_are_padded_to_whole_mcus_with_the_last_dc(photo):
+    file = JPEGFile.open(jpeg_bytes(photo.resize((53, 38)), subsampling="4:2:0"))
+    luma = file.coefficients[0]
+    assert luma.shape[:2] == (6, 8)
+    np.testing.assert_array_equal(luma[:5, 7, 0, 0], luma[:5, 6, 0, 0])
+    assert not luma[:, 7].reshape(6, 64)[:, 1:].any()
+    np.testing.assert_array_equal(luma[5, :, 0, 0], luma[4, :, 0, 0])
+
+
+def test_greyscale_files_have_one_component_whatever_its_sampling_factors_say(photo):
+    data = bytearray(jpeg_bytes(photo.convert("L").resize((53, 38))))
+    plain = JPEGFile.open(bytes(data))
+    data[segment(data, 0xC0) + 11] = 0x22
+    odd = JPEGFile.open(bytes(data))
+    assert plain.color_space == odd.color_space == "L"
+    assert plain.mcu_size == odd.mcu_size == (8, 8)
+    np.testing.assert_array_equal(plain.coefficients[0], odd.coefficients[0])
+
+
+def test_rgb_coded_files_are_known_by_adobe_marker_and_by_identifiers(photo):
+    data = jpeg_bytes(photo.resize((32, 32)), subsampling="4:4:4")
+    assert JPEGFile.open(data).color_space == "YCbCr"
+    bare = drop(data, 0xE0)
+    adobe = b"Adobe\0\x64\0\0\0\0"
+    assert JPEGFile.open(insert(bare, (0xEE, adobe + b"\0"))).color_space == "RGB"
+    assert JPEGFile.open(insert(bare, (0xEE, adobe + b"\1"))).color_space == "YCbCr"
+    lettered = bytearray(bare)
+    frame, scan = segment(bare, 0xC0), segment(bare, 0xDA)
+    for i, letter in enumerate(b"RGB"):
+        lettered[frame + 10 + 3 * i] = lettered[scan + 5 + 2 * i] = letter
+    assert JPEGFile.open(bytes(lettered)).color_space == "RGB"
+
+
+def test_16_bit_tables_and_restart_markers_are_read(photo):
+    file = JPEGFile.open(jpeg_bytes(photo.resize((64, 64)), qtables=[[300] * 64, [900] * 64], restart_marker_blocks=2))
+    assert file.components[0].quantization_table.tolist() == [[300] * 8] * 8
+    assert file.components[2].quantization_table.tolist() == [[900] * 8] * 8
+    assert file.restart_interval == 2
+
+
+def test_metadata_is_kept_for_the_writer(photo):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a cat"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() * 150  # more than one chunk
+    data = jpeg_bytes(photo.resize((32, 32)), exif=exif, icc_profile=profile, xmp=b"<x/>", comment=b"hello")
+    file = JPEGFile.open(data)
+    assert file.exif == exif.tobytes()
+    assert file.icc_profile == profile
+    assert (file.xmp, file.comment, file.orientation) == (b"<x/>", b"hello", 6)
+
+
+def test_an_unreadable_exif_block_is_left_out(photo):
+    data = insert(jpeg_bytes(photo.resize((16, 16))), (0xE1, b"Exif\0\0garbage"))
+    file = JPEGFile.open(data)
+    assert (file.orientation, file.exif) == (1, None)
+
+
+def test_more_markers_than_the_decoder_has_room_for_do_no_harm(photo):
+    data = jpeg_bytes(photo.resize((16, 16)))
+    many = insert(data, *[(0xE5, b"x" * 1000), (0xFE, b"y" * 50)] * 100)
+    for ours, theirs in zip(JPEGFile.open(many).coefficients, JPEGFile.open(data).coefficients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_path_bytes_and_file_object_give_the_same(photo, tmp_path):
+    data = jpeg_bytes(photo.resize((40, 30)))
+    path = tmp_path / "ünïcode 写真.jpg"
+    path.write_bytes(data)
+    with path.open("rb") as stream:
+        files = [JPEGFile.open(source) for source in (path, str(path), data, bytearray(data), stream)]
+    assert files[0].name == str(path)
+    assert files[2].name == "<bytes>"
+    for file in files[1:]:
+        np.testing.assert_array_equal(file.coefficients[0], files[0].coefficients[0])
+
+
+def test_what_follows_the_end_of_image_is_ignored(photo):
+    data = jpeg_bytes(photo.resize((40, 30)))
+    assert JPEGFile.open(data + b"\xff\xd8 another file").file_size == len(data)
+
+
+REFUSED = {
+    "empty": (lambda data: b"", "empty"),
+    "png": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a JPEG"),
+    "arithmetic": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9", 1), "arithmetic-coded"),
+    "lossless": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), "lossless"),
+    "hierarchical": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
+    "12 bits": (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c", 1), "12-bit"),
+    "no height": (lambda data: data.replace(b"\xff\xc0\0\x11\x08\0\x18", b"\xff\xc0\0\x11\x08\0\0", 1), "height of 0"),
+    "no width": (lambda data: data.replace(b"\x08\0\x18\0\x20", b"\x08\0\x18\0\0", 1), "width of 0"),
+    "absurd size": (lambda data: data.replace(b"\x08\0\x18\0\x20", b"\x08\xff\xdc\xff\xdc", 1), "65500 x 65500"),
+    "no table": (lambda data: drop(drop(data, 0xDB), 0xDB), "table 0 is used but never defined"),
+    "zero step": (lambda data: data.replace(b"\xff\xdb\0\x43\0\x10", b"\xff\xdb\0\x43\0\0", 1), "step of 0"),
+    "two frames": (lambda data: data.replace(b"\xff\xc0", data[segment(data, 0xC0) :][:19] + b"\xff\xc0", 1), "second"),
+    "huge factors": (lambda data: data.replace(b"\1\x22\0\2\x11", b"\1\x52\0\2\x11", 1), "sampling factors 5x2"),
+    "odd ratio": (lambda data: data.replace(b"\1\x22\0\2\x11", b"\1\x32\0\2\x21", 1), "not a whole number"),
+    "bad length": (lambda data: data[:4] + b"\0\1" + data[6:], "claims 1 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_restored_is_refused_with_its_name(photo, kind):
+    change, message = REFUSED[kind]
+    data = jpeg_bytes(photo.resize((32, 24)), quality=50)
+    changed = change(data)
+    assert changed != data
+    with pytest.raises(JPEGFileError, match=message):
+        JPEGFile.open(changed)
+
+
+def test_four_components_are_refused_as_cmyk_or_ycck(photo):
+    cmyk = jpeg_bytes(photo.resize((32, 24)).convert("CMYK"))
+    with pytest.raises(JPEGFileError, match="CMYK"):
+        JPEGFile.open(cmyk)
+    with pytest.raises(JPEGFileError, match="YCCK"):
+        JPEGFile.open(insert(drop(cmyk, 0xEE), (0xEE, b"Adobe\0\x64\0\0\0\0\2")))
+
+
+def test_a_message_names_the_file(tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("hello")
+    with pytest.raises(JPEGFileError, match=r"notes\.jpg: not a JPEG"):
+        JPEGFile.open(path)
+
+
+def test_a_file_opened_as_text_is_refused(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_text("hello")
+    with path.open() as stream, pytest.raises(TypeError, match="binary mode"):
+        JPEGFile.open(stream)
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_truncated_file_is_detected_wherever_it_was_cut(photo, progressive, data):
+    whole = jpeg_bytes(photo.resize((48, 40)), quality=60, progressive=progressive)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(JPEGFileError):
+        JPEGFile.open(whole[:cut])
+
+
+def test_a_file_cut_in_its_scan_and_closed_again_is_detected(photo):
+    whole = jpeg_bytes(photo.resize((64, 64)), quality=60)
+    start = segment(whole, 0xDA) + 14
+    for cut in np.linspace(start, len(whole) - 16, 6).astype(int):
+        with pytest.raises(JPEGFileError, match="damaged or truncated"):
+            JPEGFile.open(whole[:cut] + b"\xff\xd9")
+
+
+def test_a_progressive_file_that_lacks_its_last_scans_is_detected(photo):
+    whole = jpeg_bytes(photo.resize((64, 64)), quality=60, progressive=True)
+    scans = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"\xff\xda"]
+    for scan in scans[1:]:
+        tables = whole.rfind(b"\xff\xc4", 0, scan)
+        with pytest.raises(JPEGFileError, match="truncated"):
+            JPEGFile.open(whole[:tables] + b"\xff\xd9")
+
+
+def test_reading_does_not_load_torch():
+    code = "import sys, pipeline_ddrm_jpeg.jpeg_file; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_measurement_of_a_file_is_float32_with_integer_values(photo):
+    file = JPEGFile.open(jpeg_bytes(photo.resize((32, 32))))
+    y = JPEGOperator.from_file(file).measurement(file)
+    assert [part.dtype for part in y] == [torch.float32] * 3
+    np.testing.assert_array_equal(y[0][0].numpy(), file.coefficients[0])
+
+
+def test_a_frame_of_motion_jpeg_without_huffman_tables_is_read_with_the_standard_ones(photo):
+    whole = jpeg_bytes(photo.resize((32, 24)))
+    bare = whole
+    while b"\xff\xc4" in bare:
+        bare = drop(bare, 0xC4)
+    for ours, theirs in zip(JPEGFile.open(bare).coefficients, JPEGFile.open(whole).coefficients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

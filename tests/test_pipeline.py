@@ -1,0 +1,281 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg_bytes, make_unet
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from pipeline_ddrm_jpeg import (
+    DDRMJPEGPipeline,
+    DDRMScheduler,
+    JPEGFile,
+    JPEGFileError,
+    JPEGOperator,
+    QuantizationOperator,
+)
+
+QUICK = {"num_inference_steps": 3, "init_timestep": 60}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def data(photo):
+    """A 4:2:0 file of 53 x 38 pixels: odd, with chroma of whole blocks and luma without."""
+    return jpeg_bytes(photo.resize((53, 38)), quality=20)
+
+
+def test_defaults_are_the_papers(pipe, data):
+    result = pipe(data, generator=seeded())
+    assert pipe.scheduler.timesteps.tolist() == list(range(285, -1, -15))
+    picture = result.images[0]
+    assert (picture.mode, picture.size) == ("RGB", (53, 38))
+    assert len(result.samples[0]) == 1
+
+
+def test_the_sampler_is_the_one_of_the_released_program(pipe, reference, monkeypatch):
+    """With the analytic denoiser in place of the network's output, a whole run gives the reference sample."""
+    x = torch.from_numpy(reference["x"])
+    operator = JPEGOperator(10, convention="paper")
+
+    def gaussian(sample, timestep, return_dict):
+        return ((1 - pipe.scheduler.alphas_cumprod[timestep]).sqrt() * sample,)
+
+    last = {}
+    monkeypatch.setattr(pipe.unet, "forward", gaussian)
+    pipe(
+        x,
+        operator=operator,
+        generator=seeded(1234),
+        callback_on_step_end=lambda pipeline, i, t, tensors: last.update(tensors),
+    )
+    expected = torch.from_numpy(reference["gaussian_qf10_eta1.0_etab0.4_n20_t300"])
+    torch.testing.assert_close(last["sample"][:1], expected, atol=1e-4, rtol=0)
+
+
+def test_path_bytes_stream_and_jpegfile_give_the_same(pipe, data, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    sources = [path, str(path), data, io.BytesIO(data), JPEGFile.open(data)]
+    pictures = [pipe(source, generator=seeded(), output_type="np", **QUICK).images for source in sources]
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_output_types_agree(pipe, data):
+    pil, array, tensor = (
+        pipe(data, generator=seeded(), output_type=kind, **QUICK).images for kind in ("pil", "np", "pt")
+    )
+    assert array.shape == (1, 38, 53, 3)
+    assert tensor.shape == (1, 3, 38, 53)
+    np.testing.assert_array_equal(array[0], tensor[0].permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(np.asarray(pil[0]), (array[0] * 255).round().astype(np.uint8))
+
+
+def test_tuple_and_output_say_the_same(pipe, data):
+    named = pipe(data, generator=seeded(), output_type="pt", **QUICK)
+    (images,) = pipe(data, generator=seeded(), output_type="pt", return_dict=False, **QUICK)
+    assert torch.equal(named.images, images)
+
+
+def test_greyscale_files_give_greyscale_pictures(pipe, photo):
+    data = jpeg_bytes(photo.convert("L").resize((53, 38)), quality=20)
+    result = pipe(data, generator=seeded(), consistent=True, **QUICK)
+    assert (result.images[0].mode, result.images[0].size) == ("L", (53, 38))
+    assert result.consistency == [1.0]
+    assert pipe(data, generator=seeded(), output_type="np", **QUICK).images.shape == (1, 38, 53, 1)
+
+
+def test_a_list_gives_what_each_file_gives_alone(pipe, data, photo):
+    other = jpeg_bytes(photo.resize((20, 70)), quality=50, subsampling="4:4:4")
+    together = pipe([data, other], generator=[seeded(1), seeded(2)], output_type="pt", **QUICK).images
+    alone = [
+        pipe(one, generator=seeded(seed), output_type="pt", **QUICK).images[0]
+        for seed, one in enumerate([data, other], 1)
+    ]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one(pipe, data):
+    single = pipe(data, generator=seeded(), output_type="np", **QUICK)
+    average = pipe(data, generator=seeded(), output_type="np", num_samples=3, **QUICK)
+    np.testing.assert_allclose(average.samples[0][0], single.images[0], atol=1e-5)
+    np.testing.assert_allclose(average.images[0], np.mean(average.samples[0], axis=0), atol=1e-6)
+    np.testing.assert_allclose(average.std[0], np.std(average.samples[0], axis=0), atol=1e-6)
+    assert average.std[0].mean() > 1e-3
+    assert single.std[0].max() == 0
+    assert not np.allclose(average.samples[0][1], average.samples[0][2], atol=1e-2)
+
+
+def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
+    together = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
+    monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", 1)
+    one_by_one = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipe, data):
+    one, again, other = (pipe(data, generator=seeded(s), output_type="pt", **QUICK).images for s in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_without_a_generator_the_global_seed_counts(pipe, data):
+    torch.manual_seed(7)
+    unseeded = pipe(data, output_type="pt", num_samples=2, **QUICK).images
+    assert torch.equal(unseeded, pipe(data, generator=seeded(7), output_type="pt", num_samples=2, **QUICK).images)
+
+
+@pytest.mark.parametrize("quality", [1, 5, 50, 95, 100])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_consistent_results_keep_every_coefficient_of_the_file(pipe, photo, quality, subsampling):
+    data = jpeg_bytes(photo.crop((60, 60, 161, 131)), quality=quality, subsampling=subsampling)
+    result = pipe(data, generator=seeded(), consistent=True, num_samples=2, output_type="np", **QUICK)
+    assert result.consistency == [1.0]
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+    if quality <= 50:
+        assert result.consistency_8bit[0] >= 0.98
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_saturated_noise_is_restored_as_consistently_as_it_allows(pipe, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for quality, least in ((5, 1.0), (50, 1.0), (90, 0.98)):  # at 90 the noise itself keeps 0.92
+        result = pipe(jpeg_bytes(Image.fromarray(noise), quality=quality), generator=seeded(), consistent=True, **QUICK)
+        assert result.consistency[0] >= least
+    black_and_white = Image.fromarray(noise[..., 0] // 128 * 255)
+    for quality in (5, 50, 100):
+        result = pipe(jpeg_bytes(black_and_white, quality=quality), generator=seeded(), consistent=True, **QUICK)
+        assert result.consistency[0] == 1.0
+
+
+def test_what_is_reported_as_consistency_is_that_of_the_picture(pipe, photo):
+    data = jpeg_bytes(photo.crop((0, 0, 64, 48)), quality=30)
+    result = pipe(data, generator=seeded(), eta_b=0.0, **QUICK)
+    file = JPEGFile.open(data)
+    operator = JPEGOperator.from_file(file)
+    x = torch.from_numpy(np.array(result.images[0])).permute(2, 0, 1)[None] / 127.5 - 1
+    measured = operator.consistency(x, operator.measurement(file))
+    assert result.consistency_8bit[0] == pytest.approx(measured, abs=1e-3)
+    assert measured < 0.99  # nothing pulled the picture towards the file
+
+
+def test_nearest_correction_with_full_weight_agrees_with_the_file(pipe, data):
+    result = pipe(data, generator=seeded(), correction="nearest", eta_b=1.0, **QUICK)
+    assert result.consistency[0] > 0.99
+
+
+def test_a_picture_without_its_file_is_refused_and_told_why(pipe, photo):
+    for picture in (photo, torch.zeros(1, 3, 16, 16), np.zeros((16, 16, 3))):
+        with pytest.raises(TypeError, match="no longer carries the coefficients"):
+            pipe(picture)
+
+
+def test_a_picture_with_an_operator_is_measured_and_restored(pipe, photo):
+    result = pipe(photo.resize((53, 38)), operator=JPEGOperator(10), generator=seeded(), consistent=True, **QUICK)
+    assert result.images[0].size == (53, 38)
+    assert result.consistency == [1.0]
+
+
+@pytest.mark.parametrize("bits", [1, 3, 7])
+def test_dequantization_runs_through_the_same_pipeline(pipe, photo, bits):
+    operator = QuantizationOperator(bits)
+    picture = np.asarray(photo.resize((53, 38)))
+    coarse = Image.fromarray(picture // operator.step * operator.step)
+    result = pipe(coarse, operator=operator, generator=seeded(), consistent=True, **QUICK)
+    np.testing.assert_array_equal(np.asarray(result.images[0]) // operator.step, picture // operator.step)
+
+
+def test_a_batch_of_tensors_is_one_batch(pipe):
+    x = torch.rand(2, 3, 24, 40, generator=seeded()) * 2 - 1
+    result = pipe(x, operator=JPEGOperator(30), generator=seeded(), output_type="pt", num_samples=2, **QUICK)
+    assert result.images.shape == (2, 3, 24, 40)
+    assert [len(samples) for samples in result.samples] == [2, 2]
+    assert len(result.consistency) == 2
+    listed = pipe(x, operator=JPEGOperator(30), generator=[seeded(1), seeded(2)], output_type="pt", **QUICK).images
+    alone = pipe(x[1], operator=JPEGOperator(30), generator=seeded(2), output_type="pt", **QUICK).images
+    torch.testing.assert_close(listed[1], alone[0])
+
+
+def test_callbacks_see_every_step_and_may_change_the_state(pipe, data):
+    seen = []
+
+    def zero(pipeline, i, t, tensors):
+        seen.append((i, int(t), sorted(tensors)))
+        return {"sample": torch.zeros_like(tensors["sample"])} if i == 2 else tensors
+
+    names = ["sample", "pred_original_sample"]
+    result = pipe(data, callback_on_step_end=zero, callback_on_step_end_tensor_inputs=names, output_type="pt", **QUICK)
+    assert seen == [(0, 40, sorted(names)), (1, 20, sorted(names)), (2, 0, sorted(names))]
+    assert torch.equal(result.images, torch.full_like(result.images, 0.5))
+
+
+def test_the_progress_bar_counts_every_step_of_every_sample(pipe, data, capsys):
+    pipe.set_progress_bar_config(disable=False)
+    pipe([data, data], num_samples=3, **QUICK)
+    assert "18/18" in capsys.readouterr().err
+
+
+def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
+    pipe = DDRMJPEGPipeline(unet=make_unet().to(torch.bfloat16), scheduler=DDRMScheduler())
+    states = []
+    pipe(data, callback_on_step_end=lambda p, i, t, tensors: states.append(tensors["sample"].dtype), **QUICK)
+    assert set(states) == {torch.float32}
+
+
+def test_large_pictures_go_through_windows(pipe, photo):
+    result = pipe(jpeg_bytes(photo.resize((150, 90)), quality=20), window_size=64, window_overlap=16, **QUICK)
+    assert result.images[0].size == (150, 90)
+
+
+def test_metadata_travels_with_the_picture(pipe, photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = pipe(jpeg_bytes(photo.resize((24, 16)), exif=exif, icc_profile=b"profile"), **QUICK).images[0]
+    assert picture.size == (24, 16)  # as stored
+    assert picture.info["icc_profile"] == b"profile"
+    assert picture.getexif()[0x0112] == 6
+
+
+def test_schedulers_of_other_pipelines_are_converted(data):
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDIMScheduler(beta_end=0.01))
+    assert type(pipe.scheduler) is DDRMScheduler
+    assert pipe.scheduler.config.beta_end == 0.01
+
+
+def test_a_prior_is_loaded_from_a_folder(prior_folder, data):
+    pipe = DDRMJPEGPipeline.from_prior(prior_folder, dtype=torch.bfloat16)
+    assert pipe.unet.dtype == torch.bfloat16
+    assert pipe(data, **QUICK).images[0].size == (53, 38)
+    with pytest.raises(OSError, match="nowhere"):
+        DDRMJPEGPipeline.from_prior("nowhere/at-all", local_files_only=True)
+
+
+def test_broken_files_raise_the_error_of_the_reader(pipe):
+    with pytest.raises(JPEGFileError, match="not a JPEG"):
+        pipe(b"hello")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"correction": "best"}, "correction is 'best'"),
+        ({"output_type": "latent"}, "output_type is 'latent'"),
+        ({"eta": 1.5}, "eta is 1.5"),
+        ({"eta_b": -0.1}, "eta_b is -0.1"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"init_timestep": 2000}, "init_timestep is 2000"),
+        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents"),
+        ({"generator": [seeded()] * 3}, "generators for 2 pictures"),
+    ],
+)
+def test_arguments_are_checked(pipe, data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe([data, data], **arguments)

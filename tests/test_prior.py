@@ -1,0 +1,57 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg_bytes
+from PIL import Image
+from safetensors import safe_open
+
+import pipeline_ddrm_jpeg
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+
+FOLDER = Path(pipeline_ddrm_jpeg.__file__).parent / "prior"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    pipe = DDRMJPEGPipeline.from_embedded()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_embedded_prior_is_half_precision_on_disk_and_float32_in_use(embedded):
+    (weights,) = (FOLDER / "unet").glob("*.safetensors")
+    with safe_open(weights, "pt") as archive:
+        assert {archive.get_tensor(key).dtype for key in archive.keys()} == {torch.float16}  # noqa: SIM118
+    assert embedded.unet.dtype == torch.float32
+    assert sum(parameter.numel() for parameter in embedded.unet.parameters()) == 6_458_659
+
+
+def test_the_embedded_scheduler_has_the_papers_defaults(embedded):
+    config = json.loads((FOLDER / "scheduler" / "scheduler_config.json").read_text())
+    assert (config["eta"], config["eta_b"], config["init_timestep"]) == (1.0, 0.4, 300)
+    assert embedded.scheduler.config.beta_end == 0.02
+
+
+@pytest.mark.parametrize("quality", [5, 10])
+def test_restored_pictures_are_nearer_to_the_original_than_the_jpeg(embedded, photo, quality):
+    original = photo.crop((60, 70, 188, 198))
+    data = jpeg_bytes(original, quality=quality)
+
+    def psnr(picture):
+        difference = np.asarray(picture, dtype=float) - np.asarray(original, dtype=float)
+        return 10 * np.log10(255**2 / np.square(difference).mean())
+
+    restored = embedded(
+        data,
+        num_samples=2,
+        num_inference_steps=6,
+        init_timestep=60,
+        consistent=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert restored.consistency == [1.0]
+    assert psnr(restored.images[0]) > psnr(Image.open(io.BytesIO(data))) + 0.3

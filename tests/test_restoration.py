@@ -1,0 +1,198 @@
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg_bytes
+from PIL import Image, ImageCms, ImageOps
+
+from pipeline_ddrm_jpeg.restoration import FORMATS, Task, plan, restore_files, save_image, write_atomically
+
+QUICK = {"num_inference_steps": 2, "init_timestep": 40}
+
+
+@pytest.fixture
+def small(photo):
+    return jpeg_bytes(photo.resize((24, 16)), quality=30)
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def names(tasks, folder):
+    return {str(task.source.relative_to(folder)): str(task.target.relative_to(folder)) for task in tasks}
+
+
+def test_pictures_go_beside_their_sources_by_default(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "b.JPEG", tmp_path / "notes.txt", tmp_path / "sub" / "c.jpg")
+    assert names(plan([tmp_path]), tmp_path) == {"a.jpg": "a_restored.png", "b.JPEG": "b_restored.png"}
+    deep = names(plan([tmp_path], recursive=True, image_format="webp"), tmp_path)
+    assert deep == {
+        "a.jpg": "a_restored.webp",
+        "b.JPEG": "b_restored.webp",
+        "sub/c.jpg": "sub/c_restored.webp",
+    }
+
+
+def test_an_output_folder_repeats_the_subfolders(tmp_path):
+    touch(tmp_path / "in" / "a.jpg", tmp_path / "in" / "sub" / "c.jpg", tmp_path / "d.jpg")
+    tasks = plan([tmp_path / "in", tmp_path / "d.jpg"], tmp_path / "out", recursive=True)
+    assert names(tasks, tmp_path) == {"in/a.jpg": "out/a.png", "in/sub/c.jpg": "out/sub/c.png", "d.jpg": "out/d.png"}
+
+
+def test_sources_that_would_meet_in_one_file_keep_their_full_names(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "a.jpeg", tmp_path / "b.jpg")
+    tasks = plan([tmp_path], tmp_path / "out")
+    assert names(tasks, tmp_path) == {"a.jpeg": "out/a.jpeg.png", "a.jpg": "out/a.jpg.png", "b.jpg": "out/b.png"}
+
+
+def test_an_output_that_ends_like_a_picture_is_a_file_and_says_the_format(tmp_path):
+    touch(tmp_path / "a.jpg")
+    assert plan([tmp_path / "a.jpg"], tmp_path / "x.TIFF") == [Task(tmp_path / "a.jpg", tmp_path / "x.TIFF")]
+    with pytest.raises(ValueError, match=r"ends in \.png, but the format is webp"):
+        plan([tmp_path / "a.jpg"], tmp_path / "x.png", image_format="webp")
+    with pytest.raises(ValueError, match="several inputs"):
+        plan([tmp_path / "a.jpg"] * 2, tmp_path / "x.png")
+
+
+def test_pictures_of_an_earlier_run_are_no_sources(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
+    assert names(plan([tmp_path], image_format="jpeg"), tmp_path) == {"a.jpg": "a_restored.jpg"}
+
+
+def test_a_source_is_never_replaced_and_must_exist(tmp_path):
+    touch(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="replaced by its own picture"):
+        plan([tmp_path / "a.jpg"], tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        plan([tmp_path / "b.jpg"])
+
+
+def test_a_link_to_a_folder_above_is_not_followed_forever(tmp_path):
+    touch(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert len(plan([tmp_path / "in"], recursive=True)) == 1
+
+
+@pytest.fixture
+def described(photo):
+    """A file with orientation 6, EXIF text, ICC profile, XMP and comment."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a cat"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    return jpeg_bytes(photo.resize((24, 16)), exif=exif, icc_profile=profile, xmp=xmp, comment=b"hello")
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_pictures_are_upright_and_keep_their_metadata(pipe, described, image_format, tmp_path):
+    source = tmp_path / "cat.jpg"
+    source.write_bytes(described)
+    (result,) = restore_files(pipe, plan([source], image_format=image_format), **QUICK)
+    assert result.status == "restored", result.message
+    with Image.open(result.task.target) as picture, Image.open(source) as original:
+        assert picture.format.lower() == image_format
+        assert picture.size == (16, 24) == ImageOps.exif_transpose(picture).size
+        assert picture.getexif()[0x010E] == "a cat"
+        assert picture.info["icc_profile"] == original.info["icc_profile"]
+        xmp = picture.info["xmp"]
+        assert (xmp.encode() if isinstance(xmp, str) else xmp) == original.info["xmp"]
+        upright = np.asarray(ImageOps.exif_transpose(original), dtype=float)
+        restored = np.asarray(picture.convert("RGB"), dtype=float)
+        assert np.abs(upright - restored).mean() < np.abs(upright[::-1] - restored).mean()
+
+
+def test_greyscale_is_written_as_greyscale(pipe, photo, tmp_path):
+    (tmp_path / "grey.jpg").write_bytes(jpeg_bytes(photo.convert("L").resize((24, 16))))
+    for image_format in FORMATS:
+        (result,) = restore_files(pipe, plan([tmp_path / "grey.jpg"], image_format=image_format), **QUICK)
+        with Image.open(result.task.target) as picture:
+            assert picture.mode == ("RGB" if image_format == "webp" else "L")
+
+
+def test_a_run_goes_on_after_a_broken_file_and_skips_what_is_done(pipe, small, tmp_path):
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(small)
+    (tmp_path / "b.jpg").write_bytes(small[:-40])
+    results = list(restore_files(pipe, plan([tmp_path]), **QUICK))
+    assert [result.status for result in results] == ["restored", "failed", "restored"]
+    assert "b.jpg" in results[1].message
+    assert "\n" not in results[1].message
+    again = list(restore_files(pipe, plan([tmp_path]), **QUICK))
+    assert [result.status for result in again] == ["skipped", "failed", "skipped"]
+    first = results[0].task.target
+    first.write_bytes(b"old")
+    assert [r.status for r in restore_files(pipe, plan([tmp_path / "a.jpg"]), overwrite=True, **QUICK)] == ["restored"]
+    assert first.read_bytes() != b"old"
+
+
+def test_a_picture_does_not_depend_on_the_files_around_it(pipe, small, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((40, 40))))
+    (tmp_path / "b.jpg").write_bytes(small)
+    together = list(restore_files(pipe, plan([tmp_path], tmp_path / "together"), seed=3, **QUICK))
+    (alone,) = restore_files(pipe, plan([tmp_path / "b.jpg"], tmp_path / "alone"), seed=3, **QUICK)
+    assert together[1].task.target.read_bytes() == alone.task.target.read_bytes()
+
+
+def test_the_reported_consistency_is_that_of_the_file_written(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), consistent=True, **QUICK)
+    assert 0.98 <= result.consistency <= 1
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_write_that_is_interrupted_leaves_what_was_there(tmp_path, problem):
+    target = tmp_path / "a.png"
+    target.write_bytes(b"before")
+
+    def write(stream):
+        stream.write(b"half")
+        raise problem
+
+    with pytest.raises(type(problem)):
+        write_atomically(target, write)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert target.read_bytes() == b"before"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_fails_the_file_and_not_the_run(pipe, small, tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(small)
+    real_open = open
+
+    def open_full(path, mode="r", *args, **kwargs):
+        return real_open("/dev/full", "wb") if str(path).endswith(".tmp") else real_open(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr("pipeline_ddrm_jpeg.restoration.open", open_full, raising=False)
+    (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), **QUICK)
+    assert result.status == "failed"
+    assert "No space left on device" in result.message
+    assert not result.task.target.exists()
+
+
+def test_a_very_long_name_is_written(tmp_path):
+    target = tmp_path / ("x" * 251 + ".png")
+    save_image(Image.new("RGB", (2, 2)), target)
+    assert target.exists()
+
+
+def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (tmp_path / "out").write_bytes(b"a file, not a folder")
+    (result,) = restore_files(pipe, [Task(tmp_path / "a.jpg", tmp_path / "out" / "a.png")], **QUICK)
+    assert result.status == "failed"
+    assert str(tmp_path / "out") in result.message
+
+
+def test_seeds_change_the_picture(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    pictures = []
+    for seed in (0, 1):
+        torch.manual_seed(0)
+        (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), overwrite=True, seed=seed, **QUICK)
+        pictures.append(result.task.target.read_bytes())
+    assert pictures[0] != pictures[1]

@@ -1,0 +1,211 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
+
+
+def test_alphas_are_those_of_the_paper_to_float32():
+    betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64).float()
+    scheduler = DDRMScheduler()
+    assert torch.equal(scheduler.alphas_cumprod, (1 - betas).cumprod(0))
+    assert scheduler.alphas_cumprod[285].item() == pytest.approx(0.431, abs=5e-4)
+
+
+def test_defaults_are_the_papers_and_start_at_285():
+    scheduler = DDRMScheduler()
+    config = scheduler.config
+    assert (config.eta, config.eta_b, config.init_timestep) == (1.0, 0.4, 300)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps.tolist() == list(range(285, -1, -15))
+
+
+@pytest.mark.parametrize("init_timestep", [1, 7, 60, 299, 300, 1000])
+@pytest.mark.parametrize("steps", [1, 6, 7, 20, 50])
+def test_exactly_as_many_steps_as_asked_for_down_to_zero(steps, init_timestep):
+    scheduler = DDRMScheduler(init_timestep=init_timestep)
+    if steps > init_timestep:
+        with pytest.raises(ValueError, match="between 1 and init_timestep"):
+            scheduler.set_timesteps(steps)
+        return
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
+    assert len(timesteps) == steps == scheduler.num_inference_steps
+    assert timesteps[-1] == 0
+    assert timesteps == sorted(set(timesteps), reverse=True)
+    assert timesteps[0] < init_timestep
+
+
+def test_timesteps_of_ones_own_are_taken_and_checked():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(timesteps=[60, 30, 15, 8])
+    assert scheduler.timesteps.tolist() == [60, 30, 15, 8]
+    for wrong in ([], [1, 2], [5, 5], [1000, 0], [3, -1]):
+        with pytest.raises(ValueError, match="decrease strictly"):
+            scheduler.set_timesteps(timesteps=wrong)
+    with pytest.raises(ValueError, match="not both"):
+        scheduler.set_timesteps(5, timesteps=[3])
+
+
+DENOISERS = {
+    "gaussian": lambda x, alpha: (1 - alpha).sqrt() * x,
+    "smooth": lambda x, alpha: (
+        (x - alpha.sqrt() * F.avg_pool2d(F.pad(x / alpha.sqrt(), (1, 1, 1, 1), mode="replicate"), 3, 1))
+        / (1 - alpha).sqrt()
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("quality_factor", "eta", "eta_b", "steps", "init_timestep"), [(10, 1.0, 0.4, 20, 300), (30, 0.85, 1.0, 10, 200)]
+)
+@pytest.mark.parametrize("name", DENOISERS)
+def test_samples_of_the_released_program_are_reproduced(
+    reference, name, quality_factor, eta, eta_b, steps, init_timestep
+):
+    scheduler = DDRMScheduler(eta=eta, eta_b=eta_b, init_timestep=init_timestep)
+    scheduler.set_timesteps(steps)
+    x = torch.from_numpy(reference["x"])
+    operator = JPEGOperator(quality_factor, convention="paper")
+    y = operator.encode(x)
+    generator = torch.Generator().manual_seed(1234)
+    sample = scheduler.add_noise(operator.decode(y), torch.randn(x.shape, generator=generator), scheduler.timesteps[0])
+    for i, t in enumerate(scheduler.timesteps):
+        epsilon = DENOISERS[name](sample, scheduler.alphas_cumprod[t])
+        output = scheduler.step(epsilon, t, sample, project=lambda x0: operator.project(x0, y), generator=generator)
+        sample = output.prev_sample
+        if i == 0:
+            first = torch.from_numpy(reference[f"{name}_qf{quality_factor}_first"])
+            torch.testing.assert_close(sample[:1], first, atol=1e-4, rtol=0)
+    last = torch.from_numpy(reference[f"{name}_qf{quality_factor}_eta{eta}_etab{eta_b}_n{steps}_t{init_timestep}"])
+    torch.testing.assert_close(sample[:1], last, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("eta", "eta_b"), [(1.0, 0.4), (0.85, 1.0), (0.5, 0.0)])
+def test_with_a_gaussian_prior_mean_and_variance_follow_their_closed_form(eta, eta_b):
+    """The prior N(0, 1) has epsilon = sqrt(1 - alpha) x; a measurement that says "y everywhere" makes x' = y."""
+    scheduler = DDRMScheduler(eta=eta, eta_b=eta_b)
+    scheduler.set_timesteps(10)
+    generator = torch.Generator().manual_seed(0)
+    y, shape = 0.7, (4, 3, 128, 128)
+    alpha = scheduler.alphas_cumprod[scheduler.timesteps[0]]
+    sample = scheduler.add_noise(torch.full(shape, y), torch.randn(shape, generator=generator), scheduler.timesteps[0])
+    mean, variance = alpha.sqrt() * y, 1 - alpha
+    alphas = [*scheduler.alphas_cumprod[scheduler.timesteps], torch.tensor(1.0)]
+    for t, alpha, alpha_next in zip(scheduler.timesteps, alphas, alphas[1:], strict=False):
+        keep = alpha_next.sqrt() * (1 - eta_b) * alpha.sqrt() + (1 - alpha_next).sqrt() * (1 - eta) * (1 - alpha).sqrt()
+        mean = keep * mean + alpha_next.sqrt() * eta_b * y
+        variance = keep**2 * variance + (1 - alpha_next) * eta**2
+        epsilon = (1 - alpha).sqrt() * sample
+        sample = scheduler.step(epsilon, t, sample, lambda x0: torch.full_like(x0, y), generator=generator).prev_sample
+        error = (variance / sample.numel()).sqrt()
+        assert abs(sample.mean() - mean) < 5 * error + 1e-6
+        assert abs(sample.var() - variance) < 0.02 * variance + 1e-9
+
+
+def test_all_prediction_types_describe_the_same_step():
+    sample, x0 = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    results = []
+    for prediction_type in ("epsilon", "sample", "v_prediction"):
+        scheduler = DDRMScheduler(prediction_type=prediction_type, eta=0.5)
+        scheduler.set_timesteps(5)
+        t = scheduler.timesteps[1]
+        alpha = scheduler.alphas_cumprod[t]
+        epsilon = (sample - alpha.sqrt() * x0) / (1 - alpha).sqrt()
+        output = {
+            "epsilon": epsilon,
+            "sample": x0,
+            "v_prediction": alpha.sqrt() * epsilon - (1 - alpha).sqrt() * x0,
+        }[prediction_type]
+        results.append(scheduler.step(output, t, sample, generator=torch.Generator().manual_seed(1)))
+        torch.testing.assert_close(results[-1].pred_original_sample, x0, atol=1e-5, rtol=0)
+        torch.testing.assert_close(results[-1].prev_sample, results[0].prev_sample, atol=1e-5, rtol=0)
+
+
+def test_learned_variance_is_cut_off():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(4)
+    sample, output = torch.randn(1, 3, 8, 8), torch.randn(1, 6, 8, 8)
+    t = scheduler.timesteps[0]
+    six, three = (
+        scheduler.step(o, t, sample, generator=torch.Generator().manual_seed(0)) for o in (output, output[:, :3])
+    )
+    assert torch.equal(six.prev_sample, three.prev_sample)
+    assert six.prev_sample.shape == sample.shape
+
+
+def test_the_last_step_returns_the_mix_of_correction_and_prediction_without_noise():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(3)
+    sample, output = torch.randn(2, 1, 3, 8, 8)
+    result = scheduler.step(output, 0, sample, project=torch.zeros_like)
+    torch.testing.assert_close(result.prev_sample, 0.6 * result.pred_original_sample)
+
+
+def test_a_list_of_generators_draws_each_picture_as_alone():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(3)
+    t, sample, output = scheduler.timesteps[0], torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    both = scheduler.step(output, t, sample, generator=[torch.Generator().manual_seed(s) for s in (5, 6)])
+    for i, seed in enumerate((5, 6)):
+        generator = torch.Generator().manual_seed(seed)
+        alone = scheduler.step(output[i : i + 1], t, sample[i : i + 1], generator=generator)
+        torch.testing.assert_close(both.prev_sample[i : i + 1], alone.prev_sample)
+    with pytest.raises(ValueError, match="3 generators for a batch of 2"):
+        scheduler.step(output, t, sample, generator=[torch.Generator()] * 3)
+
+
+def test_tuple_and_output_say_the_same():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(3)
+    sample, output = torch.randn(2, 1, 3, 8, 8)
+    named = scheduler.step(output, 0, sample)
+    prev_sample, pred_original_sample = scheduler.step(output, 0, sample, return_dict=False)
+    assert torch.equal(named.prev_sample, prev_sample)
+    assert torch.equal(named.pred_original_sample, pred_original_sample)
+
+
+def test_wrong_use_is_refused():
+    scheduler = DDRMScheduler()
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        scheduler.step(torch.zeros(1, 3, 8, 8), 0, torch.zeros(1, 3, 8, 8))
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match="not one of the timesteps"):
+        scheduler.step(torch.zeros(1, 3, 8, 8), 17, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="prediction_type"):
+        DDRMScheduler(prediction_type="flow")
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+def test_configs_of_other_schedulers_load(schedule):
+    ddpm = DDPMScheduler(beta_schedule=schedule, prediction_type="v_prediction", variance_type="learned_range")
+    scheduler = DDRMScheduler.from_config(ddpm.config)
+    torch.testing.assert_close(scheduler.alphas_cumprod, ddpm.alphas_cumprod)
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_trained_betas_are_used_as_given():
+    betas = [0.1, 0.2, 0.3]
+    scheduler = DDRMScheduler.from_config(DDIMScheduler(num_train_timesteps=3, trained_betas=betas).config)
+    torch.testing.assert_close(scheduler.alphas_cumprod, torch.tensor([0.9, 0.72, 0.504]))
+
+
+def test_save_and_load_keep_the_config(tmp_path):
+    scheduler = DDRMScheduler(eta=0.85, eta_b=1.0, init_timestep=200, beta_end=0.03)
+    scheduler.save_pretrained(tmp_path)
+    loaded = DDRMScheduler.from_pretrained(tmp_path)
+    for name in ("eta", "eta_b", "init_timestep", "beta_start", "beta_end", "beta_schedule", "prediction_type"):
+        assert loaded.config[name] == scheduler.config[name]
+    assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
+    assert len(loaded) == 1000
+
+
+def test_add_noise_takes_one_timestep_or_one_for_each_picture():
+    scheduler = DDRMScheduler()
+    x, noise = torch.randn(2, 2, 3, 4, 4)
+    both = scheduler.add_noise(x, noise, torch.tensor([10, 200]))
+    for i, t in enumerate((10, 200)):
+        torch.testing.assert_close(both[i], scheduler.add_noise(x[i], noise[i], t))
+        alpha = scheduler.alphas_cumprod[t]
+        torch.testing.assert_close(both[i], alpha.sqrt() * x[i] + (1 - alpha).sqrt() * noise[i])

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from conftest import make_unet
+
+from pipeline_ddrm_jpeg.tiling import predict
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return make_unet()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 48), (2, 2)])
+@torch.no_grad()
+def test_a_picture_of_one_window_is_one_call_of_the_prior(unet, size):
+    x = torch.randn(2, 3, *size)
+    direct = torch.cat([unet(one[None], 50).sample for one in x])
+    torch.testing.assert_close(predict(unet, x, 50, window_size=64, overlap=16), direct)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 40), (7, 150), (150, 200)])
+@torch.no_grad()
+def test_any_size_comes_back_in_that_size(unet, size):
+    assert predict(unet, torch.randn(1, 3, *size), 50, window_size=32, overlap=8).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 8, 20])
+@torch.no_grad()
+def test_windows_that_agree_are_blended_to_what_they_say(overlap):
+    constant = make_unet()
+    constant.conv_out.weight.data.zero_()
+    constant.conv_out.bias.data = torch.tensor([1.0, -2.0, 0.5])
+    output = predict(constant, torch.randn(2, 3, 100, 75), 50, window_size=32, overlap=overlap)
+    torch.testing.assert_close(output, torch.tensor([1.0, -2.0, 0.5])[None, :, None, None].expand(2, 3, 100, 75))
+
+
+@torch.no_grad()
+def test_the_number_of_windows_in_a_call_changes_nothing(unet):
+    x = torch.randn(2, 3, 90, 70)
+    one, many = (predict(unet, x, 50, window_size=32, overlap=8, batch_size=size) for size in (1, 5))
+    torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_blended_windows_leave_no_seam(unet):
+    x = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    output = predict(unet, x, 50, window_size=64, overlap=32)[0]
+    jump = (output[:, :, 1:] - output[:, :, :-1]).abs().mean(dim=(0, 1))
+    borders = [31, 63]  # the windows begin at 0, 32, 64
+    assert jump[borders].mean() < 1.1 * jump.median()
+
+
+@torch.no_grad()
+def test_a_prior_with_learned_variance_keeps_its_six_channels(unet):
+    six = make_unet(out_channels=6)
+    assert predict(six, torch.randn(1, 3, 50, 40), 50, window_size=32, overlap=8).shape == (1, 6, 50, 40)
+
+
+@pytest.mark.parametrize(("window_size", "overlap"), [(33, 0), (0, 0), (32, 32), (32, -1)])
+def test_windows_that_do_not_fit_the_prior_are_refused(unet, window_size, overlap):
+    with pytest.raises(ValueError, match="window_size"):
+        predict(unet, torch.zeros(1, 3, 64, 64), 0, window_size=window_size, overlap=overlap)
