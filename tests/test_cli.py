@@ -70,7 +70,7 @@ def test_one_broken_file_fails_alone(folder, prior_folder):
     [
         (["restore", "missing.jpg"], 2, "missing.jpg does not exist"),
         (["restore", "."], 1, "no JPEG files"),
-        (["restore", ".", "--steps", "50"], 2, "--steps 50 does not fit below --init-timestep"),
+        (["restore", ".", "--steps", "150"], 2, "--steps 150 does not fit below --init-timestep"),
         (["restore", ".", "--eta", "2"], 2, "--eta"),
         (["restore", ".", "--format", "bmp"], 2, "--format"),
         (["restore"], 2, "INPUT"),
