@@ -31,8 +31,9 @@ Generator = torch.Generator | list[torch.Generator] | None
 _PIXELS_IN_A_PASS = 2**22
 # Grey levels that the last projections stay inside the measured bins, so that rounding to 8 bits rarely leaves them;
 # less and less where that cannot be had together with values in [0, 1].
-_ROUNDING_MARGINS = (0.5,) * 10 + (0.25,) * 10 + (0.1,) * 10 + (0.0,) * 10
+_ROUNDING_MARGINS = (0.5,) * 15 + (0.25,) * 15 + (0.1,) * 15 + (0.02,) * 100
 _OVER_RELAXATION = 1.9
+_PATIENCE = 40  # projections without progress
 
 
 @dataclass
@@ -171,8 +172,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             num_samples: independent samples to average; 1 is the paper's "(S)", 8 its "(A)".
             correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
-                gives, and every value in [0, 1] (files of saturated noise may allow no such picture; see the
-                `consistency` of the output).
+                gives. Values lie in [0, 1] as well, but for a rare file that no such picture fits: its float
+                values may overshoot a little.
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
                 the other; a list of generators serves one picture each.
@@ -233,7 +234,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                     samples.extend(x.split(len(start)))
                 if consistent:
                     samples = [_make_consistent(measured_by, x, y) for x in samples]
-                samples = torch.stack(samples).clamp(-1, 1)
+                else:
+                    samples = [x.clamp(-1, 1) for x in samples]
+                samples = torch.stack(samples)
                 finished.extend(_finish(measured_by, samples, y, size, info, output_type))
         self.maybe_free_model_hooks()
 
@@ -321,18 +324,20 @@ def _passes(generators: list[Generator], shape: torch.Size) -> list[Generator]:
 def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
     """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
 
-    Where no such picture exists (saturated noise, which the encoder's own rounding has moved), the best one found.
+    Now and then no such picture exists, because the encoder rounded on its way; then the measurement comes first.
     """
-    best, found = -1.0, x
+    best, found, when = -1.0, x, 0
     for i, margin in enumerate(_ROUNDING_MARGINS):
         step = _OVER_RELAXATION if i else 1.0
         x = (x + step * (operator.nearest(x, y, margin) - x)).clamp(-1, 1)
         consistency = operator.consistency(x, y)
         if consistency > best:
-            best, found = consistency, x
+            best, found, when = consistency, x, i
         if best == 1.0:
+            return found
+        if i - when >= _PATIENCE:
             break
-    return found
+    return operator.nearest(found, y)
 
 
 def _finish(
@@ -349,7 +354,7 @@ def _finish(
         picture = picture.permute(1, 2, 0).numpy()
         if output_type == "np" or not as_image:
             return picture
-        image = VaeImageProcessor.numpy_to_pil(picture)[0]
+        image = VaeImageProcessor.numpy_to_pil(picture.clip(0, 1))[0]
         image.info.update(info)
         return image
 
@@ -358,7 +363,7 @@ def _finish(
         samples = samples.mean(dim=2, keepdim=True).expand_as(samples)
     mean = samples.mean(dim=0)
     std = samples.std(dim=0, correction=0)
-    rounded = (mean * 255).round() / 255
+    rounded = (mean.clamp(0, 1) * 255).round() / 255
     pictures = []
     for i in range(len(mean)):
         measured = y[i : i + 1] if isinstance(y, torch.Tensor) else tuple(part[i : i + 1] for part in y)
