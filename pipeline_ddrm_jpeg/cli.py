@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -165,6 +166,85 @@ def _load(prior: str | None, device: str, dtype: str) -> Any:
         except (OSError, ValueError) as error:
             _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
     return pipe.to(device)
+
+
+@app.command()
+def convert(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pipeline, laid out as a Hub repo.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The .pt file; with --download, where it is kept.", show_default="PRESET.pt")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--download", help="Fetch the preset's checkpoint first (2.2 GB).")] = False,
+    preset: Annotated[
+        str, typer.Option(help="A model guided-diffusion released; the flags below change single settings of it.")
+    ] = "256x256_diffusion_uncond",
+    image_size: Annotated[int | None, typer.Option()] = None,
+    num_channels: Annotated[int | None, typer.Option()] = None,
+    num_res_blocks: Annotated[int | None, typer.Option()] = None,
+    channel_mult: Annotated[str | None, typer.Option(help="Such as 1,2,3,4.")] = None,
+    attention_resolutions: Annotated[str | None, typer.Option(help="Such as 32,16,8.")] = None,
+    num_head_channels: Annotated[int | None, typer.Option()] = None,
+    learn_sigma: Annotated[bool | None, typer.Option()] = None,
+    class_cond: Annotated[bool | None, typer.Option()] = None,
+    resblock_updown: Annotated[bool | None, typer.Option()] = None,
+    use_scale_shift_norm: Annotated[bool | None, typer.Option()] = None,
+    use_new_attention_order: Annotated[bool | None, typer.Option()] = None,
+    diffusion_steps: Annotated[int | None, typer.Option()] = None,
+    noise_schedule: Annotated[str | None, typer.Option(help="linear or cosine.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="What the weights are stored in.")] = Precision.float32,
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Hub repo to upload the folder to.")] = None,
+) -> None:  # fmt: skip
+    """Convert a guided-diffusion checkpoint, such as the paper's prior, to a pipeline."""
+    flags = {
+        "image_size": image_size,
+        "num_channels": num_channels,
+        "num_res_blocks": num_res_blocks,
+        "channel_mult": channel_mult and _numbers("--channel-mult", channel_mult, float),
+        "attention_resolutions": attention_resolutions and _numbers("--attention-resolutions", attention_resolutions),
+        "num_head_channels": num_head_channels,
+        "learn_sigma": learn_sigma,
+        "class_cond": class_cond,
+        "resblock_updown": resblock_updown,
+        "use_scale_shift_norm": use_scale_shift_norm,
+        "use_new_attention_order": use_new_attention_order,
+        "diffusion_steps": diffusion_steps,
+        "noise_schedule": noise_schedule,
+    }
+    import torch
+
+    from . import conversion
+
+    if preset not in conversion.PRESETS:
+        _fail(f"--preset {preset} is not one of {', '.join(conversion.PRESETS)}", 2)
+    if checkpoint is None and not fetch:
+        _fail("give --checkpoint FILE, or --download to fetch the one of the preset", 2)
+    if fetch and preset not in conversion.DOWNLOADS:
+        _fail(f"--download knows only {', '.join(conversion.DOWNLOADS)}; give --checkpoint FILE", 2)
+    checkpoint = checkpoint or Path(f"{preset}.pt")
+    model = replace(conversion.PRESETS[preset], **{name: value for name, value in flags.items() if value is not None})
+    try:
+        model.check()
+        if fetch:
+            conversion.download(conversion.DOWNLOADS[preset], checkpoint)
+        conversion.convert_checkpoint(checkpoint, output, model, getattr(torch, dtype.value))
+        if push is not None:
+            from .hub import upload
+
+            typer.echo(upload(output, push))
+    except conversion.ConversionError as error:
+        _fail(error)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.strerror else str(error).splitlines()[0])
+    except KeyboardInterrupt:
+        _fail("stopped; a download goes on where it was when the command is run again", 130)
+    typer.echo(f"{output}  load it with DiffusionPipeline.from_pretrained({str(output)!r}, trust_remote_code=True)")
+
+
+def _numbers(option: str, text: str, kind: type = int) -> tuple:
+    try:
+        return tuple(kind(number) for number in text.split(","))
+    except ValueError:
+        _fail(f"{option} {text} is not a list of numbers with commas", 2)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from .hub import add_code
 from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
 from .quantization import quality_tables  # noqa: F401  the Hub copies only the modules that are named here
@@ -107,10 +108,30 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         Raises:
             OSError: if there is no such folder or repo, or a part of it is missing.
         """
-        unet = UNet2DModel.from_pretrained(prior, subfolder="unet", dtype=dtype, **kwargs)
+        try:
+            unet = UNet2DModel.from_pretrained(prior, subfolder="unet", dtype=dtype, **kwargs)
+            config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
+        except OSError as error:
+            try:  # the layout of the first DDPM repos: everything at the root
+                unet = UNet2DModel.from_pretrained(prior, dtype=dtype, **kwargs)
+                config = DDRMScheduler.load_config(prior, **kwargs)
+            except OSError:
+                raise error from None
         unet.to(memory_format=torch.channels_last)
-        config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
         return cls(unet=unet, scheduler=DDRMScheduler.from_config(config))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
+
+        Args:
+            save_directory: folder, made if need be.
+            **kwargs: as of `DiffusionPipeline.save_pretrained`, but for `push_to_hub=True`: use the method of that
+                name, which uploads what this one writes.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
+        super().save_pretrained(save_directory, **kwargs)
+        add_code(Path(save_directory))
 
     def check_inputs(
         self,
@@ -150,6 +171,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         correction: str = "paper",
         consistent: bool = False,
         generator: Generator = None,
+        class_labels: int | Sequence[int] | None = None,
         window_size: int | None = None,
         window_overlap: int | None = None,
         output_type: str = "pil",
@@ -177,6 +199,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
                 the other; a list of generators serves one picture each.
+            class_labels: class of each picture, or one for all, where the prior is class-conditional.
             window_size: the prior sees the picture through windows of this many pixels; by default its own size,
                 but at least 256, or 512 for a prior without attention.
             window_overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
@@ -211,8 +234,10 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         )
         step = partial(self.scheduler.step, eta=eta, eta_b=eta_b, return_dict=False)
 
-        # 2. One picture after the other: its measurement, its samples, their mean.
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
+        labels = self._labels(class_labels, pictures, device)
+
+        # 2. One picture after the other: its measurement, its samples, their mean.
         finished = []
         with self.progress_bar(total=pictures * num_samples * len(self.scheduler.timesteps)) as progress:
 
@@ -220,17 +245,19 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 progress.update(len(tensors["sample"]))
                 if callback_on_step_end is None:
                     return tensors
-                given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                return tensors | (callback_on_step_end(self, i, t, given) or {})
+                chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                return tensors | (callback_on_step_end(self, i, t, chosen) or {})
 
             for index, source in enumerate(sources):
                 measured_by, y, size, info = _measure(source, operator, device)
                 project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 start = measured_by.decode(y)
+                given = None if labels is None else labels[len(finished) : len(finished) + len(start)]
+                conditioned = partial(predict_noise, class_labels=given)
                 samples = []
                 for group in _passes(_sample_generators(own, num_samples), start.shape):
-                    x = self._sample(start, project, group, predict_noise, step, on_step)
+                    x = self._sample(start, project, group, conditioned, step, on_step)
                     samples.extend(x.split(len(start)))
                 if consistent:
                     samples = [_make_consistent(measured_by, x, y) for x in samples]
@@ -245,6 +272,24 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
             output.images = (np if output_type == "np" else torch).stack(output.images)
         return output if return_dict else (output.images,)
+
+    def _labels(
+        self, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """One class for each picture, or none for a prior that knows no classes."""
+        classes = self.unet.config.num_class_embeds
+        if classes is None:
+            if class_labels is not None:
+                raise ValueError("class_labels are given, but this prior is not class-conditional")
+            return None
+        if class_labels is None:
+            raise ValueError(f"this prior is class-conditional; give class_labels, each from 0 to {classes - 1}")
+        labels = torch.as_tensor(class_labels, device=device, dtype=torch.long).reshape(-1)
+        if len(labels) not in (1, pictures):
+            raise ValueError(f"got {len(labels)} class_labels for {pictures} pictures")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"class_labels are {labels.tolist()}; each must be between 0 and {classes - 1}")
+        return labels.expand(pictures)
 
     def _sample(
         self,

@@ -12,6 +12,7 @@ def predict(
     window_size: int = 256,
     overlap: int = 64,
     batch_size: int = 1,
+    class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
 
@@ -26,6 +27,7 @@ def predict(
         window_size: height and width of a window in pixels, a multiple of `2**(levels - 1)`.
         overlap: pixels that neighbouring windows share, less than `window_size`.
         batch_size: windows in one call of the prior.
+        class_labels: `[B]` or `[1]` classes, for a class-conditional prior.
 
     Returns:
         `[B, C, H, W]` float32, `C` being the prior's number of output channels.
@@ -49,7 +51,8 @@ def predict(
     for start in range(0, len(corners), batch_size):
         chunk = corners[start : start + batch_size]
         windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
-        outputs = unet(windows.to(unet.dtype), timestep, return_dict=False)[0].float()
+        labels = None if class_labels is None else class_labels.expand(batch)[[b for b, _, _ in chunk]]
+        outputs = unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
         if len(corners) == len(chunk) == batch:  # every state fits one window
             return outputs[..., :height, :width]
         if total is None:

@@ -42,7 +42,7 @@ def test_the_sampler_is_the_one_of_the_released_program(pipe, reference, monkeyp
     x = torch.from_numpy(reference["x"])
     operator = JPEGOperator(10, convention="paper")
 
-    def gaussian(sample, timestep, return_dict):
+    def gaussian(sample, timestep, class_labels, return_dict):
         return ((1 - pipe.scheduler.alphas_cumprod[timestep]).sqrt() * sample,)
 
     last = {}
