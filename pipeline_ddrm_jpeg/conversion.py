@@ -7,7 +7,6 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -250,21 +249,16 @@ def convert(
     """
     with init_empty_weights():
         unet = UNet2DModel(**flags.unet_config())
-    shapes = {name: tensor.shape for name, tensor in unet.state_dict().items()}
-
     converted = {}
     remaining = dict(state)
-    for source, targets in _pairs(flags, shapes):
-        rows = sum(shapes[target][0] for target in targets)
-        expected = (rows, *shapes[targets[0]][1:])
+    for source, targets, shape in _tensors(flags, unet):
         if source not in remaining:
             raise ConversionError(f"tensor {source} is missing; is it the checkpoint of another model?")
         tensor = remaining.pop(source)
-        if prod(tensor.shape) != prod(expected) or tensor.shape[: len(expected)] != expected:
-            raise ConversionError(f"tensor {source} has shape {list(tensor.shape)}, expected {list(expected)}")
-        tensor = tensor.reshape(expected).to(dtype)  # 1 x 1 convolutions of attention are linear layers here
-        for target, part in zip(targets, _split(tensor, len(targets), flags), strict=True):
-            converted[target] = part.contiguous()
+        if tensor.shape != shape:
+            raise ConversionError(f"tensor {source} has shape {list(tensor.shape)}, expected {list(shape)}")
+        for target, part in zip(targets, _split(tensor.to(dtype), len(targets), flags), strict=True):
+            converted[target] = part.reshape(unet.get_parameter(target).shape).contiguous()
     if remaining:
         raise ConversionError(f"tensor {next(iter(remaining))} has no place in this model; do the flags fit?")
     unet.load_state_dict(converted, strict=True, assign=True)
@@ -291,13 +285,24 @@ _RESNET = {
 }
 
 
-def _pairs(flags: GuidedDiffusionFlags, shapes: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """(name there, names here) of every tensor, in the order of the network."""
+def checkpoint_shapes(flags: GuidedDiffusionFlags) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of the guided-diffusion model with these flags."""
+    with init_empty_weights():
+        unet = UNet2DModel(**flags.unet_config())
+    return {source: shape for source, _, shape in _tensors(flags, unet)}
+
+
+def _tensors(flags: GuidedDiffusionFlags, unet: UNet2DModel) -> Iterator[tuple[str, list[str], tuple[int, ...]]]:
+    """(name there, names here, shape there) of every tensor, in the order of the network."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in unet.named_parameters()}
     for source, target in _modules(flags):
         for kind in ("weight", "bias"):
             names = [f"{name}.{kind}" for name in target.split("+")]
             if names[0] in shapes:
-                yield f"{source}.{kind}", names
+                shape = (sum(shapes[name][0] for name in names), *shapes[names[0]][1:])
+                if kind == "weight" and source.endswith(("qkv", "proj_out")):
+                    shape = (*shape, 1)  # a convolution of one pixel there, a linear layer here
+                yield f"{source}.{kind}", names, shape
 
 
 def _modules(flags: GuidedDiffusionFlags) -> Iterator[tuple[str, str]]:
