@@ -36,6 +36,10 @@ def upload(folder: Path, repo_id: str, private: bool = False) -> str:
         OSError: where the Hub refuses or cannot be reached.
     """
     api = HfApi()
-    address = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload pipeline")
+    try:
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload pipeline")
+    except Exception as error:  # the HTTP library's own classes differ from release to release
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise OSError(f"{repo_id} was not uploaded: {reason}") from error
     return str(address)

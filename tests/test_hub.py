@@ -5,12 +5,17 @@ import os
 import subprocess
 import sys
 
+import guided_diffusion
 import numpy as np
 import pytest
+import torch
 from conftest import jpeg_bytes, make_unet
+from hub_server import Hub
 from PIL import Image
+from test_conversion import SMALL
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
+from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 
 STRANGER = """
 import sys
@@ -40,8 +45,6 @@ def repo(tmp_path, photo):
     pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler(eta=0.9))
     pipe.save_pretrained(tmp_path / "repo")
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     pipe(tmp_path / "a.jpg", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(
         tmp_path / "expected.png"
@@ -118,3 +121,60 @@ def test_save_pretrained_does_not_upload(tmp_path):
     pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
     with pytest.raises(ValueError, match="push_to_hub"):
         pipe.save_pretrained(tmp_path, push_to_hub=True)
+
+
+@pytest.fixture
+def server():
+    instance = Hub()
+    yield instance
+    instance.shutdown()
+
+
+def online(server, home):
+    """Environment of a user whose Hub is the local one."""
+    settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
+    return {**os.environ, **settings, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+
+
+def push(repo, server):
+    """Convert a small checkpoint and push it, as a user would."""
+    torch.save(guided_diffusion.seeded_state(checkpoint_shapes(SMALL), "hub"), repo / "model.pt")
+    flags = "--image-size 32 --num-channels 32 --num-res-blocks 1 --channel-mult 1,2 --attention-resolutions 16"
+    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "convert", "--checkpoint", repo / "model.pt"]
+    command += ["-o", repo / "converted", *flags.split(), "--num-head-channels", "16", "--push", "tester/prior"]
+    environment = online(server, repo / "home")
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+
+
+def test_a_converted_prior_is_pushed_and_loaded_from_the_hub_by_its_id(repo, server):
+    pushed = push(repo, server)
+    assert pushed.returncode == 0, pushed.stderr
+    assert f"{server.endpoint}/tester/prior" in pushed.stdout
+    assert "hf_secret" not in pushed.stdout + pushed.stderr
+    written = {str(path.relative_to(repo / "converted")) for path in (repo / "converted").rglob("*") if path.is_file()}
+    assert written <= set(server.repos["tester/prior"])
+
+    code = """
+restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True), *sys.argv[1:])
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", STRANGER + code, str(repo / "a.jpg"), str(repo / "hub.png")],
+        capture_output=True,
+        text=True,
+        env=online(server, repo / "another home"),
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    pipe = DDRMJPEGPipeline.from_prior(repo / "converted")
+    generator = torch.Generator().manual_seed(0)
+    ours = pipe(repo / "a.jpg", num_inference_steps=2, num_samples=2, generator=generator).images[0]
+    difference = np.asarray(ours, dtype=float) - np.asarray(Image.open(repo / "hub.png"), dtype=float)
+    assert np.abs(difference).max() <= 1  # another memory layout may round another way
+
+
+def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
+    server.shutdown()
+    server.server_close()
+    pushed = push(repo, server)
+    assert pushed.returncode == 1
+    assert "Traceback" not in pushed.stderr
+    assert pushed.stderr.splitlines()[-1].startswith("ddrm-jpeg: ")
