@@ -144,7 +144,7 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
     for number, task in enumerate(tasks, 1):
         if pipe is not None:
             place = f"{task.source.name} ({number} of {len(tasks)})" if len(tasks) > 1 else task.source.name
-            pipe.set_progress_bar_config(desc=place, unit="step", leave=False, disable=quiet)
+            pipe.set_progress_bar_config(desc=place, unit="call", leave=False, disable=quiet)
         yield task
 
 

@@ -23,7 +23,7 @@ from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
 from .quantization import quality_tables  # noqa: F401  the Hub copies only the modules that are named here
 from .scheduling_ddrm import DDRMScheduler
-from .tiling import predict
+from .tiling import count_windows, predict
 
 Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
 Generator = torch.Generator | list[torch.Generator] | None
@@ -220,18 +220,17 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         # 1. Check the arguments, and set the schedule.
         self.check_inputs(num_samples, correction, output_type, eta, eta_b, callback_on_step_end_tensor_inputs)
         sources = image if isinstance(image, list) else [image]
+        if not sources:
+            raise ValueError("the list of pictures is empty")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, init_timestep=init_timestep)
         window_size = window_size or _window_size(self.unet.config)
-        predict_noise = partial(
-            predict,
-            self.unet,
-            window_size=window_size,
-            overlap=min(64, window_size // 4) if window_overlap is None else window_overlap,
-            batch_size=1 if device.type == "cpu" else 8,
-        )
+        windows = {
+            "window_size": window_size,
+            "overlap": min(64, window_size // 4) if window_overlap is None else window_overlap,
+        }
         step = partial(self.scheduler.step, eta=eta, eta_b=eta_b, return_dict=False)
 
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
@@ -239,10 +238,16 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
         # 2. One picture after the other: its measurement, its samples, their mean.
         finished = []
-        with self.progress_bar(total=pictures * num_samples * len(self.scheduler.timesteps)) as progress:
+        with self.progress_bar(total=0) as progress:
+            predict_noise = partial(
+                predict,
+                self.unet,
+                **windows,
+                batch_size=1 if device.type == "cpu" else 8,
+                on_windows=progress.update,
+            )
 
             def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-                progress.update(len(tensors["sample"]))
                 if callback_on_step_end is None:
                     return tensors
                 chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
@@ -253,6 +258,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 start = measured_by.decode(y)
+                calls = len(start) * num_samples * len(self.scheduler.timesteps)
+                progress.total += calls * count_windows(self.unet, *start.shape[-2:], **windows)
+                progress.refresh()
                 given = None if labels is None else labels[len(finished) : len(finished) + len(start)]
                 conditioned = partial(predict_noise, class_labels=given)
                 samples = []

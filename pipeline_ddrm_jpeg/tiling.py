@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+
+def count_windows(unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64) -> int:
+    """Calls of the prior (windows, not batches of them) that `predict` makes for one state of this size."""
+    multiple = _check(unet, window_size, overlap)
+    sizes = (size + -size % multiple for size in (height, width))
+    rows, columns = (len(_starts(size, window_size, overlap)[0]) for size in sizes)
+    return rows * columns
+
+
+def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
+    """What height and width of the UNet's input must be multiples of; raises `ValueError` for windows that are not."""
+    multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+    if window_size < multiple or window_size % multiple:
+        raise ValueError(f"window_size is {window_size}; it must be a multiple of {multiple} for this prior")
+    if not 0 <= overlap < window_size:
+        raise ValueError(f"overlap is {overlap}; it must be at least 0 and less than window_size ({window_size})")
+    return multiple
 
 
 def predict(
@@ -13,6 +33,7 @@ def predict(
     overlap: int = 64,
     batch_size: int = 1,
     class_labels: torch.Tensor | None = None,
+    on_windows: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
 
@@ -28,6 +49,7 @@ def predict(
         overlap: pixels that neighbouring windows share, less than `window_size`.
         batch_size: windows in one call of the prior.
         class_labels: `[B]` or `[1]` classes, for a class-conditional prior.
+        on_windows: told, after each call of the prior, how many windows it held.
 
     Returns:
         `[B, C, H, W]` float32, `C` being the prior's number of output channels.
@@ -35,12 +57,7 @@ def predict(
     Raises:
         ValueError: for a window size or overlap that does not fit.
     """
-    multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-    if window_size < multiple or window_size % multiple:
-        raise ValueError(f"window_size is {window_size}; it must be a multiple of {multiple} for this prior")
-    if not 0 <= overlap < window_size:
-        raise ValueError(f"overlap is {overlap}; it must be at least 0 and less than window_size ({window_size})")
-
+    multiple = _check(unet, window_size, overlap)
     batch, _, height, width = sample.shape
     padded = _mirror(sample, -height % multiple, -width % multiple)
     tops, window_height = _starts(padded.shape[2], window_size, overlap)
@@ -53,6 +70,8 @@ def predict(
         windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
         labels = None if class_labels is None else class_labels.expand(batch)[[b for b, _, _ in chunk]]
         outputs = unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
+        if on_windows is not None:
+            on_windows(len(chunk))
         if len(corners) == len(chunk) == batch:  # every state fits one window
             return outputs[..., :height, :width]
         if total is None:

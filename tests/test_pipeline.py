@@ -223,6 +223,8 @@ def test_the_progress_bar_counts_every_step_of_every_sample(pipe, data, capsys):
     pipe.set_progress_bar_config(disable=False)
     pipe([data, data], num_samples=3, **QUICK)
     assert "18/18" in capsys.readouterr().err
+    pipe(data, window_size=32, window_overlap=8, **QUICK)  # 38 x 53 pixels are 2 x 3 windows
+    assert "18/18" in capsys.readouterr().err
 
 
 def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
@@ -260,6 +262,11 @@ def test_a_prior_is_loaded_from_a_folder(prior_folder, data):
         DDRMJPEGPipeline.from_prior("nowhere/at-all", local_files_only=True)
 
 
+def test_an_empty_list_is_refused(pipe):
+    with pytest.raises(ValueError, match="empty"):
+        pipe([])
+
+
 def test_broken_files_raise_the_error_of_the_reader(pipe):
     with pytest.raises(JPEGFileError, match="not a JPEG"):
         pipe(b"hello")
@@ -277,6 +284,8 @@ def test_broken_files_raise_the_error_of_the_reader(pipe):
         ({"init_timestep": 2000}, "init_timestep is 2000"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents"),
         ({"generator": [seeded()] * 3}, "generators for 2 pictures"),
+        ({"window_size": 33}, "window_size is 33"),
+        ({"window_size": 32, "window_overlap": 32}, "overlap is 32"),
     ],
 )
 def test_arguments_are_checked(pipe, data, arguments, message):

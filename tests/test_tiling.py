@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import make_unet
 
-from pipeline_ddrm_jpeg.tiling import predict
+from pipeline_ddrm_jpeg.tiling import count_windows, predict
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,14 @@ def test_windows_that_agree_are_blended_to_what_they_say(overlap):
     constant.conv_out.bias.data = torch.tensor([1.0, -2.0, 0.5])
     output = predict(constant, torch.randn(2, 3, 100, 75), 50, window_size=32, overlap=overlap)
     torch.testing.assert_close(output, torch.tensor([1.0, -2.0, 0.5])[None, :, None, None].expand(2, 3, 100, 75))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 33), (100, 75), (500, 31)])
+@torch.no_grad()
+def test_windows_are_counted_as_they_are_made(unet, size):
+    seen = []
+    predict(unet, torch.randn(1, 3, *size), 50, window_size=32, overlap=8, batch_size=3, on_windows=seen.append)
+    assert sum(seen) == count_windows(unet, *size, window_size=32, overlap=8)
 
 
 @torch.no_grad()
