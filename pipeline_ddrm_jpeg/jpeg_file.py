@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -158,7 +159,9 @@ class JPEGFile:
 
 def _parse_exif(data: bytes) -> Image.Exif:
     exif = Image.Exif()
-    exif.load(data)
+    with warnings.catch_warnings():  # about entries that are cut short, which are then left out
+        warnings.simplefilter("ignore")
+        exif.load(data)
     return exif
 
 
@@ -189,7 +192,7 @@ def _open(data: bytes, name: str) -> JPEGFile:
     stream = _parse(data)
     color_space = _color_space(stream)
     components = _components(stream)
-    _check_scans(stream)
+    _check_scans(stream, components)
     coefficients = _read_coefficients(stream, components)
     return JPEGFile(
         width=stream.width,
@@ -219,6 +222,7 @@ class _Scan(NamedTuple):
     components: tuple[int, ...]  # positions in the frame
     spectral_start: int
     spectral_end: int
+    successive_high: int
     successive_low: int
 
 
@@ -233,6 +237,7 @@ class _Stream:
     tables: dict[int, np.ndarray] = field(default_factory=dict)
     component_tables: dict[int, np.ndarray] = field(default_factory=dict)
     scans: list[_Scan] = field(default_factory=list)
+    scan_bytes: list[int] = field(default_factory=list)  # entropy-coded data after each scan's header
     restart_interval: int = 0
     size: int = 0
     decodable: list[bytes] = field(default_factory=list)  # the stream without APPn and COM
@@ -294,7 +299,9 @@ def _parse(data: bytes) -> _Stream:
             ) from None
         if marker == _SOS:
             end = _MARKER_AFTER_SCAN.search(data, position)
-            position = end.start() if end else len(data)
+            after = end.start() if end else len(data)
+            stream.scan_bytes.append(after - position)
+            position = after
         if not (0xE0 <= marker <= 0xEF or marker == _COM):
             stream.decodable.append(data[start:position])
 
@@ -343,7 +350,7 @@ def _read_frame(stream: _Stream, marker: int, payload: bytes) -> None:
         )
     stream.frame_type, stream.width, stream.height = marker, width, height
     for i in range(count):
-        identifier, factors, table_number = payload[6 + 3 * i : 9 + 3 * i]
+        identifier, factors, table_number = struct.unpack_from(">BBB", payload, 6 + 3 * i)
         horizontal, vertical = factors >> 4, factors & 15
         if not (1 <= horizontal <= 4 and 1 <= vertical <= 4):
             raise JPEGFileError(f"component {i + 1} has impossible sampling factors {horizontal}x{vertical}")
@@ -370,7 +377,7 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
         raise JPEGFileError("a scan starts before any frame header")
     count = payload[0]
     identifiers = [payload[1 + 2 * i] for i in range(count)]
-    spectral_start, spectral_end, successive = payload[1 + 2 * count : 4 + 2 * count]
+    spectral_start, spectral_end, successive = struct.unpack_from(">BBB", payload, 1 + 2 * count)
     known = [component.identifier for component in stream.frame]
     if not identifiers or any(identifier not in known for identifier in identifiers):
         raise JPEGFileError("a scan names a component that the frame header does not have")
@@ -381,7 +388,7 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
             if number not in stream.tables:
                 raise JPEGFileError(f"quantization table {number} is used but never defined")
             stream.component_tables[position] = stream.tables[number]
-    stream.scans.append(_Scan(positions, spectral_start, spectral_end, successive & 15))
+    stream.scans.append(_Scan(positions, spectral_start, spectral_end, successive >> 4, successive & 15))
 
 
 def _color_space(stream: _Stream) -> str:
@@ -424,8 +431,16 @@ def _components(stream: _Stream) -> tuple[Component, ...]:
     )
 
 
-def _check_scans(stream: _Stream) -> None:
-    """Refuse a progressive file whose scans leave coefficients at less than full precision."""
+def _check_scans(stream: _Stream, components: tuple[Component, ...]) -> None:
+    """Refuse what cannot be whole: too little data for the claimed size, or unfinished progressive scans."""
+    shapes = _plane_shapes(stream, components)
+    for scan, size in zip(stream.scans, stream.scan_bytes, strict=True):
+        if scan.spectral_start == 0 and scan.successive_high == 0:
+            blocks = sum(shapes[position][0] * shapes[position][1] for position in scan.components)
+            if 8 * size < blocks:  # every block has a DC code of one bit at least
+                raise JPEGFileError(
+                    f"truncated: it claims {stream.width} x {stream.height} pixels, but a scan has only {size} bytes"
+                )
     if stream.frame_type != 0xC2:
         return
     remaining_bits = np.full((len(stream.frame), 64), 255)
@@ -437,6 +452,19 @@ def _check_scans(stream: _Stream) -> None:
         raise JPEGFileError(f"truncated: its progressive scans leave component {component} unfinished")
 
 
+def _plane_shapes(stream: _Stream, components: tuple[Component, ...]) -> list[tuple[int, int]]:
+    """Blocks down and across of each component, as libjpeg keeps them (T.81, A.1.1 and A.2.4)."""
+    most_h = max(c.horizontal_factor for c in components)
+    most_v = max(c.vertical_factor for c in components)
+    return [
+        (
+            ceil(stream.height * c.vertical_factor / (8 * most_v)),
+            ceil(stream.width * c.horizontal_factor / (8 * most_h)),
+        )
+        for c in components
+    ]
+
+
 def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tuple[np.ndarray, ...]:
     """Coefficient planes, padded to whole MCUs, read by libjpeg-turbo in a process of its own.
 
@@ -446,13 +474,7 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tu
     most_h = max(c.horizontal_factor for c in components)
     most_v = max(c.vertical_factor for c in components)
     mcus_down, mcus_across = ceil(stream.height / (8 * most_v)), ceil(stream.width / (8 * most_h))
-    shapes = [
-        (
-            ceil(stream.height * c.vertical_factor / (8 * most_v)),
-            ceil(stream.width * c.horizontal_factor / (8 * most_h)),
-        )
-        for c in components
-    ]
+    shapes = _plane_shapes(stream, components)
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
 
