@@ -13,15 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.metrics import psnr
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ZOOM, PATCH, MARGIN, LABEL = 4, 40, 8, 22
 MARK = (255, 210, 0)
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit pictures, over all pixels and channels."""
-    return float(10 * np.log10(255**2 / np.square(ours - theirs).mean()))
 
 
 def most_changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:

@@ -17,11 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit pictures, over all pixels and channels."""
-    return float(10 * np.log10(255**2 / np.square(np.float64(ours) - np.float64(theirs)).mean()))
+from pipeline_ddrm_jpeg.metrics import psnr
 
 
 def main() -> None:

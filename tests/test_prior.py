@@ -2,7 +2,6 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import jpeg_bytes
@@ -11,6 +10,7 @@ from safetensors import safe_open
 
 import pipeline_ddrm_jpeg
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.metrics import psnr
 
 FOLDER = Path(pipeline_ddrm_jpeg.__file__).parent / "prior"
 
@@ -41,10 +41,6 @@ def test_restored_pictures_are_nearer_to_the_original_than_the_jpeg(embedded, ph
     original = photo.crop((60, 70, 188, 198))
     data = jpeg_bytes(original, quality=quality)
 
-    def psnr(picture):
-        difference = np.asarray(picture, dtype=float) - np.asarray(original, dtype=float)
-        return 10 * np.log10(255**2 / np.square(difference).mean())
-
     restored = embedded(
         data,
         num_samples=2,
@@ -54,4 +50,4 @@ def test_restored_pictures_are_nearer_to_the_original_than_the_jpeg(embedded, ph
         generator=torch.Generator().manual_seed(0),
     )
     assert restored.consistency == [1.0]
-    assert psnr(restored.images[0]) > psnr(Image.open(io.BytesIO(data))) + 0.3
+    assert psnr(restored.images[0], original) > psnr(Image.open(io.BytesIO(data)), original) + 0.3
