@@ -244,6 +244,7 @@ def test_a_checkpoint_file_becomes_a_pipeline_that_restores(tmp_path, photo, zip
     assert pipe.scheduler.config.beta_schedule == "squaredcos_cap_v2"
     files = {str(path.relative_to(tmp_path / "repo")) for path in (tmp_path / "repo").rglob("*") if path.is_file()}
     assert {"model_index.json", "pipeline.py", "unet/config.json", "scheduler/scheduling_ddrm.py"} <= files
+    assert "research use" in (tmp_path / "repo" / "README.md").read_text()
     pipe.set_progress_bar_config(disable=True)
     data = jpeg_bytes(photo.resize((40, 24)), quality=20)
     assert pipe(data, num_inference_steps=2).images[0].size == (40, 24)
