@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .jpeg_file import JPEGFile, JPEGFileError
-from .restoration import FORMATS, plan, restore_files, write_atomically
+from .restoration import FORMATS, JPEG_SUFFIXES, plan, restore_files, write_atomically
 
 app = typer.Typer(
     name="ddrm-jpeg",
@@ -77,6 +77,9 @@ def restore(
         str | None,
         typer.Option(help="Folder or Hub id of another prior (a Hub id is downloaded).", show_default="embedded"),
     ] = None,
+    class_label: Annotated[
+        int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     dtype: Annotated[Precision, typer.Option(help="What the network computes in.")] = Precision.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
@@ -106,6 +109,11 @@ def restore(
     try:
         pending = tasks if overwrite else [task for task in tasks if not task.target.exists()]
         pipe = _load(prior, device.value, dtype.value) if pending else None
+        if pipe is not None:
+            try:
+                pipe.scheduler.set_timesteps(steps, init_timestep=init_timestep)
+            except ValueError as error:
+                _fail(error, 2)
         results = restore_files(
             pipe,
             _announced(tasks, pipe, quiet),
@@ -117,6 +125,7 @@ def restore(
             eta=eta,
             eta_b=eta_b,
             correction=correction.value,
+            class_labels=class_label,
             consistent=consistent,
         )
         for result in results:
@@ -314,21 +323,33 @@ def degrade(
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
+    if target.suffix.lower() not in JPEG_SUFFIXES:
+        _fail(f"{target} is written as JPEG; its name must end in one of {', '.join(JPEG_SUFFIXES)}", 2)
     if target.exists() and not overwrite:
         _fail(f"{target} exists; --overwrite replaces it")
     try:
         with Image.open(image) as opened:
             picture = ImageOps.exif_transpose(opened)
-        if picture.mode not in ("L", "RGB"):
-            picture = picture.convert("L" if picture.mode in ("1", "I;16", "LA") else "RGB")
-        options = {"quality": quality, "progressive": progressive, "icc_profile": picture.info.get("icc_profile")}
+        options = {"quality": quality, "progressive": progressive}
+        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+            _fail(f"{image}: a picture of mode {picture.mode} has no 8-bit values; convert it first")
+        if picture.mode in ("L", "RGB"):  # the profile of another colour space would be wrong
+            options["icc_profile"] = picture.info.get("icc_profile")
+        elif picture.has_transparency_data:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+        else:
+            picture = picture.convert("L" if picture.mode == "1" else "RGB")
         if picture.mode == "RGB":
             options["subsampling"] = subsampling.value
-        write_atomically(target, lambda stream: picture.save(stream, "jpeg", **options))
     except UnidentifiedImageError:
         _fail(f"{image}: not a picture that Pillow can read")
     except (OSError, Image.DecompressionBombError) as error:
         _fail(f"{image}: {getattr(error, 'strerror', None) or error}")
+    try:
+        write_atomically(target, lambda stream: picture.save(stream, "jpeg", **options))
+    except OSError as error:
+        _fail(f"{target}: {error.strerror or error}")
     typer.echo(f"{target}  {target.stat().st_size} bytes")
 
 

@@ -87,6 +87,8 @@ class GuidedDiffusionFlags:
 
     def check(self) -> None:
         """Raise `ConversionError` for a model that `UNet2DModel` cannot represent."""
+        if min(self.num_channels, self.num_res_blocks, self.diffusion_steps, *self.multipliers) <= 0:
+            raise ConversionError("num_channels, num_res_blocks, diffusion_steps and channel_mult must be above 0")
         if self.num_head_channels < 1:
             raise ConversionError(
                 f"this model has a fixed number of attention heads (num_heads {self.num_heads}), so their size differs"
@@ -97,12 +99,14 @@ class GuidedDiffusionFlags:
                 f"this model starts with {self.multipliers[0]} times its channels; in UNet2DModel the time embedding"
                 " has the width of the first level (class-conditional 512x512 is such a model)"
             )
-        for multiplier in self.multipliers:
+        for level, multiplier in enumerate(self.multipliers):
             channels = multiplier * self.num_channels
-            if channels % _NORM_GROUPS or channels % self.num_head_channels:
+            if channels % _NORM_GROUPS:
+                raise ConversionError(f"a level of {channels:g} channels cannot be divided into {_NORM_GROUPS} groups")
+            attends = self.has_attention(level) or level == len(self.multipliers) - 1  # the middle block always does
+            if attends and channels % self.num_head_channels:
                 raise ConversionError(
-                    f"a level of {channels:g} channels cannot be divided into {_NORM_GROUPS} groups and into heads"
-                    f" of {self.num_head_channels}"
+                    f"a level of {channels:g} channels cannot be divided into heads of {self.num_head_channels}"
                 )
         if self.noise_schedule not in ("linear", "cosine"):
             raise ConversionError(f'noise_schedule is {self.noise_schedule!r}; it must be "linear" or "cosine"')

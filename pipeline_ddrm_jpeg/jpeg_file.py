@@ -64,7 +64,7 @@ class Component:
     """Integer steps `[8, 8]`, 1..65535, rows are vertical frequencies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JPEGFile:
     """A JPEG file as it was stored: coefficients, tables, geometry and metadata; nothing is decoded to pixels.
 
@@ -169,9 +169,11 @@ def _readable_exif(data: bytes | None) -> bytes | None:
     """The EXIF block, unless it is one that would make whoever reads the picture's metadata stumble."""
     try:
         if data is not None:
-            dict(_parse_exif(data))
+            exif = _parse_exif(data)
+            dict(exif)
+            exif.tobytes()  # who turns the picture upright writes it anew
         return data
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+    except Exception:  # Pillow raises whatever the garbage leads it into
         return None
 
 
@@ -325,7 +327,7 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
         stream.exif = stream.exif or payload
     elif marker == 0xE1 and payload.startswith(_XMP):
         stream.xmp = stream.xmp or payload[len(_XMP) :]
-    elif marker == 0xE2 and payload.startswith(_ICC):
+    elif marker == 0xE2 and payload.startswith(_ICC) and len(payload) > 14:
         number, stream.icc_count = payload[12], payload[13]
         stream.icc_chunks[number] = payload[14:]
     elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:

@@ -250,11 +250,12 @@ def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tenso
 @lru_cache(maxsize=8)
 def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
-    u = torch.arange(8, dtype=torch.float64)[:, None]
-    x = torch.arange(8, dtype=torch.float64)[None, :]
-    matrix = 0.5 * torch.cos((2 * x + 1) * u * torch.pi / 16)
-    matrix[0] /= 2**0.5
-    return matrix.to(device=device, dtype=dtype)
+    with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
+        u = torch.arange(8, dtype=torch.float64)[:, None]
+        x = torch.arange(8, dtype=torch.float64)[None, :]
+        matrix = 0.5 * torch.cos((2 * x + 1) * u * torch.pi / 16)
+        matrix[0] /= 2**0.5
+        return matrix.to(device=device, dtype=dtype)
 
 
 def _block_dct(plane: torch.Tensor) -> torch.Tensor:

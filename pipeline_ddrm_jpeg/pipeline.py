@@ -48,7 +48,8 @@ class DDRMJPEGPipelineOutput(BaseOutput):
         samples: for each picture the list of its samples, in the same form.
         std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
             of [0, 1]; zero for a single sample.
-        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps.
+        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
+            with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
         consistency_8bit: the same after rounding to 8 bits.
     """
 
@@ -80,6 +81,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: DDRMScheduler) -> None:
         super().__init__()
+        if unet.config.in_channels != 3:
+            raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
         if not hasattr(scheduler.config, "eta_b"):
             scheduler = DDRMScheduler.from_config(scheduler.config)
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -109,11 +112,11 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             OSError: if there is no such folder or repo, or a part of it is missing.
         """
         try:
-            unet = UNet2DModel.from_pretrained(prior, subfolder="unet", dtype=dtype, **kwargs)
+            unet = _load_unet(prior, subfolder="unet", dtype=dtype, **kwargs)
             config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
         except OSError as error:
             try:  # the layout of the first DDPM repos: everything at the root
-                unet = UNet2DModel.from_pretrained(prior, dtype=dtype, **kwargs)
+                unet = _load_unet(prior, dtype=dtype, **kwargs)
                 config = DDRMScheduler.load_config(prior, **kwargs)
             except OSError:
                 raise error from None
@@ -194,8 +197,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             num_samples: independent samples to average; 1 is the paper's "(S)", 8 its "(A)".
             correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
-                gives. Values lie in [0, 1] as well, but for a rare file that no such picture fits: its float
-                values may overshoot a little.
+                gives. Values lie in [0, 1] as well, unless no such picture was found (files of saturated noise or
+                graphics, mostly): then float values overshoot.
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
                 the other; a list of generators serves one picture each.
@@ -258,6 +261,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 start = measured_by.decode(y)
+                if isinstance(own, list) and len(own) != len(start):
+                    raise ValueError(f"got {len(own)} generators for {len(start)} pictures")
                 calls = len(start) * num_samples * len(self.scheduler.timesteps)
                 progress.total += calls * count_windows(self.unet, *start.shape[-2:], **windows)
                 progress.refresh()
@@ -320,6 +325,19 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         return sample
 
 
+def _load_unet(prior: str | os.PathLike, **kwargs: Any) -> UNet2DModel:
+    """`UNet2DModel.from_pretrained`, refusing weights that do not fit instead of making some up."""
+    try:
+        unet, report = UNet2DModel.from_pretrained(prior, output_loading_info=True, **kwargs)
+    except NotImplementedError:  # what moving weights that are nowhere raises
+        raise OSError(f"{prior}: the weights do not fit the config; tensors are missing") from None
+    for kind in ("missing_keys", "unexpected_keys"):
+        if report[kind]:
+            name = sorted(report[kind])[0]
+            raise OSError(f"{prior}: the weights do not fit the config; tensor {name} is {kind.partition('_')[0]}")
+    return unet
+
+
 def _window_size(config: Any) -> int:
     """Large windows waste less on overlap, but attention is at home only in the size it was trained on.
 
@@ -345,10 +363,16 @@ def _measure(source: Any, operator: Operator | None, device: torch.device) -> tu
         return operator, operator.measurement(file, device), (file.height, file.width), info
 
     if not isinstance(source, torch.Tensor):
+        if isinstance(source, np.ndarray) or hasattr(source, "coefficients"):
+            raise TypeError(
+                f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(source).__name__}"
+            )
         if not isinstance(source, Image.Image):
             source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         pixels = torch.from_numpy(np.array(source.convert("RGB")))
         source = pixels.permute(2, 0, 1).float() / 127.5 - 1.0
+    if not source.is_floating_point() or not source.isfinite().all():
+        raise ValueError("a picture given as a tensor must hold finite floating-point values in [-1, 1]")
     x = source if source.ndim == 4 else source.unsqueeze(0)
     if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
         raise ValueError(f"expected a picture [B, 3, H, W] or [3, H, W], got {list(source.shape)}")

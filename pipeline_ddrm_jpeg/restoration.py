@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps, PngImagePlugin
 
-from .jpeg_file import JPEGFile, JPEGFileError
+from .jpeg_file import JPEGFile
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -22,7 +22,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": (".png", {"optimize": True}),
     "webp": (".webp", {"lossless": True, "quality": 100, "method": 4}),
     "jpeg": (".jpg", {"quality": 97, "subsampling": "4:4:4"}),
-    "tiff": (".tif", {"compression": "tiff_adobe_deflate"}),
+    "tiff": (".tif", {}),  # compressed, libtiff would refuse the sub-directories of a camera's EXIF
 }
 _TIFF_XMP = 700  # tag number, XMP specification part 3
 _FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
@@ -78,6 +78,10 @@ def plan(
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
     folder = None if output is None else Path(output)
     first = Path(inputs[0])
+    if folder is not None and not folder.is_dir():
+        suffix = folder.suffix.lower()
+        if suffix in Image.registered_extensions() and suffix not in _FORMAT_OF_SUFFIX:
+            raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(_FORMAT_OF_SUFFIX)}")
     if folder is not None and not folder.is_dir() and folder.suffix.lower() in _FORMAT_OF_SUFFIX:
         named = _FORMAT_OF_SUFFIX[folder.suffix.lower()]
         if len(inputs) > 1 or first.is_dir():
@@ -87,7 +91,7 @@ def plan(
         tasks = [Task(_existing(first), folder)]
     else:
         suffix = FORMATS[image_format or "png"][0]
-        found = list(dict.fromkeys(_find(inputs, recursive)))
+        found = list({path.resolve(): (root, path) for root, path in _find(inputs, recursive)}.values())
         if folder is None:
             stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
         else:
@@ -97,11 +101,18 @@ def plan(
             Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
             for (_, path), (parent, short, full) in zip(found, stems, strict=True)
         ]
-        targets = {task.target for task in tasks}  # a second run must not restore the pictures of the first
-        tasks = [task for task in tasks if task.source not in targets]
+        named = {Path(item).resolve() for item in inputs}
+        made = {task.target.resolve() for task in tasks if task.target.resolve() != task.source.resolve()}
+        # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
+        tasks = [t for t in tasks if t.source.resolve() in named or t.source.resolve() not in made]
+    taken: dict[Path, Path] = {}
     for task in tasks:
-        if task.target.resolve() == task.source.resolve():
+        target = task.target.resolve()
+        if target == task.source.resolve():
             raise ValueError(f"{task.source} would be replaced by its own picture; choose another output")
+        if target in taken:
+            raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
+        taken[target] = task.source
     return tasks
 
 
@@ -149,7 +160,7 @@ def restore_files(
         start = time.monotonic()
         try:
             consistency = restore_file(pipe, task, seed, **settings)
-        except (JPEGFileError, OSError, MemoryError) as error:
+        except Exception as error:  # whatever is wrong with one file must not cost the others
             yield Result(task, "failed", _sentence(error, task), time.monotonic() - start)
         else:
             yield Result(task, "restored", "", time.monotonic() - start, consistency)
@@ -169,7 +180,9 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, **settings: Any) -> float
 
 
 def save_image(image: Image.Image, target: str | os.PathLike) -> None:
-    """Write a picture with the EXIF, ICC, XMP and comment of its `info`, in the format its name ends in.
+    """Write a picture with the EXIF, ICC and XMP of its `info`, in the format its name ends in.
+
+    PNG and JPEG keep a comment as well; a greyscale profile is left out of WebP, which has only colour.
 
     The file appears whole or not at all: it is written beside its place under a temporary name.
 
@@ -187,6 +200,8 @@ def save_image(image: Image.Image, target: str | os.PathLike) -> None:
         if "comment" in metadata:
             text.add_itxt("Comment", metadata.pop("comment").decode("utf-8", "replace"))
         options["pnginfo"] = text
+    elif name == "webp" and image.mode == "L":
+        metadata.pop("icc_profile", None)
     elif name == "tiff" and "xmp" in metadata:
         metadata["exif"] = image.getexif()
         metadata["exif"][_TIFF_XMP] = metadata.pop("xmp")
@@ -212,5 +227,7 @@ def _sentence(error: Exception, task: Task) -> str:
     if isinstance(error, MemoryError):
         return f"{task.source}: not enough memory"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or task.target}: {error.strerror}"
-    return str(error)
+        ours = error.filename is None or str(error.filename).endswith(".tmp")
+        return f"{task.target if ours else error.filename}: {error.strerror}"
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return reason if str(task.source) in reason else f"{task.source}: {reason}"
