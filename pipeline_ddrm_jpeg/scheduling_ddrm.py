@@ -97,7 +97,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(len(self.betas) - 1, -1, -1)
 
     def __len__(self) -> int:
-        return self.config.num_train_timesteps
+        return len(self.betas)
 
     def set_timesteps(
         self,
@@ -119,7 +119,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if the numbers are out of range, or if both kinds of arguments are given.
         """
-        last = self.config.num_train_timesteps
+        last = len(self)
         if timesteps is not None:
             if num_inference_steps is not None or init_timestep is not None:
                 raise ValueError("give either timesteps, or num_inference_steps and init_timestep, not both")

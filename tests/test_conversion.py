@@ -47,6 +47,7 @@ VARIANTS = {
     "no scale and shift": replace(SMALL, use_scale_shift_norm=False),
     "attention everywhere": replace(SMALL, attention_resolutions=(32, 16)),
     "no learned variance": replace(SMALL, learn_sigma=False),
+    "heads wider than the levels without attention": replace(SMALL, num_head_channels=64, attention_resolutions=(16,)),
     "width 64": replace(SMALL, num_channels=64, num_head_channels=32),
 }
 
@@ -161,6 +162,8 @@ def test_the_64x64_model_has_its_published_settings():
         (replace(SMALL, num_channels=48), "48 channels cannot be divided"),
         (replace(SMALL, channel_mult=None, image_size=100), "no default channel_mult"),
         (replace(SMALL, noise_schedule="quadratic"), "noise_schedule"),
+        (replace(SMALL, diffusion_steps=0), "must be above 0"),
+        (replace(SMALL, num_head_channels=48), "heads of 48"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_with_the_reason(flags, message):

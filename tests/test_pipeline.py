@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from conftest import jpeg_bytes, make_unet
 from diffusers import DDIMScheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipeline_ddrm_jpeg import (
     DDRMJPEGPipeline,
@@ -260,6 +262,35 @@ def test_a_prior_is_loaded_from_a_folder(prior_folder, data):
     assert pipe(data, **QUICK).images[0].size == (53, 38)
     with pytest.raises(OSError, match="nowhere"):
         DDRMJPEGPipeline.from_prior("nowhere/at-all", local_files_only=True)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_single_picture_takes_one_generator(pipe, data, count):
+    with pytest.raises(ValueError, match=f"{count} generators for 1 pictures"):
+        pipe(data, generator=[seeded() for _ in range(count)], **QUICK)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused_by_name(prior_folder, tmp_path):
+    shutil.copytree(prior_folder, tmp_path / "prior")
+    (weights,) = (tmp_path / "prior" / "unet").glob("*.safetensors")
+    state = load_file(weights)
+    state["strange.weight"] = state["conv_out.bias"].clone()
+    save_file(state, weights)
+    with pytest.raises(OSError, match=r"strange\.weight is unexpected"):
+        DDRMJPEGPipeline.from_prior(tmp_path / "prior")
+    del state["strange.weight"], state["conv_out.bias"]
+    save_file(state, weights)
+    with pytest.raises(OSError, match="do not fit the config"):
+        DDRMJPEGPipeline.from_prior(tmp_path / "prior")
+
+
+def test_tensors_that_are_no_pictures_are_refused(pipe):
+    operator = JPEGOperator(10)
+    for wrong in (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), float("nan"))):
+        with pytest.raises(ValueError, match="finite floating-point"):
+            pipe(wrong, operator=operator)
+    with pytest.raises(TypeError, match="ndarray"):
+        pipe(np.zeros((16, 16, 3)), operator=operator)
 
 
 def test_an_empty_list_is_refused(pipe):

@@ -64,6 +64,37 @@ def test_pictures_of_an_earlier_run_are_no_sources(tmp_path):
     assert names(plan([tmp_path], image_format="jpeg"), tmp_path) == {"a.jpg": "a_restored.jpg"}
 
 
+def test_sources_of_one_name_that_would_become_one_picture_are_refused(tmp_path):
+    touch(tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.jpg")
+    with pytest.raises(ValueError, match="would both become"):
+        plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    assert len(plan([tmp_path / "x", tmp_path / "x" / "a.jpg"], tmp_path / "out")) == 1
+
+
+def test_a_file_asked_for_by_name_is_restored_whatever_it_is_called(tmp_path):
+    touch(tmp_path / "b.jpg", tmp_path / "c.jpeg")
+    with pytest.raises(ValueError, match="replaced by its own picture"):
+        plan([tmp_path], tmp_path, image_format="jpeg")
+    touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
+    named = plan([tmp_path / "a.jpg", tmp_path / "a_restored.jpg"], image_format="jpeg")
+    assert len(named) == 2
+
+
+def test_an_output_in_a_format_that_is_not_written_is_refused(tmp_path):
+    touch(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"ends in \.bmp"):
+        plan([tmp_path / "a.jpg"], tmp_path / "a.bmp")
+
+
+def test_whatever_is_wrong_with_a_file_costs_only_that_file(pipe, small, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16400, 1)), quality=10))
+    (tmp_path / "b.jpg").write_bytes(small)
+    results = list(restore_files(pipe, plan([tmp_path], image_format="webp"), window_size=1024, **QUICK))
+    assert [result.status for result in results] == ["failed", "restored"]  # WebP ends at 16383 pixels
+    assert "a.jpg" in results[0].message
+    assert "\n" not in results[0].message
+
+
 def test_a_source_is_never_replaced_and_must_exist(tmp_path):
     touch(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="replaced by its own picture"):
@@ -83,6 +114,8 @@ def described(photo):
     """A file with orientation 6, EXIF text, ICC profile, XMP and comment."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a cat"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"  # sub-directories, as every camera writes them
+    exif.get_ifd(0x8825)[1] = "N"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
     return jpeg_bytes(photo.resize((24, 16)), exif=exif, icc_profile=profile, xmp=xmp, comment=b"hello")
@@ -98,6 +131,7 @@ def test_pictures_are_upright_and_keep_their_metadata(pipe, described, image_for
         assert picture.format.lower() == image_format
         assert picture.size == (16, 24) == ImageOps.exif_transpose(picture).size
         assert picture.getexif()[0x010E] == "a cat"
+        assert picture.getexif().get_ifd(0x8769)[0x9003] == "2020:01:01 00:00:00"
         assert picture.info["icc_profile"] == original.info["icc_profile"]
         xmp = picture.info["xmp"]
         assert (xmp.encode() if isinstance(xmp, str) else xmp) == original.info["xmp"]
