@@ -21,7 +21,7 @@ from PIL import Image
 from .hub import add_code
 from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
-from .quantization import quality_tables  # noqa: F401  the Hub copies only the modules that are named here
+from .quantization import quality_tables  # noqa: F401  operators.py needs it; the Hub copies only what is named here
 from .scheduling_ddrm import DDRMScheduler
 from .tiling import count_windows, predict
 

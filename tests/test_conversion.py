@@ -296,19 +296,19 @@ CONTENT = np.random.default_rng(0).bytes(24_000_000)  # more than two chunks of 
 def server():
     """A server that breaks off the first answer half-way, and knows ranges."""
 
-    class Handler(BaseHTTPRequestHandler):
-        ranges: list = []  # noqa: RUF012
+    ranges = []
 
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             wanted = self.headers.get("Range")
             start = int(wanted.split("=")[1].split("-")[0]) if wanted else 0
-            self.ranges.append(start)
+            ranges.append(start)
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(CONTENT) - start))
             if wanted:
                 self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
             self.end_headers()
-            stop = len(CONTENT) // 2 if len(self.ranges) == 1 else len(CONTENT)
+            stop = len(CONTENT) // 2 if len(ranges) == 1 else len(CONTENT)
             self.wfile.write(CONTENT[start:stop])
             self.wfile.flush()
             if stop < len(CONTENT):
@@ -319,7 +319,7 @@ def server():
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}/model.pt", Handler.ranges
+    yield f"http://127.0.0.1:{httpd.server_port}/model.pt", ranges
     httpd.shutdown()
 
 

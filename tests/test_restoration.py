@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(tmp_path, problem):
     assert target.read_bytes() == b"before"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_fails_the_file_and_not_the_run(pipe, small, tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(small)
     real_open = open
