@@ -17,6 +17,7 @@ _MODULES = {
     "JPEGFileError": "jpeg_file",
     "JPEGOperator": "operators",
     "Operator": "operators",
+    "PRESETS": "presets",
     "QuantizationOperator": "operators",
 }
 __all__ = [*_MODULES, "__version__"]

@@ -12,6 +12,7 @@ import typer
 
 from . import __version__
 from .jpeg_file import JPEGFile, JPEGFileError
+from .presets import PRESETS
 from .restoration import FORMATS, JPEG_SUFFIXES, plan, restore_files, write_atomically
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ Correction = Enum("Correction", {"paper": "paper", "nearest": "nearest"}, type=s
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
 Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
 Subsampling = Enum("Subsampling", {name: name for name in ("4:4:4", "4:2:2", "4:2:0")}, type=str)
 
 
@@ -58,9 +60,18 @@ def restore(
                      " each goes beside its source as NAME_restored.png."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Independent samples to average.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations in a sample.")] = 8,
-    init_timestep: Annotated[int, typer.Option(min=1, help="Timestep at which sampling starts.")] = 100,
+    preset: Annotated[Preset, typer.Option(help="Settings to start from; the options below change single ones.")] = (
+        Preset.balanced
+    ),
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Independent samples to average.", show_default="the preset's")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Network evaluations in a sample.", show_default="the preset's")
+    ] = None,
+    init_timestep: Annotated[
+        int | None, typer.Option(min=1, help="Timestep at which sampling starts.", show_default="the preset's")
+    ] = None,
     eta: Annotated[
         float | None, typer.Option(min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
     ] = None,
@@ -71,8 +82,10 @@ def restore(
         Correction, typer.Option(help="How a picture is made to agree with the file at every step.")
     ] = Correction.paper,
     consistent: Annotated[
-        bool, typer.Option(help="Project the result onto what the file says, coefficient by coefficient.")
-    ] = True,
+        bool | None,
+        typer.Option("--consistent/--no-consistent", show_default="the preset's",
+                     help="Project the result onto what the file says, coefficient by coefficient."),
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(help="Folder or Hub id of another prior (a Hub id is downloaded).", show_default="embedded"),
@@ -93,9 +106,19 @@ def restore(
 ) -> None:  # fmt: skip
     """Restore JPEG files.
 
-    The defaults suit the embedded prior. The paper's own settings, made for a larger one, are
-    --steps 20 --init-timestep 300 --no-consistent, with --samples 1 for its "(S)" and 8 for its "(A)".
+    The presets fast, balanced and best are made for the embedded prior; paper and paper-average are the paper's
+    "Ours (S)" and "Ours (A)".
     """
+    chosen = {
+        "num_samples": samples,
+        "num_inference_steps": steps,
+        "init_timestep": init_timestep,
+        "eta": eta,
+        "eta_b": eta_b,
+        "consistent": consistent,
+    }
+    settings = PRESETS[preset.value] | {name: value for name, value in chosen.items() if value is not None}
+    steps, init_timestep = settings["num_inference_steps"], settings["init_timestep"]
     if steps > init_timestep:
         _fail(f"--steps {steps} does not fit below --init-timestep {init_timestep}; raise one or lower the other", 2)
     try:
@@ -119,14 +142,9 @@ def restore(
             _announced(tasks, pipe, quiet),
             overwrite,
             seed,
-            num_samples=samples,
-            num_inference_steps=steps,
-            init_timestep=init_timestep,
-            eta=eta,
-            eta_b=eta_b,
             correction=correction.value,
             class_labels=class_label,
-            consistent=consistent,
+            **settings,
         )
         for result in results:
             statuses[result.status] += 1

@@ -31,8 +31,9 @@ def test_help_names_every_command_and_option():
     assert all(command in overview for command in ("restore", "inspect", "degrade"))
     details = run("restore", "--help", env={**os.environ, "COLUMNS": "160"}).stdout
     for option in (
-        *("--output", "--recursive", "--samples", "--steps", "--eta", "--eta-b", "--init-timestep", "--correction"),
-        *("--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed", "--overwrite", "--format"),
+        *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),
+        *("--correction", "--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed"),
+        *("--overwrite", "--format"),
     ):
         assert option in details
 
@@ -155,3 +156,14 @@ def test_inspect_starts_without_torch(photo, tmp_path):
         f"app(['inspect', {str(tmp_path / 'a.jpg')!r}], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_preset_is_where_the_options_start(folder, prior_folder):
+    common = ["--steps", "2", "--init-timestep", "300", "--samples", "1"]
+    for name, preset in (("a", "best"), ("b", "fast"), ("c", "paper")):
+        target = folder / f"{name}.png"
+        done = run("restore", folder / "a.jpg", "-o", target, "--prior", prior_folder, "--preset", preset, *common)
+        assert done.returncode == 0, done.stderr
+    best, fast, paper = ((folder / f"{name}.png").read_bytes() for name in "abc")
+    assert best == fast, "what differs between them is overridden"
+    assert paper != fast, "the paper's samples are not projected in the end"
