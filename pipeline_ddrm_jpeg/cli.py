@@ -26,6 +26,7 @@ app = typer.Typer(
 Correction = Enum("Correction", {"paper": "paper", "nearest": "nearest"}, type=str)
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
+TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "log")}, type=str)
 Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
 Convention = Enum("Convention", {name: name for name in ("libjpeg", "paper")}, type=str)
@@ -39,8 +40,17 @@ Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Network evaluations in a sample.", show_default="the preset's")
 ]
 InitTimestep = Annotated[
-    int | None,
-    typer.Option("--init-timestep", min=1, help="Timestep at which sampling starts.", show_default="the preset's"),
+    str | None,
+    typer.Option(
+        "--init-timestep",
+        metavar="T",
+        help="Timestep at which sampling starts, or auto: by how coarse the file is.",
+        show_default="the preset's",
+    ),
+]
+Spacing = Annotated[
+    TimestepSpacing | None,
+    typer.Option("--timestep-spacing", help="How the timesteps are spaced.", show_default="the preset's"),
 ]
 Eta = Annotated[
     float | None, typer.Option("--eta", min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
@@ -48,6 +58,17 @@ Eta = Annotated[
 EtaB = Annotated[
     float | None,
     typer.Option("--eta-b", min=0, max=1, help="Weight of the correction.", show_default="the prior's, 0.4"),
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0, max=1, help="Scale of all noise.", show_default="the preset's")
+]
+Antithetic = Annotated[
+    bool | None,
+    typer.Option(
+        "--antithetic/--independent",
+        help="Give every second sample the noise of the one before with its sign changed.",
+        show_default="the preset's",
+    ),
 ]
 CorrectionRule = Annotated[
     Correction, typer.Option("--correction", help="How a picture is made to agree with the file at every step.")
@@ -105,8 +126,11 @@ def restore(
     samples: Samples = None,
     steps: Steps = None,
     init_timestep: InitTimestep = None,
+    timestep_spacing: Spacing = None,
     eta: Eta = None,
     eta_b: EtaB = None,
+    temperature: Temperature = None,
+    antithetic: Antithetic = None,
     correction: CorrectionRule = Correction.paper,
     consistent: Consistent = None,
     prior: Prior = None,
@@ -134,8 +158,11 @@ def restore(
         num_samples=samples,
         num_inference_steps=steps,
         init_timestep=init_timestep,
+        timestep_spacing=timestep_spacing and timestep_spacing.value,
         eta=eta,
         eta_b=eta_b,
+        temperature=temperature,
+        antithetic=antithetic,
         consistent=consistent,
         correction=correction.value,
         class_labels=class_label,
@@ -179,12 +206,16 @@ def restore(
         raise typer.Exit(1)
 
 
-def _settings(preset: Preset, **chosen: Any) -> dict[str, Any]:
+def _settings(preset: Preset, init_timestep: str | None, **chosen: Any) -> dict[str, Any]:
     """The preset's arguments of the pipeline's call, with those that were chosen one by one."""
     settings = PRESETS[preset.value] | {name: value for name, value in chosen.items() if value is not None}
-    steps, init_timestep = settings["num_inference_steps"], settings["init_timestep"]
-    if steps > init_timestep:
-        _fail(f"--steps {steps} does not fit below --init-timestep {init_timestep}; raise one or lower the other", 2)
+    if init_timestep is not None:
+        if init_timestep != "auto" and not (init_timestep.isascii() and init_timestep.isdigit()):
+            _fail(f"--init-timestep {init_timestep} is neither a whole number nor auto", 2)
+        settings["init_timestep"] = init_timestep if init_timestep == "auto" else int(init_timestep)
+    steps, start = settings["num_inference_steps"], settings["init_timestep"]
+    if start != "auto" and steps > start:
+        _fail(f"--steps {steps} does not fit below --init-timestep {start}; raise one or lower the other", 2)
     return settings
 
 
@@ -215,8 +246,9 @@ def _gather(value: Any) -> list[Any]:
 
 
 def _check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
+    start = settings["init_timestep"]
     try:
-        pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=settings["init_timestep"])
+        pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:
         _fail(error, 2)
 
@@ -267,8 +299,11 @@ def evaluate(
     samples: Samples = None,
     steps: Steps = None,
     init_timestep: InitTimestep = None,
+    timestep_spacing: Spacing = None,
     eta: Eta = None,
     eta_b: EtaB = None,
+    temperature: Temperature = None,
+    antithetic: Antithetic = None,
     correction: CorrectionRule = Correction.paper,
     consistent: Consistent = None,
     metrics: Annotated[
@@ -310,8 +345,11 @@ def evaluate(
         num_samples=samples,
         num_inference_steps=steps,
         init_timestep=init_timestep,
+        timestep_spacing=timestep_spacing and timestep_spacing.value,
         eta=eta,
         eta_b=eta_b,
+        temperature=temperature,
+        antithetic=antithetic,
         consistent=consistent,
         correction=correction.value,
     )
