@@ -294,16 +294,12 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 progress.refresh()
                 given = None if labels is None else labels[len(finished) : len(finished) + len(start)]
                 conditioned = partial(predict_noise, class_labels=given)
-                samples = []
+                batch = _Samples(measured_by, y, size, info, output_type)
                 for group, signs in _passes(own, num_samples, antithetic, start.shape):
                     x = self._sample(start, project, group, temperature * signs, conditioned, step, on_step)
-                    samples.extend(x.split(len(start)))
-                if consistent:
-                    samples = [_make_consistent(measured_by, x, y) for x in samples]
-                else:
-                    samples = [x.clamp(-1, 1) for x in samples]
-                samples = torch.stack(samples)
-                finished.extend(_finish(measured_by, samples, y, size, info, output_type))
+                    for sample in x.split(len(start)):
+                        batch.add(_make_consistent(measured_by, sample, y) if consistent else sample.clamp(-1, 1))
+                finished.extend(batch.pictures())
         self.maybe_free_model_hooks()
 
         # 3. Gather.
@@ -352,8 +348,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             start = start.expand(len(generator), -1, -1, -1)
         if isinstance(temperature, torch.Tensor):
             temperature = temperature.to(start.device)
-        noise = randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
-        sample = self.scheduler.add_noise(start, temperature * noise, self.scheduler.timesteps[0])
+        sample = temperature * randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
+        sample = self.scheduler.add_noise(start, sample, self.scheduler.timesteps[0])
         for i, t in enumerate(self.scheduler.timesteps):
             output = predict_noise(sample, t)
             sample, pred_original_sample = step(
@@ -502,40 +498,52 @@ def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tenso
     return operator.nearest(found, y)
 
 
-def _finish(
-    operator: Operator, samples: torch.Tensor, y: Any, size: tuple[int, int], info: dict, output_type: str
-) -> list[dict[str, Any]]:
-    """Samples `[N, B, 3, H, W]` in [-1, 1] to the fields of the output, one dict a picture."""
-    grey = getattr(operator, "color_space", None) == "L"
+class _Samples:
+    """The samples of one batch of pictures: each is presented as it comes, and only their mean and spread are kept."""
 
-    def present(picture: torch.Tensor, as_image: bool = True) -> Any:
-        picture = picture[:1] if grey else picture
-        picture = picture[:, : size[0], : size[1]].float().cpu()
-        if output_type == "pt":
+    def __init__(self, operator: Operator, y: Any, size: tuple[int, int], info: dict, output_type: str) -> None:
+        self.operator, self.y, self.size, self.info, self.output_type = operator, y, size, info, output_type
+        self.grey = getattr(operator, "color_space", None) == "L"
+        self.presented: list[list] = []
+        self.mean = self.squares = torch.zeros(())
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take a sample `[B, 3, H, W]` in [-1, 1]."""
+        x = x / 2 + 0.5
+        if self.grey:
+            x = x.mean(dim=1, keepdim=True).expand_as(x)
+        self.presented.append([self._present(picture) for picture in x])
+        # Welford: mean, and sum of squared distances from it
+        distance = x - self.mean
+        self.mean = self.mean + distance / len(self.presented)
+        self.squares = self.squares + distance * (x - self.mean)
+
+    def pictures(self) -> list[dict[str, Any]]:
+        """The fields of the output, one dict a picture."""
+        std = (self.squares / len(self.presented)).sqrt()
+        rounded = (self.mean.clamp(0, 1) * 255).round() / 255
+        pictures = []
+        for i in range(len(self.mean)):
+            y = self.y[i : i + 1] if isinstance(self.y, torch.Tensor) else tuple(part[i : i + 1] for part in self.y)
+            pictures.append(
+                {
+                    "images": self._present(self.mean[i]),
+                    "samples": [sample[i] for sample in self.presented],
+                    "std": self._present(std[i], as_image=False),
+                    "consistency": self.operator.consistency(2 * self.mean[i : i + 1] - 1, y),
+                    "consistency_8bit": self.operator.consistency(2 * rounded[i : i + 1] - 1, y),
+                }
+            )
+        return pictures
+
+    def _present(self, picture: torch.Tensor, as_image: bool = True) -> Any:
+        picture = picture[:1] if self.grey else picture
+        picture = picture[:, : self.size[0], : self.size[1]].float().cpu()
+        if self.output_type == "pt":
             return picture
         picture = picture.permute(1, 2, 0).numpy()
-        if output_type == "np" or not as_image:
+        if self.output_type == "np" or not as_image:
             return picture
         image = VaeImageProcessor.numpy_to_pil(picture.clip(0, 1))[0]
-        image.info.update(info)
+        image.info.update(self.info)
         return image
-
-    samples = samples / 2 + 0.5
-    if grey:
-        samples = samples.mean(dim=2, keepdim=True).expand_as(samples)
-    mean = samples.mean(dim=0)
-    std = samples.std(dim=0, correction=0)
-    rounded = (mean.clamp(0, 1) * 255).round() / 255
-    pictures = []
-    for i in range(len(mean)):
-        measured = y[i : i + 1] if isinstance(y, torch.Tensor) else tuple(part[i : i + 1] for part in y)
-        pictures.append(
-            {
-                "images": present(mean[i]),
-                "samples": [present(sample) for sample in samples[:, i]],
-                "std": present(std[i], as_image=False),
-                "consistency": operator.consistency(2 * mean[i : i + 1] - 1, measured),
-                "consistency_8bit": operator.consistency(2 * rounded[i : i + 1] - 1, measured),
-            }
-        )
-    return pictures
