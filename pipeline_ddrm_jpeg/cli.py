@@ -267,6 +267,65 @@ def convert(
     typer.echo(f"{output}  load it with DiffusionPipeline.from_pretrained({str(output)!r}, trust_remote_code=True)")
 
 
+@app.command()
+def push(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repo, OWNER/NAME; made if need be.")],
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of the pipeline or prior to publish.", show_default="embedded"),
+    ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Upload the web demo as well: space/ of a checkout, and the package.")
+    ] = False,
+    space_repo: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Name of the Space.", show_default="REPO-space")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make repos that are made private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to; made if need be.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be uploaded; the Hub is not asked.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Publish a pipeline as a Hub repo that loads without this package.
+
+    Weights go up in float32 and, as the variant fp16, in float16. The token is the one of `hf auth login` or HF_TOKEN.
+    A second push of the same makes no commit.
+    """
+    from tempfile import TemporaryDirectory
+
+    from . import hub
+
+    try:
+        with TemporaryDirectory() as model, TemporaryDirectory() as web:
+            uploads = [(Path(model), repo, "model")]
+            for precision, variant in (("float32", None), ("float16", "fp16")):
+                _load(prior, "cpu", precision).save_pretrained(model, variant=variant)
+            if space or space_repo:
+                uploads.append((Path(web), space_repo or f"{repo}-space", "space"))
+                hub.assemble_space(Path(web))
+            for folder, name, _ in uploads:
+                hub.check(folder, name)
+            for folder, name, kind in uploads:
+                if dry_run:
+                    _show_tree(folder, f"{name} ({kind})")
+                else:
+                    typer.echo(hub.upload(folder, name, private or None, revision, kind))
+    except (OSError, ValueError) as error:
+        _fail(str(error).splitlines()[0])
+    except KeyboardInterrupt:
+        _fail("stopped; what was not committed is not in the repo, and the same command uploads it", 130)
+    if not dry_run:
+        options = f"revision={revision!r}, " if revision else ""
+        typer.echo(f"load it with DiffusionPipeline.from_pretrained({repo!r}, {options}trust_remote_code=True)")
+
+
+def _show_tree(folder: Path, title: str) -> None:
+    sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    typer.echo(f"{title}: {len(sizes)} files, {sum(sizes.values())} bytes")
+    for path, size in sizes.items():
+        typer.echo(f"{size:12}  {path.as_posix()}")
+
+
 def _numbers(option: str, text: str, kind: type = int) -> tuple:
     try:
         return tuple(kind(number) for number in text.split(","))

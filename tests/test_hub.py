@@ -152,7 +152,7 @@ def test_a_converted_prior_is_pushed_and_loaded_from_the_hub_by_its_id(repo, ser
     assert f"{server.endpoint}/tester/prior" in pushed.stdout
     assert "hf_secret" not in pushed.stdout + pushed.stderr
     written = {str(path.relative_to(repo / "converted")) for path in (repo / "converted").rglob("*") if path.is_file()}
-    assert written <= set(server.repos["tester/prior"])
+    assert written <= set(server.repos["tester/prior"]["main"])
 
     code = """
 restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True), *sys.argv[1:])
