@@ -1,0 +1,181 @@
+"""Fill in what `model_card.md` says with numbers: results, settings, the prior and its training data.
+
+python scripts/update_model_card.py            # from docs/results.json, if it is there
+python scripts/update_model_card.py --check    # changes nothing; exit status 1 if the card is out of date
+"""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+from pipeline_ddrm_jpeg import PRESETS
+
+ROOT = Path(__file__).parent.parent
+CARD = ROOT / "model_card.md"
+RESULTS = ROOT / "docs" / "results.json"
+PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
+
+# Name, decimals, and whether more is better, of each metric that is shown.
+METRICS = {
+    "psnr": ("PSNR, dB", 2, True),
+    "psnr_b": ("PSNR-B, dB", 2, True),
+    "ssim": ("SSIM", 3, True),
+    "ssimulacra2": ("SSIMULACRA 2", 1, True),
+    "lpips": ("LPIPS", 3, False),
+}
+OPERATORS = {"libjpeg": "files written by libjpeg", "paper": "JPEG as the paper's program simulates it"}
+QUICK_START = """```
+pip install diffusers accelerate jpeglib
+```
+
+```python
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # REPO: the name of this repo, or a folder
+pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+result = pipe("photo.jpg", {settings})
+result.images[0].save("photo.png")
+```"""
+
+
+def fill(card: str, results: dict | None, prior: str) -> str:
+    """The text of the card with everything between its markers made anew.
+
+    Args:
+        card: text of `model_card.md`.
+        results: what `docs/results.json` holds, or None while there is none.
+        prior: text of the page of the embedded prior.
+    """
+    settings = ", ".join(f"{name}={value!r}" for name, value in PRESETS["balanced"].items())
+    parts = {
+        "quick start": QUICK_START.format(settings=settings),
+        "presets": presets(),
+        "results": tables(results),
+        "prior": ModelCard(prior).text.partition("\n\n")[2].strip().replace("\n## ", "\n### "),
+    }
+    for name, text in parts.items():
+        start, end = f"<!-- {name}: made by scripts/update_model_card.py -->", f"<!-- /{name} -->"
+        before, _, rest = card.partition(start)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"the card lacks the markers {start} and {end}")
+        card = f"{before}{start}\n{text}\n{end}{after}"
+    page = ModelCard(card)
+    page.data.model_name = "DDRM-JPEG" if results else None
+    page.data.eval_results = evaluations(results) or None
+    return f"---\n{page.data.to_yaml()}\n---\n{page.text.lstrip()}"
+
+
+def presets() -> str:
+    """A row for each preset."""
+    names = list(dict.fromkeys(name for settings in PRESETS.values() for name in settings))
+    rows = [["preset", *(f"`{name}`" for name in names)]]
+    for preset, settings in PRESETS.items():
+        rows.append([preset, *(str(settings.get(name, "")) for name in names)])
+    return table(rows)
+
+
+def tables(results: dict | None) -> str:
+    """A table for every dataset and operator, one row for each quality factor and method."""
+    if not results:
+        return "They follow from `docs/results.json`, which the evaluation writes and which is not there yet."
+    texts = []
+    for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items():
+        shown = [metric for metric in METRICS if any(row["metrics"].get(metric) is not None for row in rows)]
+        counts = {row["images"] for row in rows}
+        varying = len(counts) > 1
+        pictures = f"{min(counts)} to {max(counts)}" if varying else str(*counts)
+        lines = [["quality factor", "method", *(["pictures"] if varying else []), *(METRICS[m][0] for m in shown)]]
+        for (quality,), methods in groups(rows, "quality_factor").items():
+            best = {metric: best_of(metric, methods) for metric in shown}
+            for row in methods:
+                values = [formatted(metric, row["metrics"].get(metric), best[metric]) for metric in shown]
+                lines.append([str(quality), row["method"], *([str(row["images"])] if varying else []), *values])
+        title = f"**{dataset}**, {pictures} pictures, {OPERATORS.get(operator, operator)}:"
+        texts.append(f"{title}\n\n{table(lines)}")
+    own = {row["method"]: row["settings"] for row in results["rows"] if row.get("settings")}
+    if own:
+        lines = [f"{method}: {', '.join(f'`{k}={v!r}`' for k, v in own[method].items())}" for method in own]
+        texts.append("\n".join(f"- {line}" for line in lines))
+    command = results.get("command") or []
+    if command:
+        lines = command if any(" " in part for part in command) else [shlex.join(command)]
+        texts.append("Made by\n\n```\n" + "\n".join(lines) + "\n```")
+    versions = ", ".join(f"{name} {version}" for name, version in (results.get("versions") or {}).items())
+    made_with = ", ".join(text for text in (results.get("commit") and f"commit {results['commit']}", versions) if text)
+    if made_with:
+        texts.append(f"({made_with}.)")
+    return "\n\n".join(texts)
+
+
+def groups(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+    """Rows by the values of some keys, in the order of first appearance."""
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def best_of(metric: str, rows: list[dict]) -> str | None:
+    """The best value of a metric as it is printed, so that equals are equal."""
+    values = [row["metrics"][metric] for row in rows if row["metrics"].get(metric) is not None]
+    return values and formatted(metric, (max if METRICS[metric][2] else min)(values), None)
+
+
+def formatted(metric: str, value: float | None, best: str | None) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.{METRICS[metric][1]}f}"
+    return f"**{text}**" if text == best else text
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells as Markdown, the first one the heading; columns of numbers lean to the right."""
+    numeric = [all(re.fullmatch(r"[*\d.-]*", cell) for cell in column[1:]) for column in zip(*rows, strict=True)]
+    rule = "|" + "|".join("---:" if is_numeric else "---" for is_numeric in numeric) + "|"
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def evaluations(results: dict | None) -> list[EvalResult]:
+    """The results of our own methods as metadata of the card."""
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="JPEG artifact correction",
+            dataset_type=row["dataset"],
+            dataset_name=f"{row['dataset']}, {row['images']} pictures",
+            dataset_config=f"{row['operator']}, quality factor {row['quality_factor']}",
+            metric_type=metric,
+            metric_name=f"{name}, {row['method']}",
+            metric_value=round(row["metrics"][metric], decimals),
+        )
+        for row in (results or {}).get("rows", [])
+        if row["method"].startswith("Ours")
+        for metric, (name, decimals, _) in METRICS.items()
+        if row["metrics"].get(metric) is not None
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the evaluation")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if the card is out of date")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.results.read_text("utf-8")) if arguments.results.exists() else None
+    old = CARD.read_text("utf-8")
+    new = fill(old, results, PRIOR.read_text("utf-8"))
+    if arguments.check:
+        sys.exit(0 if new == old else f"{CARD.name} is out of date; run: make card")
+    CARD.write_text(new, "utf-8")
+    print(CARD)
+
+
+if __name__ == "__main__":
+    main()
