@@ -227,7 +227,9 @@ def convert(
         "num_channels": num_channels,
         "num_res_blocks": num_res_blocks,
         "channel_mult": channel_mult and _numbers("--channel-mult", channel_mult, float),
-        "attention_resolutions": attention_resolutions and _numbers("--attention-resolutions", attention_resolutions),
+        "attention_resolutions": None
+        if attention_resolutions is None
+        else _numbers("--attention-resolutions", attention_resolutions),
         "num_head_channels": num_head_channels,
         "learn_sigma": learn_sigma,
         "class_cond": class_cond,
@@ -330,7 +332,7 @@ def _numbers(option: str, text: str, kind: type = int) -> tuple:
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError:
-        _fail(f"{option} {text} is not a list of numbers with commas", 2)
+        _fail(f"{option} {text!r} is not a list of numbers with commas", 2)
 
 
 @app.command()

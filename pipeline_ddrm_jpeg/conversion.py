@@ -222,7 +222,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The tensors of a `.pt` file, mapped rather than read; nothing in the file is executed.
 
     Raises:
-        ConversionError: if it is not a dictionary of tensors, or is truncated.
+        ConversionError: if it is not a dictionary of plain tensors of floating-point numbers, or is truncated.
         OSError: if it cannot be read.
     """
     path = Path(path)
@@ -239,6 +239,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{path}: expected a dictionary of tensors, a guided-diffusion state dict")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or not value.is_floating_point():
+            raise ConversionError(f"{path}: tensor {name} is not a plain array of floating-point numbers")
     return state
 
 

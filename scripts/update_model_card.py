@@ -22,8 +22,8 @@ PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 
 # Name, decimals, and whether more is better, of each metric that is shown.
 METRICS = {
-    "psnr": ("PSNR, dB", 2, True),
-    "psnr_b": ("PSNR-B, dB", 2, True),
+    "psnr": ("PSNR (dB)", 2, True),
+    "psnr_b": ("PSNR-B (dB)", 2, True),
     "ssim": ("SSIM", 3, True),
     "ssimulacra2": ("SSIMULACRA 2", 1, True),
     "lpips": ("LPIPS", 3, False),

@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             key = ("spaces/" if wanted.get("type") == "space" else "") + repo
             exists = key in self.server.repos
             self.server.repos.setdefault(key, {"main": {}})
-            if wanted.get("private") and not exists:
+            if (wanted.get("private") or wanted.get("visibility") == "private") and not exists:
                 self.server.private.add(key)
             return self.answer(409 if exists else 200, {"url": f"{self.server.endpoint}/{key}", "name": repo})
         if path == "/api/validate-yaml":
