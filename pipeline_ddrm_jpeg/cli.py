@@ -178,21 +178,25 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
 def _load(prior: str | None, device: str, dtype: str) -> Any:
     import torch
 
-    from .pipeline import DDRMJPEGPipeline
-
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     elif device != "cpu" and not getattr(torch.backends if device == "mps" else torch, device).is_available():
         _fail(f"--device {device} is not available on this machine", 2)
+    return _pipeline(prior, dtype).to(device)
+
+
+def _pipeline(prior: str | None, dtype: str) -> Any:
+    import torch
+
+    from .pipeline import DDRMJPEGPipeline
+
     precision = getattr(torch, dtype)
     if prior is None:
-        pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)
-    else:
-        try:
-            pipe = DDRMJPEGPipeline.from_prior(prior, dtype=precision)
-        except (OSError, ValueError) as error:
-            _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
-    return pipe.to(device)
+        return DDRMJPEGPipeline.from_embedded(dtype=precision)
+    try:
+        return DDRMJPEGPipeline.from_prior(prior, dtype=precision)
+    except (OSError, ValueError) as error:
+        _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
 
 
 @app.command()
@@ -301,7 +305,7 @@ def push(
         with TemporaryDirectory() as model, TemporaryDirectory() as web:
             uploads = [(Path(model), repo, "model")]
             for precision, variant in (("float32", None), ("float16", "fp16")):
-                _load(prior, "cpu", precision).save_pretrained(model, variant=variant)
+                _pipeline(prior, precision).save_pretrained(model, variant=variant)
             if space or space_repo:
                 uploads.append((Path(web), space_repo or f"{repo}-space", "space"))
                 hub.assemble_space(Path(web))

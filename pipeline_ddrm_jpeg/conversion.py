@@ -388,10 +388,10 @@ def convert_checkpoint(
     pipe.save_pretrained(output)
     write_card(
         Path(output),
-        f"the weights of `{Path(checkpoint).name}`, {flags.image_size} x {flags.image_size} pixels, converted from\n"
-        "[guided-diffusion](https://github.com/openai/guided-diffusion)",
-        "The weights stay under the terms of the checkpoint they came from. OpenAI's model card limits its released\n"
-        "models to research use.",
+        f"the weights of `{Path(checkpoint).name}`, {flags.image_size} x {flags.image_size} pixels, converted from"
+        " [guided-diffusion](https://github.com/openai/guided-diffusion)",
+        "The weights stay under the terms of the checkpoint they came from. OpenAI's model card limits its released"
+        " models to research use.",
         license="other",
         license_name="see-the-checkpoint",
         license_link="https://github.com/openai/guided-diffusion/blob/main/model-card.md",

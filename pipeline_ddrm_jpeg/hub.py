@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from huggingface_hub import HfApi, ModelCardData, get_token, metadata_load, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -24,8 +26,7 @@ _COMPARISON = "docs/comparison.png"  # of what the embedded prior does
 
 _CARD = """# DDRM-JPEG with another prior
 
-Restores JPEG files with {prior}, by "[JPEG Artifact Correction using Denoising Diffusion Restoration
-Models](https://arxiv.org/abs/2209.11888)" (Kawar, Song, Ermon and Elad, 2022).
+{purpose}
 
 ```python
 from diffusers import DiffusionPipeline
@@ -34,11 +35,17 @@ pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # needs 
 pipe("photo.jpg", num_samples=8).images[0].save("photo.png")
 ```
 
-{terms} The code beside them is under the MIT licence (`LICENSE`); the pictures in `examples/`, to try it on, are in the
-public domain.
+{terms}
 
 What the prior invents is plausible, not evidence: not for forensic or medical use.
 """
+_PURPOSE = (
+    'Restores JPEG files with {prior}, by "[JPEG Artifact Correction using Denoising Diffusion Restoration'
+    ' Models](https://arxiv.org/abs/2209.11888)" (Kawar, Song, Ermon and Elad, 2022).'
+)
+_TERMS = "{terms} The code beside them is under the MIT licence, the pictures in `examples/` are in the public domain."
+
+logger = logging.get_logger(__name__)
 
 
 def complete(folder: Path, unet: torch.nn.Module) -> None:
@@ -94,7 +101,12 @@ def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
     data = ModelCardData(
         library_name="diffusers", pipeline_tag="image-to-image", tags=["jpeg", "image-restoration", "ddrm"], **metadata
     )
-    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n" + _CARD.format(prior=prior, terms=terms), "utf-8")
+    purpose, terms = (
+        textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+        for text in (_PURPOSE.format(prior=prior), _TERMS.format(terms=terms))
+    )
+    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(purpose=purpose, terms=terms)}"
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def _write_other_card(folder: Path, source: Path | None, repo_id: str | None) -> None:
@@ -120,8 +132,10 @@ def _origin(unet: torch.nn.Module) -> tuple[Path | None, str | None]:
     place = Path(name)
     place = place.parent if place.name == "unet" else place
     repository, revision = place.parts[-3] if place.parent.name == "snapshots" else "", None
-    if repository.startswith("models--"):  # the cache, which holds what diffusers loads, and so no documents
+    if repository.startswith("models--"):  # the cache: diffusers has fetched what it loads, and so no documents
         repo_id, revision = repository.removeprefix("models--").replace("--", "/"), place.name
+        if (place / "README.md").exists() and (place / "LICENSE").exists():
+            return place, repo_id
     elif place.is_dir():
         return place, None
     else:
@@ -131,7 +145,8 @@ def _origin(unet: torch.nn.Module) -> tuple[Path | None, str | None]:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted)), repo_id
     except HFValidationError:  # a folder that is no more
         return None, None
-    except (OSError, RuntimeError):
+    except OSError as error:
+        logger.warning(f"The card of {repo_id} could not be fetched, and is not saved: {_first_line(error)}")
         return (place if place.is_dir() else None), repo_id
 
 
@@ -240,7 +255,7 @@ def upload(
 
 
 def _reason(error: Exception, api: HfApi) -> str:
-    said = getattr(error, "server_message", None) or str(error).partition("\n")[0] or type(error).__name__
+    said = getattr(error, "server_message", None) or _first_line(error)
     if not isinstance(error, HfHubHTTPError):
         return f"the Hub at {api.endpoint} cannot be reached ({said})"
     status = error.response.status_code
@@ -250,3 +265,7 @@ def _reason(error: Exception, api: HfApi) -> str:
         404: "there is no such owner, repo or branch, or the token may not see it",
     }.get(status, "the Hub refused")
     return f"{meaning} ({status}: {said})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -247,6 +247,8 @@ for environment, arguments in json.loads(sys.argv[1]):
 
 def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, prior_folder):
     ours, away = str(repo / "repo"), {"HF_TOKEN": ""}
+    plain = {"README.md": b"---\nlicense: apache-2.0\n---\n# A DDPM\nNumbers of its own.\n"} | tree(prior_folder)
+    server.repos["tester/ddpm"] = {"main": plain}
     pushes = [
         ({}, ["tester/ddrm", "--prior", ours, "--private"]),
         ({}, ["tester/ddrm", "--prior", ours]),
@@ -255,6 +257,7 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         ({}, ["tester/other", "--prior", str(prior_folder)]),
         ({}, ["no such name", "--prior", ours]),
         ({}, ["tester/ddrm", "--space", "--prior", ours, "--dry-run"]),
+        ({}, ["tester/converted", "--prior", "tester/ddpm"]),
         ({"HF_TOKEN": "hf_expired"}, ["tester/ddrm", "--prior", ours]),
         (away, ["tester/ddrm", "--prior", ours]),
         (away, ["tester/embedded", "--dry-run"]),
@@ -265,7 +268,7 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
     )
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
-    assert "hf_" not in result.stdout + result.stderr
+    assert not any(token in result.stdout + result.stderr for token in ("hf_secret", "hf_expired"))
     said = [text.partition("\n")[2] for text in result.stdout.split("# ")[1:]]
     errors = [text.splitlines()[-1] for text in result.stderr.split("# ")[1:]]
 
@@ -285,17 +288,20 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         (4, "names no licence"),
         (5, "Repo id must"),
         (6, "there is no space/app.py"),
-        (7, "does not accept the token"),
-        (8, "no token of the Hub"),
+        (8, "does not accept the token"),
+        (9, "no token of the Hub"),
     ):
         if number == 6 and (ROOT / "space" / "app.py").exists():
             assert "tester/ddrm-space (space)" in said[6]
             continue
         assert sentence in errors[number]
         assert said[number].strip() == "status 1"
-    assert "tester/embedded (model): 20 files" in said[9]
-    assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[9]
-    assert list(server.repos) == ["tester/ddrm"]
+    assert "tester/embedded (model): 20 files" in said[10]
+    assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[10]
+    assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
+    card = ModelCard(server.repos["tester/converted"]["main"]["README.md"].decode())
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
+    assert "Numbers" not in card.text
 
     server.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
     code = """
