@@ -287,7 +287,7 @@ def push(
         str | None, typer.Option(metavar="REPO", help="Name of the Space.", show_default="REPO-space")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make repos that are made private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to upload to; made if need be.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch of the model repo; made if need be.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be uploaded; the Hub is not asked.")
     ] = False,
@@ -311,18 +311,24 @@ def push(
                 hub.assemble_space(Path(web))
             for folder, name, _ in uploads:
                 hub.check(folder, name)
-            for folder, name, kind in uploads:
-                if dry_run:
+            if dry_run:
+                for folder, name, kind in uploads:
                     _show_tree(folder, f"{name} ({kind})")
-                else:
-                    typer.echo(hub.upload(folder, name, private or None, revision, kind))
+                return
+            addresses = [
+                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind)
+                for folder, name, kind in uploads
+            ]
     except (OSError, ValueError) as error:
         _fail(str(error).splitlines()[0])
     except KeyboardInterrupt:
         _fail("stopped; what was not committed is not in the repo, and the same command uploads it", 130)
-    if not dry_run:
-        options = f"revision={revision!r}, " if revision else ""
-        typer.echo(f"load it with DiffusionPipeline.from_pretrained({repo!r}, {options}trust_remote_code=True)")
+    for address in addresses:
+        typer.echo(address)
+    options = f"revision={revision!r}, " if revision else ""
+    typer.echo(
+        f"load it with DiffusionPipeline.from_pretrained({addresses[0].repo_id!r}, {options}trust_remote_code=True)"
+    )
 
 
 def _show_tree(folder: Path, title: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging
-from huggingface_hub import HfApi, ModelCardData, get_token, metadata_load, snapshot_download
+from huggingface_hub import HfApi, ModelCardData, RepoUrl, get_token, metadata_load, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
@@ -218,7 +218,7 @@ def upload(
     token: str | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
-) -> str:
+) -> RepoUrl:
     """Upload a folder to the Hub, making repo and branch if need be; returns the repo's address.
 
     Weights and schedule in the repo become those of the folder, and no others stay beside them. Where nothing
@@ -251,7 +251,7 @@ def upload(
         )
     except Exception as error:  # the HTTP library's own classes differ from release to release
         raise OSError(f"{repo_id} was not uploaded: {_reason(error, api)}".replace(token, "***")) from None
-    return str(address)
+    return address
 
 
 def _reason(error: Exception, api: HfApi) -> str:

@@ -37,7 +37,8 @@ pip install diffusers accelerate jpeglib
 import torch
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # REPO: the name of this repo, or a folder
+# REPO is the name of this repo, or a folder that holds a copy of it.
+pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 result = pipe("photo.jpg", {settings})
 result.images[0].save("photo.png")

@@ -275,9 +275,8 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
     assert f"{server.endpoint}/tester/ddrm\n" in said[0]
     assert "from_pretrained('tester/ddrm', trust_remote_code=True)" in said[0]
     assert server.private == {"tester/ddrm"}
-    assert server.commits == [
-        "tester/ddrm"
-    ]  # neither the second push nor the branch, made of the first, changed a file
+    # Neither the second push nor the branch, made of the first, changed a file.
+    assert server.commits == ["tester/ddrm", "tester/converted"]
     pushed = dict(server.repos["tester/ddrm"]["main"])
     assert pushed.pop("unet/diffusion_pytorch_model.fp16.safetensors")
     assert pushed == tree(repo / "repo")
