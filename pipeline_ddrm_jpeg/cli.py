@@ -316,7 +316,7 @@ def push(
                     _show_tree(folder, f"{name} ({kind})")
                 return
             addresses = [
-                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind)
+                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind, replace=True)
                 for folder, name, kind in uploads
             ]
     except (OSError, ValueError) as error:

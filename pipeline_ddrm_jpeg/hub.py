@@ -218,11 +218,12 @@ def upload(
     token: str | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
+    replace: bool = False,
 ) -> RepoUrl:
     """Upload a folder to the Hub, making repo and branch if need be; returns the repo's address.
 
-    Weights and schedule in the repo become those of the folder, and no others stay beside them. Where nothing
-    differs there is no commit.
+    Where nothing differs there is no commit. With `replace`, weights that the folder does not have (another variant,
+    old shards) leave the repo.
 
     Raises:
         ValueError: for a name that no repo can have, or a card without a licence.
@@ -247,7 +248,7 @@ def upload(
             create_pr=create_pr,
             commit_message=commit_message or "Upload pipeline",
             ignore_patterns=["**/__pycache__/**"],
-            delete_patterns=["unet/*", "scheduler/*"],
+            delete_patterns=["unet/*"] if replace else None,
         )
     except Exception as error:  # the HTTP library's own classes differ from release to release
         raise OSError(f"{repo_id} was not uploaded: {_reason(error, api)}".replace(token, "***")) from None
@@ -257,7 +258,7 @@ def upload(
 def _reason(error: Exception, api: HfApi) -> str:
     said = getattr(error, "server_message", None) or _first_line(error)
     if not isinstance(error, HfHubHTTPError):
-        return f"the Hub at {api.endpoint} cannot be reached ({said})"
+        return f"talking to the Hub at {api.endpoint} failed ({said})"
     status = error.response.status_code
     meaning = {
         401: "the Hub does not accept the token; run `hf auth login` again",

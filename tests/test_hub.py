@@ -249,6 +249,8 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
     ours, away = str(repo / "repo"), {"HF_TOKEN": ""}
     plain = {"README.md": b"---\nlicense: apache-2.0\n---\n# A DDPM\nNumbers of its own.\n"} | tree(prior_folder)
     server.repos["tester/ddpm"] = {"main": plain}
+    stale = {"unet/diffusion_pytorch_model-00001-of-00002.safetensors": b"stale", "notes.txt": b"kept"}
+    server.repos["tester/converted"] = {"main": {}, "old": stale}
     pushes = [
         ({}, ["tester/ddrm", "--prior", ours, "--private"]),
         ({}, ["tester/ddrm", "--prior", ours]),
@@ -257,7 +259,7 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         ({}, ["tester/other", "--prior", str(prior_folder)]),
         ({}, ["no such name", "--prior", ours]),
         ({}, ["tester/ddrm", "--space", "--prior", ours, "--dry-run"]),
-        ({}, ["tester/converted", "--prior", "tester/ddpm"]),
+        ({}, ["tester/converted", "--prior", "tester/ddpm", "--revision", "old"]),
         ({"HF_TOKEN": "hf_expired"}, ["tester/ddrm", "--prior", ours]),
         (away, ["tester/ddrm", "--prior", ours]),
         (away, ["tester/embedded", "--dry-run"]),
@@ -298,9 +300,10 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
     assert "tester/embedded (model): 20 files" in said[10]
     assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[10]
     assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
-    card = ModelCard(server.repos["tester/converted"]["main"]["README.md"].decode())
+    card = ModelCard(server.repos["tester/converted"]["old"]["README.md"].decode())
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
     assert "Numbers" not in card.text
+    assert {"notes.txt", *stale} & set(server.repos["tester/converted"]["old"]) == {"notes.txt"}
 
     server.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
     code = """
