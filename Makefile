@@ -15,7 +15,7 @@ help: ## Show this list
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	@touch $@
 
 demo: .venv/installed ## Restore examples/*.jpg and draw before and after

@@ -7,7 +7,6 @@ python scripts/update_model_card.py --check    # changes nothing; exit status 1 
 import argparse
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -83,36 +82,48 @@ def presets() -> str:
 
 
 def tables(results: dict | None) -> str:
-    """A table for every dataset and operator, one row for each quality factor and method."""
+    """A table for every dataset and operator, one row for each quality factor and method; all but the first folded."""
     if not results:
         return "They follow from `docs/results.json`, which the evaluation writes and which is not there yet."
-    texts = []
-    for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items():
-        shown = [metric for metric in METRICS if any(row["metrics"].get(metric) is not None for row in rows)]
-        counts = {row["images"] for row in rows}
-        varying = len(counts) > 1
-        pictures = f"{min(counts)} to {max(counts)}" if varying else str(*counts)
-        lines = [["quality factor", "method", *(["pictures"] if varying else []), *(METRICS[m][0] for m in shown)]]
-        for (quality,), methods in groups(rows, "quality_factor").items():
-            best = {metric: best_of(metric, methods) for metric in shown}
-            for row in methods:
-                values = [formatted(metric, row["metrics"].get(metric), best[metric]) for metric in shown]
-                lines.append([str(quality), row["method"], *([str(row["images"])] if varying else []), *values])
-        title = f"**{dataset}**, {pictures} pictures, {OPERATORS.get(operator, operator)}:"
-        texts.append(f"{title}\n\n{table(lines)}")
-    own = {row["method"]: row["settings"] for row in results["rows"] if row.get("settings")}
-    if own:
-        lines = [f"{method}: {', '.join(f'`{k}={v!r}`' for k, v in own[method].items())}" for method in own]
-        texts.append("\n".join(f"- {line}" for line in lines))
-    command = results.get("command") or []
-    if command:
-        lines = command if any(" " in part for part in command) else [shlex.join(command)]
-        texts.append("Made by\n\n```\n" + "\n".join(lines) + "\n```")
-    versions = ", ".join(f"{name} {version}" for name, version in (results.get("versions") or {}).items())
-    made_with = ", ".join(text for text in (results.get("commit") and f"commit {results['commit']}", versions) if text)
-    if made_with:
-        texts.append(f"({made_with}.)")
+    first, *others = [
+        f"**{dataset}**, {pictures(rows)}, {OPERATORS.get(operator, operator)}:\n\n{results_table(rows)}"
+        for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items()
+    ]
+    texts = [first]
+    if others:
+        texts.append("<details><summary>Other pictures and operators</summary>")
+        texts += [*others, "</details>"]
+    texts.append("Made by\n\n```\n" + "\n".join(results["command"]) + "\n```")
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    texts.append(f"with {versions}.")
     return "\n\n".join(texts)
+
+
+def results_table(rows: list[dict]) -> str:
+    shown = [metric for metric in METRICS if any(row["metrics"].get(metric) is not None for row in rows)]
+    lines = [["quality factor", "method", *(METRICS[metric][0] for metric in shown)]]
+    for methods in groups(rows, "quality_factor").values():
+        best = {metric: best_of(metric, methods) for metric in shown}
+        cells = (
+            [str(row["quality_factor"]), label(row), *(cell(metric, row["metrics"], best[metric]) for metric in shown)]
+            for row in methods
+        )
+        lines += [line for line in cells if line not in lines]  # several evaluations measure the JPEG itself
+    return table(lines)
+
+
+def label(row: dict) -> str:
+    """The method, and the preset or settings of our own ones."""
+    settings = {name: value for name, value in row["settings"].items() if (name, value) != ("correction", "paper")}
+    if not row["method"].startswith("Ours") or not settings:
+        return row["method"]
+    named = [name for name, preset in PRESETS.items() if preset == settings]
+    return f"{row['method']}, {named[0] if named else ', '.join(f'{k} {v}' for k, v in settings.items())}"
+
+
+def pictures(rows: list[dict]) -> str:
+    counts = sorted({row["images"] for row in rows})
+    return f"{' or '.join(map(str, counts))} pictures"
 
 
 def groups(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
@@ -123,16 +134,16 @@ def groups(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
     return found
 
 
-def best_of(metric: str, rows: list[dict]) -> str | None:
+def best_of(metric: str, rows: list[dict]) -> str:
     """The best value of a metric as it is printed, so that equals are equal."""
     values = [row["metrics"][metric] for row in rows if row["metrics"].get(metric) is not None]
-    return values and formatted(metric, (max if METRICS[metric][2] else min)(values), None)
+    return cell(metric, {metric: (max if METRICS[metric][2] else min)(values)} if values else {})
 
 
-def formatted(metric: str, value: float | None, best: str | None) -> str:
-    if value is None:
+def cell(metric: str, metrics: dict, best: str | None = None) -> str:
+    if metrics.get(metric) is None:
         return ""
-    text = f"{value:.{METRICS[metric][1]}f}"
+    text = f"{metrics[metric]:.{METRICS[metric][1]}f}"
     return f"**{text}**" if text == best else text
 
 
@@ -154,7 +165,7 @@ def evaluations(results: dict | None) -> list[EvalResult]:
             dataset_name=f"{row['dataset']}, {row['images']} pictures",
             dataset_config=f"{row['operator']}, quality factor {row['quality_factor']}",
             metric_type=metric,
-            metric_name=f"{name}, {row['method']}",
+            metric_name=f"{name}, {label(row)}",
             metric_value=round(row["metrics"][metric], decimals),
         )
         for row in (results or {}).get("rows", [])

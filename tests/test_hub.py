@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from test_conversion import SMALL
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, hub
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 
 STRANGER = """
@@ -349,28 +349,30 @@ def test_the_card_is_what_the_script_makes_of_its_sources():
 
 
 def test_results_become_a_table_and_metadata_that_the_hub_reads():
-    row = {"dataset": "imagenet", "images": 100, "operator": "libjpeg", "quality_factor": 10, "settings": {}}
-    rows = [
-        row | {"method": "JPEG", "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}},
-        row
-        | {"method": "Ours (S)", "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}, "settings": {"eta": 1.0}},
-    ]
-    results = {"rows": rows, "command": ["ddrm-jpeg", "evaluate"], "commit": "abc", "versions": {"torch": "2.13"}}
+    row = {"dataset": "imagenet", "images": 100, "operator": "libjpeg", "quality_factor": 10}
+    settings = {"correction": "paper", **PRESETS["paper"]}
+    jpeg = row | {"method": "JPEG", "settings": settings, "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
+    ours = row | {"method": "Ours (S)", "settings": settings, "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
+    rows = [jpeg, ours, jpeg | {"settings": {}}, jpeg | {"dataset": "kodak24"}]
+    results = {"rows": rows, "command": ["ddrm-jpeg evaluate imagenet"], "versions": {"torch": "2.13"}}
     filled = FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text())
-    assert "| 10 | JPEG | 24.13 | **0.700** |" in filled
-    assert "| 10 | Ours (S) | **24.80** | **0.700** |" in filled
-    assert "ddrm-jpeg evaluate" in filled
-    metrics = {(one.metric_type, one.metric_value) for one in ModelCard(filled).data.eval_results}
-    assert metrics == {("psnr", 24.8), ("ssim", 0.7)}
+    assert filled.count("| 10 | JPEG | 24.13 | **0.700** |") == 1
+    assert "| 10 | Ours (S), paper | **24.80** | **0.700** |" in filled
+    assert "<details>" in filled
+    assert "ddrm-jpeg evaluate imagenet" in filled
+    metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
+    assert metrics == {("PSNR (dB), Ours (S), paper", 24.8), ("SSIM, Ours (S), paper", 0.7)}
     assert FILLED["fill"](filled, results, FILLED["PRIOR"].read_text()) == filled
 
 
 def test_the_parameters_on_the_card_are_those_of_the_call():
     parameters = signature(DDRMJPEGPipeline.__call__).parameters
     rows = [line.split("|") for line in CARD.partition("## Parameters")[2].partition("Beside")[0].splitlines()]
-    listed = [(cells[1], cells[2].strip(" `")) for cells in rows if len(cells) > 3][2:]
-    assert len(listed) > 8
-    for names, default in listed:
-        for name in names.replace("`", "").split(","):
-            shown = parameters[name.strip()].default
-            assert default == (f'"{shown}"' if isinstance(shown, str) else str(shown))
+    listed = {
+        name.strip(" `"): cells[2].strip(" `") for cells in rows if len(cells) > 3 for name in cells[1].split(",")
+    }
+    plumbing = {"self", "image", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+    assert listed.keys() - {"argument", "---"} == parameters.keys() - plumbing
+    for name in parameters.keys() - plumbing:
+        default = parameters[name].default
+        assert listed[name] == (f'"{default}"' if isinstance(default, str) else str(default))
