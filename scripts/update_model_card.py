@@ -27,6 +27,13 @@ METRICS = {
     "ssimulacra2": ("SSIMULACRA 2", 1, True),
     "lpips": ("LPIPS", 3, False),
 }
+DATASETS = {
+    "imagenet": "ImageNet validation",
+    "kodak24": "Kodak",
+    "cid22val": "CID22 validation",
+    "live1": "LIVE release 1",
+    "mcmaster18": "McMaster",
+}
 OPERATORS = {"libjpeg": "files written by libjpeg", "paper": "JPEG as the paper's program simulates it"}
 QUICK_START = """```
 pip install diffusers accelerate jpeglib
@@ -86,7 +93,7 @@ def tables(results: dict | None) -> str:
     if not results:
         return "They follow from `docs/results.json`, which the evaluation writes and which is not there yet."
     first, *others = [
-        f"**{dataset}**, {pictures(rows)}, {OPERATORS.get(operator, operator)}:\n\n{results_table(rows)}"
+        f"**{DATASETS.get(dataset, dataset)}**, {pictures(rows)}, {OPERATORS.get(operator, operator)}:\n\n{results_table(rows)}"
         for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items()
     ]
     texts = [first]
@@ -163,7 +170,7 @@ def evaluations(results: dict | None) -> list[EvalResult]:
             task_type="image-to-image",
             task_name="JPEG artifact correction",
             dataset_type=row["dataset"],
-            dataset_name=f"{row['dataset']}, {row['images']} pictures",
+            dataset_name=f"{DATASETS.get(row['dataset'], row['dataset'])}, {row['images']} pictures",
             dataset_config=f"{row['operator']}, quality factor {row['quality_factor']}",
             metric_type=metric,
             metric_name=f"{name}, {label(row)}",
