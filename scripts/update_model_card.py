@@ -92,10 +92,11 @@ def tables(results: dict | None) -> str:
     """A table for every dataset and operator, one row for each quality factor and method; all but the first folded."""
     if not results:
         return "They follow from `docs/results.json`, which the evaluation writes and which is not there yet."
-    first, *others = [
-        f"**{DATASETS.get(dataset, dataset)}**, {pictures(rows)}, {OPERATORS.get(operator, operator)}:\n\n{results_table(rows)}"
-        for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items()
-    ]
+    parts = []
+    for (dataset, operator), rows in groups(results["rows"], "dataset", "operator").items():
+        title = f"**{DATASETS.get(dataset, dataset)}**, {pictures(rows)}, {OPERATORS.get(operator, operator)}:"
+        parts.append(f"{title}\n\n{results_table(rows)}")
+    first, *others = parts
     texts = [first]
     if others:
         texts.append("<details><summary>Other pictures and operators</summary>")
