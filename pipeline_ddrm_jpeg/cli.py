@@ -28,6 +28,7 @@ Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
 TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "log")}, type=str)
 Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+PrecisionOrAuto = Enum("PrecisionOrAuto", {name: name for name in ("auto", *Precision.__members__)}, type=str)
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
 Convention = Enum("Convention", {name: name for name in ("libjpeg", "paper")}, type=str)
 Subsampling = Enum("Subsampling", {name: name for name in ("4:4:4", "4:2:2", "4:2:0")}, type=str)
@@ -88,7 +89,10 @@ Prior = Annotated[
     ),
 ]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-ComputeIn = Annotated[Precision, typer.Option("--dtype", help="What the network computes in.")]
+ComputeIn = Annotated[
+    PrecisionOrAuto,
+    typer.Option("--dtype", help="What the network computes in; auto: float32, or bfloat16 where that is faster."),
+]
 
 
 def _fail(message: object, status: int = 1) -> NoReturn:
@@ -138,7 +142,7 @@ def restore(
         int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
     ] = None,
     device: Where = Device.auto,
-    dtype: ComputeIn = Precision.float32,
+    dtype: ComputeIn = PrecisionOrAuto.auto,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
@@ -262,12 +266,12 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
         yield task
 
 
-def _load(prior: str | None, device: Any, dtype: Precision) -> Any:
+def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
     import torch
 
-    from .pipeline import DDRMJPEGPipeline
+    from .pipeline import DDRMJPEGPipeline, fastest_dtype
 
-    precision = getattr(torch, dtype.value)
+    precision = fastest_dtype(device) if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
     if prior is None:
         pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)
     else:
@@ -312,7 +316,7 @@ def evaluate(
     baseline: Annotated[list[str] | None, typer.Option(help="Another restorer to run on the same files.")] = None,
     prior: Prior = None,
     device: Where = Device.auto,
-    dtype: ComputeIn = Precision.float32,
+    dtype: ComputeIn = PrecisionOrAuto.auto,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of a process on a CPU. The last digits of a result depend on it.")
     ] = 1,
@@ -377,7 +381,7 @@ def evaluate(
     facts = {
         "prior": prior or "embedded",
         "prior_sha256": fingerprint(pipe.unet),
-        "dtype": dtype.value,
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "device": state.device.type,
         "threads": threads if state.device.type == "cpu" else None,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -92,8 +93,12 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @classmethod
-    def from_embedded(cls, dtype: torch.dtype = torch.float32) -> DDRMJPEGPipeline:
-        """The pipeline with the small prior that is part of this package; nothing is downloaded."""
+    def from_embedded(cls, dtype: torch.dtype | str = torch.float32) -> DDRMJPEGPipeline:
+        """The pipeline with the small prior that is part of this package; nothing is downloaded.
+
+        Args:
+            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`.
+        """
         folder = Path(__file__).parent / "prior"
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -103,18 +108,19 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     @classmethod
     def from_prior(
-        cls, prior: str | os.PathLike, dtype: torch.dtype = torch.float32, **kwargs: Any
+        cls, prior: str | os.PathLike, dtype: torch.dtype | str = torch.float32, **kwargs: Any
     ) -> DDRMJPEGPipeline:
         """The pipeline with the UNet and the noise schedule of a folder or Hub repo in the layout of a pipeline.
 
         Args:
             prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
-            dtype: what the network computes in; the sampler itself stays in float32.
+            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
             **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
         Raises:
             OSError: if there is no such folder or repo, or a part of it is missing.
         """
+        dtype = fastest_dtype() if dtype == "auto" else dtype
         try:
             unet = _load_unet(prior, subfolder="unet", dtype=dtype, **kwargs)
             config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
@@ -390,6 +396,30 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             )
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
         return sample
+
+
+def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """What a network computes in fastest, without harm to its pictures: bfloat16 or float32.
+
+    On a CPU it is measured, in less than a second: bfloat16 is two to four times as fast where the processor has
+    units for it (AMX), and several times as slow where it has not. On a GPU it is bfloat16 where that is supported.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(dtype: torch.dtype) -> float:
+        x, weight = (torch.ones(shape, dtype=dtype) for shape in ((1, 64, 64, 64), (64, 64, 3, 3)))
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            torch.nn.functional.conv2d(x.to(memory_format=torch.channels_last), weight, padding=1)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else torch.float32
 
 
 def _load_unet(prior: str | os.PathLike, **kwargs: Any) -> UNet2DModel:

@@ -1,6 +1,6 @@
 """The paper's figures 1, 2 and 4 with the embedded prior, and one it lacks: how far the samples differ.
 
-python scripts/make_figures.py [PICTURE...] [--output docs/figures]
+python scripts/make_figures.py [PICTURE...] [--output build/figures]
 
 Pictures are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
 restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
@@ -128,7 +128,7 @@ def main() -> None:
     pictures = [picture if picture.mode == "L" else picture.convert("RGB") for picture in pictures]
     if min(min(picture.size) for picture in pictures) < PATCH * ZOOM:
         parser.error(f"pictures must have {PATCH * ZOOM} pixels or more on each side")
-    pipe = DDRMJPEGPipeline.from_embedded()
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
     pipe.set_progress_bar_config(desc="figures", leave=False)
     arguments.output.mkdir(parents=True, exist_ok=True)
     figures = {

@@ -18,6 +18,7 @@ from pipeline_ddrm_jpeg import (
     Operator,
     QuantizationOperator,
 )
+from pipeline_ddrm_jpeg.pipeline import fastest_dtype
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
 
@@ -302,6 +303,13 @@ def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
     states = []
     pipe(data, callback_on_step_end=lambda p, i, t, tensors: states.append(tensors["sample"].dtype), **QUICK)
     assert set(states) == {torch.float32}
+
+
+def test_the_fastest_dtype_is_the_faster_one_and_can_be_asked_for(prior_folder):
+    dtype = fastest_dtype()
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert DDRMJPEGPipeline.from_prior(prior_folder, dtype="auto").unet.dtype == dtype
+    assert fastest_dtype("meta") == torch.float32
 
 
 def test_large_pictures_go_through_windows(pipe, photo):
