@@ -46,7 +46,10 @@ from diffusers import DiffusionPipeline
 # REPO is the name of this repo, or a folder that holds a copy of it.
 pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-result = pipe("photo.jpg", {settings})
+result = pipe(
+    "photo.jpg",
+    {settings},
+)
 result.images[0].save("photo.png")
 ```"""
 
@@ -59,7 +62,7 @@ def fill(card: str, results: dict | None, prior: str) -> str:
         results: what `docs/results.json` holds, or None while there is none.
         prior: text of the page of the embedded prior.
     """
-    settings = ", ".join(f"{name}={value!r}" for name, value in PRESETS["balanced"].items())
+    settings = ",\n    ".join(f"{name}={literal(value)}" for name, value in PRESETS["balanced"].items())
     parts = {
         "quick start": QUICK_START.format(settings=settings),
         "presets": presets(),
@@ -80,12 +83,18 @@ def fill(card: str, results: dict | None, prior: str) -> str:
 
 
 def presets() -> str:
-    """A row for each preset."""
-    names = list(dict.fromkeys(name for settings in PRESETS.values() for name in settings))
-    rows = [["preset", *(f"`{name}`" for name in names)]]
-    for preset, settings in PRESETS.items():
-        rows.append([preset, *(str(settings.get(name, "")) for name in names)])
+    """A row for each argument, a column for each preset."""
+    names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
+    rows = [["", *PRESETS]]
+    for name in names:
+        values = (f"`{literal(settings[name])}`" if name in settings else "" for settings in PRESETS.values())
+        rows.append([f"`{name}`", *values])
     return table(rows)
+
+
+def literal(value: object) -> str:
+    """A value as our code writes it."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def tables(results: dict | None) -> str:
