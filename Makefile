@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two pools of threads that spin while they wait slow each other down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint clean
+.PHONY: help demo card test lint clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
 
@@ -21,6 +21,9 @@ help: ## Show this list
 demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 	$(BIN)/ddrm-jpeg restore examples/*.jpg --output build/demo --overwrite
 	$(BIN)/python scripts/make_comparison.py build/demo
+
+card: .venv/installed ## Fill model_card.md from docs/results.json and the prior's page
+	$(BIN)/python scripts/update_model_card.py
 
 lint: .venv/installed-dev ## Check style
 	$(BIN)/ruff check .

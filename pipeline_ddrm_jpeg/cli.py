@@ -279,7 +279,7 @@ def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
             pipe = DDRMJPEGPipeline.from_prior(prior, dtype=precision)
         except (OSError, ValueError) as error:
             _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
-    return pipe.to(device)
+    return pipe if device is None else pipe.to(device)
 
 
 @app.command()
@@ -446,7 +446,9 @@ def convert(
         "num_channels": num_channels,
         "num_res_blocks": num_res_blocks,
         "channel_mult": channel_mult and _numbers("--channel-mult", channel_mult, float),
-        "attention_resolutions": attention_resolutions and _numbers("--attention-resolutions", attention_resolutions),
+        "attention_resolutions": None
+        if attention_resolutions is None
+        else _numbers("--attention-resolutions", attention_resolutions),
         "num_head_channels": num_head_channels,
         "learn_sigma": learn_sigma,
         "class_cond": class_cond,
@@ -486,11 +488,76 @@ def convert(
     typer.echo(f"{output}  load it with DiffusionPipeline.from_pretrained({str(output)!r}, trust_remote_code=True)")
 
 
+@app.command()
+def push(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repo, OWNER/NAME; made if need be.")],
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of the pipeline or prior to publish.", show_default="embedded"),
+    ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Upload the web demo as well: space/ of a checkout, and the package.")
+    ] = False,
+    space_repo: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Name of the Space.", show_default="REPO-space")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make repos that are made private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch of the model repo; made if need be.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be uploaded; the Hub is not asked.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Publish a pipeline as a Hub repo that loads without this package.
+
+    Weights go up in float32 and, as the variant fp16, in float16. The token is the one of `hf auth login` or HF_TOKEN.
+    A second push of the same makes no commit.
+    """
+    from tempfile import TemporaryDirectory
+
+    from . import hub
+
+    try:
+        with TemporaryDirectory() as model, TemporaryDirectory() as web:
+            uploads = [(Path(model), repo, "model")]
+            for precision, variant in ((Precision.float32, None), (Precision.float16, "fp16")):
+                _load(prior, None, precision).save_pretrained(model, variant=variant)
+            if space or space_repo:
+                uploads.append((Path(web), space_repo or f"{repo}-space", "space"))
+                hub.assemble_space(Path(web))
+            for folder, name, _ in uploads:
+                hub.check(folder, name)
+            if dry_run:
+                for folder, name, kind in uploads:
+                    _show_tree(folder, f"{name} ({kind})")
+                return
+            addresses = [
+                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind, replace=True)
+                for folder, name, kind in uploads
+            ]
+    except (OSError, ValueError) as error:
+        _fail(str(error).splitlines()[0])
+    except KeyboardInterrupt:
+        _fail("stopped; what was not committed is not in the repo, and the same command uploads it", 130)
+    for address in addresses:
+        typer.echo(address)
+    options = f"revision={revision!r}, " if revision else ""
+    typer.echo(
+        f"load it with DiffusionPipeline.from_pretrained({addresses[0].repo_id!r}, {options}trust_remote_code=True)"
+    )
+
+
+def _show_tree(folder: Path, title: str) -> None:
+    sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    typer.echo(f"{title}: {len(sizes)} files, {sum(sizes.values())} bytes")
+    for path, size in sizes.items():
+        typer.echo(f"{size:12}  {path.as_posix()}")
+
+
 def _numbers(option: str, text: str, kind: type = int) -> tuple:
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError:
-        _fail(f"{option} {text} is not a list of numbers with commas", 2)
+        _fail(f"{option} {text!r} is not a list of numbers with commas", 2)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DModel
 from huggingface_hub.file_download import http_get
 
+from .hub import write_card
 from .pipeline import DDRMJPEGPipeline
 from .scheduling_ddrm import DDRMScheduler
 
@@ -22,28 +23,6 @@ from .scheduling_ddrm import DDRMScheduler
 _CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 _NORM_GROUPS = 32
 _CLASSES = 1000
-_CARD = """---
-license: other
-license_name: see-the-checkpoint
-library_name: diffusers
-pipeline_tag: image-to-image
-tags: [jpeg, image-restoration, ddrm]
----
-# DDRM-JPEG with a converted guided-diffusion prior
-
-Restores JPEG files (Kawar, Song, Ermon and Elad, 2022, arXiv:2209.11888) with the weights of `{name}`, converted
-from [guided-diffusion](https://github.com/openai/guided-diffusion), {size} x {size} pixels.
-
-```python
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # needs jpeglib
-pipe("photo.jpg", num_samples=8).images[0].save("photo.png")
-```
-
-The weights stay under the terms of the checkpoint they came from. OpenAI's model card limits its released models to
-research use. What the prior invents is plausible, not evidence: not for forensic or medical use.
-"""
 
 
 class ConversionError(ValueError):
@@ -243,7 +222,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The tensors of a `.pt` file, mapped rather than read; nothing in the file is executed.
 
     Raises:
-        ConversionError: if it is not a dictionary of tensors, or is truncated.
+        ConversionError: if it is not a dictionary of plain tensors of floating-point numbers, or is truncated.
         OSError: if it cannot be read.
     """
     path = Path(path)
@@ -260,6 +239,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{path}: expected a dictionary of tensors, a guided-diffusion state dict")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or not value.is_floating_point():
+            raise ConversionError(f"{path}: tensor {name} is not a plain array of floating-point numbers")
     return state
 
 
@@ -404,5 +386,14 @@ def convert_checkpoint(
         raise ConversionError(str(error) if str(checkpoint) in str(error) else f"{checkpoint}: {error}") from None
     pipe = DDRMJPEGPipeline(unet=unet, scheduler=flags.scheduler())
     pipe.save_pretrained(output)
-    Path(output, "README.md").write_text(_CARD.format(name=Path(checkpoint).name, size=flags.image_size))
+    write_card(
+        Path(output),
+        f"the weights of `{Path(checkpoint).name}`, {flags.image_size} x {flags.image_size} pixels, converted from"
+        " [guided-diffusion](https://github.com/openai/guided-diffusion)",
+        "The weights stay under the terms of the checkpoint they came from. OpenAI's model card limits its released"
+        " models to research use.",
+        license="other",
+        license_name="see-the-checkpoint",
+        license_link="https://github.com/openai/guided-diffusion/blob/main/model-card.md",
+    )
     return pipe

@@ -1,45 +1,272 @@
-"""What makes a saved pipeline a Hub repo that loads on its own, without this package installed."""
+"""What makes a saved pipeline a Hub repo that loads on its own, without this package installed, and uploading it."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import textwrap
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi
+import torch
+from diffusers.utils import logging
+from huggingface_hub import HfApi, ModelCardData, RepoUrl, get_token, metadata_load, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
 
 # The modules that pipeline.py needs, itself included. It must name each of them in a relative import of its own:
 # diffusers copies just those beside it when it loads a repo.
 _MODULES = ("pipeline", "hub", "jpeg_file", "operators", "quantization", "scheduling_ddrm", "tiling")
+_HERE = Path(__file__).parent
+# What a repo holds for people beside the card, under the names that a checkout has for it too.
+_DOCUMENTS = ("LICENSE", "examples/*.jpg")
+_COMPARISON = "docs/comparison.png"  # of what the embedded prior does
+
+_CARD = """# DDRM-JPEG with another prior
+
+{purpose}
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # needs jpeglib
+pipe("photo.jpg", num_samples=8).images[0].save("photo.png")
+```
+
+{terms}
+
+What the prior invents is plausible, not evidence: not for forensic or medical use.
+"""
+_PURPOSE = (
+    'Restores JPEG files with {prior}, by "[JPEG Artifact Correction using Denoising Diffusion Restoration'
+    ' Models](https://arxiv.org/abs/2209.11888)" (Kawar, Song, Ermon and Elad, 2022).'
+)
+_TERMS = "{terms} The code beside them is under the MIT licence, the pictures in `examples/` are in the public domain."
+
+logger = logging.get_logger(__name__)
 
 
-def add_code(folder: Path) -> None:
+def complete(folder: Path, unet: torch.nn.Module) -> None:
+    """Make a repo of the components in a folder: code beside them, card, licence and example pictures.
+
+    A repo that the prior was loaded from hands its own card on; for the embedded prior that is `model_card.md`. Any
+    other prior gets a card that claims nothing but the licence found where the prior came from.
+
+    Args:
+        folder: where `DiffusionPipeline.save_pretrained` has written.
+        unet: the prior; its config says where it was loaded from. From the Hub, the documents of its repo are fetched,
+            a few hundred kilobytes, if they are not in the cache and the Hub can be reached.
+    """
+    _add_code(folder)
+    source, repo_id = _origin(unet)
+    embedded = _HERE / "prior"
+    package = next((root for root in (embedded, _HERE.parent) if (root / "model_card.md").exists()), None)
+    repo = source if source and (source / "pipeline.py").exists() else None
+    root, card = (package, "model_card.md") if source == embedded else (repo, "README.md")
+    if root and (root / card).exists() and _is_as_stored(unet, source):
+        _copy(root, folder, *_DOCUMENTS, _COMPARISON)
+        _copy_file(root / card, folder / "README.md")
+    else:
+        if package or repo:
+            _copy(package or repo, folder, *_DOCUMENTS)
+        _write_other_card(folder, source, repo_id)
+
+
+def _add_code(folder: Path) -> None:
     """Put the code beside saved components, and have `model_index.json` name it.
 
     The scheduler's module goes to `scheduler/` as well: diffusers looks for the code of a component there.
     """
-    here = Path(__file__).parent
     for module in _MODULES:
-        shutil.copyfile(here / f"{module}.py", folder / f"{module}.py")
-    shutil.copyfile(here / "scheduling_ddrm.py", folder / "scheduler" / "scheduling_ddrm.py")
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text())
-    index["_class_name"] = ["pipeline", "DDRMJPEGPipeline"]
-    index["scheduler"] = ["scheduling_ddrm", "DDRMScheduler"]
-    index_path.write_text(json.dumps(index, indent=2) + "\n")
+        shutil.copyfile(_HERE / f"{module}.py", folder / f"{module}.py")
+    shutil.copyfile(_HERE / "scheduling_ddrm.py", folder / "scheduler" / "scheduling_ddrm.py")
+    code = {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": ["scheduling_ddrm", "DDRMScheduler"]}
+    for path, changes in ((folder / "model_index.json", code), (folder / "unet" / "config.json", {})):
+        config = json.loads(path.read_text()) | changes
+        config.pop("_name_or_path", None)  # a path of whoever saved it; and a second save must equal the first
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def upload(folder: Path, repo_id: str, private: bool = False) -> str:
-    """Upload a saved pipeline to the Hub, making the repo if need be; returns its address.
+def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
+    """Write the card of a pipeline whose prior is not the embedded one.
+
+    Args:
+        folder: of the repo.
+        prior: what the prior is, in Markdown: "Restores JPEG files with ...".
+        terms: sentences on what the weights may be used for.
+        **metadata: of the YAML header: `license`, `license_name`, `license_link`, `base_model`.
+    """
+    data = ModelCardData(
+        library_name="diffusers", pipeline_tag="image-to-image", tags=["jpeg", "image-restoration", "ddrm"], **metadata
+    )
+    purpose, terms = (
+        textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+        for text in (_PURPOSE.format(prior=prior), _TERMS.format(terms=terms))
+    )
+    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(purpose=purpose, terms=terms)}"
+    (folder / "README.md").write_text(card, "utf-8")
+
+
+def _write_other_card(folder: Path, source: Path | None, repo_id: str | None) -> None:
+    """The card of a prior of which only the place it came from may be known."""
+    stated = _metadata(source) if source else {}
+    metadata = {name: stated[name] for name in ("license", "license_name", "license_link") if name in stated}
+    prior = "a prior of its own"
+    if repo_id:
+        metadata["base_model"] = repo_id
+        prior = f"the prior of [{repo_id}](https://huggingface.co/{repo_id})"
+    terms = "It is not known under which terms the weights may be used."
+    if "license" in metadata:
+        name = metadata.get("license_name", metadata["license"])
+        terms = f"The weights stay under the terms that their own card states ({name})."
+    write_card(folder, prior, terms, **metadata)
+
+
+def _origin(unet: torch.nn.Module) -> tuple[Path | None, str | None]:
+    """Folder with the documents of the repo that a prior was loaded from, and the id if that is a Hub repo."""
+    name = unet.config.get("_name_or_path")
+    if not name:
+        return None, None
+    place = Path(name)
+    place = place.parent if place.name == "unet" else place
+    repository, revision = place.parts[-3] if place.parent.name == "snapshots" else "", None
+    if repository.startswith("models--"):  # the cache: diffusers has fetched what it loads, and so no documents
+        repo_id, revision = repository.removeprefix("models--").replace("--", "/"), place.name
+        if (place / "README.md").exists() and (place / "LICENSE").exists():
+            return place, repo_id
+    elif place.is_dir():
+        return place, None
+    else:
+        repo_id = str(name)
+    try:
+        wanted = ["README.md", *_DOCUMENTS, _COMPARISON, "pipeline.py"]
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted)), repo_id
+    except HFValidationError:  # a folder that is no more
+        return None, None
+    except OSError as error:
+        logger.warning(f"The card of {repo_id} could not be fetched, and is not saved: {_first_line(error)}")
+        return (place if place.is_dir() else None), repo_id
+
+
+def _is_as_stored(unet: torch.nn.Module, source: Path) -> bool:
+    """Whether the prior still has the weights of its repo, and so deserves the card of it: judged by its last layer."""
+    weight = unet.conv_out.weight.detach()
+    if weight.is_meta:  # offloaded to disk
+        return True
+    for path in (source / "unet").glob("*.safetensors"):
+        with safe_open(path, "pt") as stored:
+            names = stored.keys()
+            if "conv_out.weight" in names and torch.equal(
+                stored.get_tensor("conv_out.weight").to(weight.dtype), weight.cpu()
+            ):
+                return True
+    return False
+
+
+def _copy(source: Path, target: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            _copy_file(path, target / path.relative_to(source))
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if not (target.exists() and target.samefile(source)):  # saved into the folder it was loaded from
+        shutil.copyfile(source, target)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """The YAML header of a repo's card; empty if there is none that can be read."""
+    try:
+        return metadata_load(folder / "README.md") or {}
+    except Exception:  # no file, no text, no YAML: the classes of three libraries
+        return {}
+
+
+def assemble_space(folder: Path) -> None:
+    """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
 
     Raises:
+        FileNotFoundError: if this is not a checkout that has it.
+    """
+    source = _HERE.parent / "space"
+    if not (source / "app.py").exists():
+        raise FileNotFoundError("there is no space/app.py beside the package; push the Space from a checkout")
+    rubbish = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, folder, ignore=rubbish, dirs_exist_ok=True)
+    shutil.copytree(_HERE, folder / _HERE.name, ignore=rubbish)
+
+
+def check(folder: Path, repo_id: str) -> None:
+    """Raise `ValueError` if a folder cannot be published under a name; the Hub is not asked."""
+    validate_repo_id(repo_id)
+    if not _metadata(folder).get("license"):
+        raise ValueError(
+            f"{repo_id} was not uploaded: its card names no licence for the weights; write `license: ...` into the"
+            " metadata of the README.md beside the prior"
+        )
+
+
+def upload(
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    repo_type: str = "model",
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    replace: bool = False,
+) -> RepoUrl:
+    """Upload a folder to the Hub, making repo and branch if need be; returns the repo's address.
+
+    Where nothing differs there is no commit. With `replace`, weights that the folder does not have (another variant,
+    old shards) leave the repo.
+
+    Raises:
+        ValueError: for a name that no repo can have, or a card without a licence.
         OSError: where the Hub refuses or cannot be reached.
     """
-    api = HfApi()
+    folder = Path(folder)
+    check(folder, repo_id)
+    token = token or get_token()
+    if token is None:
+        raise OSError(f"{repo_id} was not uploaded: no token of the Hub; run `hf auth login` or set HF_TOKEN")
+    api = HfApi(token=token)
     try:
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload pipeline")
+        sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+        address = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk)
+        if revision is not None:
+            api.create_branch(address.repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        api.upload_folder(
+            repo_id=address.repo_id,
+            folder_path=folder,
+            repo_type=repo_type,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or "Upload pipeline",
+            ignore_patterns=["**/__pycache__/**"],
+            delete_patterns=["unet/*"] if replace else None,
+        )
     except Exception as error:  # the HTTP library's own classes differ from release to release
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OSError(f"{repo_id} was not uploaded: {reason}") from error
-    return str(address)
+        raise OSError(f"{repo_id} was not uploaded: {_reason(error, api)}".replace(token, "***")) from None
+    return address
+
+
+def _reason(error: Exception, api: HfApi) -> str:
+    said = getattr(error, "server_message", None) or _first_line(error)
+    if not isinstance(error, HfHubHTTPError):
+        return f"talking to the Hub at {api.endpoint} failed ({said})"
+    status = error.response.status_code
+    meaning = {
+        401: "the Hub does not accept the token; run `hf auth login` again",
+        403: "the token may not write there",
+        404: "there is no such owner, repo or branch, or the token may not see it",
+    }.get(status, "the Hub refused")
+    return f"{meaning} ({status}: {said})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

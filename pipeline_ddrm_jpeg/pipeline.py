@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .hub import add_code
+from .hub import complete, upload
 from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
 from .quantization import quality_tables  # noqa: F401  operators.py needs it; the Hub copies only what is named here
@@ -135,6 +136,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
 
+        Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
+        prior was loaded from (a Hub repo is asked for it), or one that states no more than the prior's licence.
+
         Args:
             save_directory: folder, made if need be.
             **kwargs: as of `DiffusionPipeline.save_pretrained`, but for `push_to_hub=True`: use the method of that
@@ -143,7 +147,38 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
         super().save_pretrained(save_directory, **kwargs)
-        add_code(Path(save_directory))
+        complete(Path(save_directory), self.unet)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Upload what `save_pretrained` writes; returns the address of the repo.
+
+        Args:
+            repo_id: `"owner/name"`, made if need be.
+            commit_message: of the commit.
+            private: whether a repo that is made is private; by default as the owner has it.
+            token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
+            create_pr: open a pull request instead of committing.
+            revision: branch, made if need be.
+            **kwargs: passed on to `save_pretrained`: `variant`, ...
+
+        Raises:
+            ValueError: for a name that no repo can have, or a prior whose card names no licence.
+            OSError: where the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **kwargs)
+            return upload(
+                folder, repo_id, private, revision, token=token, commit_message=commit_message, create_pr=create_pr
+            )
 
     def check_inputs(
         self,

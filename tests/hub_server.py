@@ -10,18 +10,31 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-API = re.compile(r"/api/(?P<kind>models|spaces)/(?P<id>[^/]+/[^/]+)(?:/(?P<verb>\w+)/(?P<rev>[^/]+))?/?$")
+API = re.compile(r"/api/(?P<kind>models/|spaces/)(?P<id>[^/]+/[^/]+)(?:/(?P<verb>\w+)/(?P<rev>[^/]+))?/?$")
 RESOLVE = re.compile(r"/(?P<kind>spaces/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)$")
+LARGE = (".safetensors", ".png", ".jpg")
+
+
+def object_id(path: str, data: bytes) -> str:
+    """What the Hub names a file by: SHA-256 of a large one, git's own hash of another."""
+    if path.endswith(LARGE):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class Hub(ThreadingHTTPServer):
-    """The server, its repos (`id -> {path: bytes}`) and the large objects on their way in."""
+    """The server, its repos (`id -> branch -> {path: bytes}`) and the large objects on their way in.
+
+    Ids of Spaces begin with `spaces/`. Whoever has a token is `tester`, and may write to `tester/...` only.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repos: dict[str, dict[str, bytes]] = {}
+        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.private: set[str] = set()
+        self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -30,10 +43,14 @@ class Hub(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def sha(self, repo: str) -> str:
-        """A commit id that changes with the content of the repo."""
-        content = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.repos[repo].items())
+    def sha(self, files: dict[str, bytes]) -> str:
+        """A commit id that changes with the content."""
+        content = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in files.items())
         return hashlib.sha1(repr(content).encode()).hexdigest()
+
+    def files(self, repo: str, revision: str) -> dict[str, bytes] | None:
+        """The files of a branch or commit."""
+        return next((f for name, f in self.repos[repo].items() if revision in (name, self.sha(f))), None)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,20 +70,27 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def missing(self, code):
-        self.answer(404, {"error": code}, [("X-Error-Code", code), ("X-Error-Message", code)])
+    def refuse(self, status, code, message=""):
+        self.answer(status, {"error": message or code}, [("X-Error-Code", code), ("X-Error-Message", message or code)])
 
     def body(self):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def do_POST(self):
         body, path = self.body(), urlsplit(unquote(self.path)).path
+        if self.headers.get("Authorization", "") == "Bearer hf_expired":
+            return self.refuse(401, "", "Invalid credentials in Authorization header")
         if path == "/api/repos/create":
             wanted = json.loads(body)
             repo = f"{wanted.get('organization') or 'tester'}/{wanted['name'].rpartition('/')[2]}"
-            exists = repo in self.server.repos
-            self.server.repos.setdefault(repo, {})
-            return self.answer(409 if exists else 200, {"url": f"{self.server.endpoint}/{repo}", "name": repo})
+            if not repo.startswith("tester/"):
+                return self.refuse(403, "", f"You don't have the rights to create a model under {repo}")
+            key = ("spaces/" if wanted.get("type") == "space" else "") + repo
+            exists = key in self.server.repos
+            self.server.repos.setdefault(key, {"main": {}})
+            if (wanted.get("private") or wanted.get("visibility") == "private") and not exists:
+                self.server.private.add(key)
+            return self.answer(409 if exists else 200, {"url": f"{self.server.endpoint}/{key}", "name": repo})
         if path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):
@@ -76,31 +100,41 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self.answer(200, {"transfer": "basic", "objects": objects})
         match = API.match(path)
-        if not match or match["id"] not in self.server.repos:
-            return self.missing("RepoNotFound")
+        key = match and match["kind"].replace("models/", "") + match["id"]
+        if key not in self.server.repos:
+            return self.refuse(404, "RepoNotFound")
+        branches = self.server.repos[key]
+        if match["verb"] == "branch":
+            exists = match["rev"] in branches
+            branches.setdefault(match["rev"], dict(branches["main"]))
+            return self.answer(409 if exists else 201, {})
+        if match["rev"] not in branches:
+            return self.refuse(404, "RevisionNotFound")
+        files = branches[match["rev"]]
         if match["verb"] == "preupload":
-            files = [
+            known = {name: object_id(name, data) for name, data in files.items()}
+            answers = [
                 {
                     "path": file["path"],
-                    "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                    "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
                     "shouldIgnore": False,
-                    "oid": None,
+                    "oid": known.get(file["path"]),
                 }
                 for file in json.loads(body)["files"]
             ]
-            return self.answer(200, {"files": files})
-        repo = self.server.repos[match["id"]]
+            return self.answer(200, {"files": answers})
         for line in body.splitlines():
             item = json.loads(line)
             value = item["value"]
             if item["key"] == "file":
-                repo[value["path"]] = base64.b64decode(value["content"])
+                files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
-                repo[value["path"]] = self.server.objects[value["oid"]]
+                files[value["path"]] = self.server.objects[value["oid"]]
             elif item["key"] == "deletedFile":
-                repo.pop(value["path"])
-        sha = self.server.sha(match["id"])
-        address = f"{self.server.endpoint}/{match['id']}/commit/{sha}"
+                files.pop(value["path"])
+        self.server.commits.append(key)
+        sha = self.server.sha(files)
+        address = f"{self.server.endpoint}/{key}/commit/{sha}"
         return self.answer(200, {"success": True, "commitOid": sha, "commitUrl": address, "hookOutput": ""})
 
     def do_PUT(self):
@@ -115,19 +149,26 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             return self.answer(200, {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "write"}}})
         match = API.match(path) or RESOLVE.match(path)
-        if not match or match["id"] not in self.server.repos:
-            return self.missing("RepoNotFound")
-        repo, sha = self.server.repos[match["id"]], self.server.sha(match["id"])
+        key = match and (match["kind"] or "").replace("models/", "") + match["id"]
+        if key not in self.server.repos:
+            return self.refuse(404, "RepoNotFound")
+        files = self.server.files(key, match["rev"] or "main")
+        if files is None:
+            return self.refuse(404, "RevisionNotFound")
+        sha = self.server.sha(files)
         if "file" in match.groupdict():
-            if match["file"] not in repo:
-                return self.missing("EntryNotFound")
-            data = repo[match["file"]]
-            etag = f'"{hashlib.sha256(data).hexdigest()}"'
+            if match["file"] not in files:
+                return self.refuse(404, "EntryNotFound")
+            data = files[match["file"]]
+            etag = f'"{object_id(match["file"], data)}"'
             return self.answer(200, data, [("ETag", etag), ("X-Repo-Commit", sha), ("Accept-Ranges", "bytes")])
         if match["verb"] == "tree":
-            tree = [{"type": "file", "path": p, "size": len(d), "oid": ""} for p, d in sorted(repo.items())]
+            tree = [
+                {"type": "file", "path": p, "size": len(d), "oid": object_id(p, d)} for p, d in sorted(files.items())
+            ]
             return self.answer(200, tree)
-        siblings = [{"rfilename": name} for name in sorted(repo)]
-        return self.answer(200, {"id": match["id"], "sha": sha, "private": False, "tags": [], "siblings": siblings})
+        siblings = [{"rfilename": name} for name in sorted(files)]
+        private = key in self.server.private
+        return self.answer(200, {"id": match["id"], "sha": sha, "private": private, "tags": [], "siblings": siblings})
 
     do_HEAD = do_GET

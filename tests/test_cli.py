@@ -28,7 +28,7 @@ def folder(photo, tmp_path):
 
 def test_help_names_every_command_and_option():
     overview = run("--help").stdout
-    assert all(command in overview for command in ("restore", "inspect", "degrade"))
+    assert all(command in overview for command in ("restore", "inspect", "degrade", "convert", "push"))
     details = run("restore", "--help", env={**os.environ, "COLUMNS": "160"}).stdout
     for option in (
         *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),

@@ -234,6 +234,11 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(ConversionError, match="dictionary of tensors"):
         load_checkpoint(path)
+    plain = torch.ones(2, 2)
+    for strange in (plain.to_sparse(), plain.to("meta"), plain.int()):
+        torch.save({"a": plain, "b": strange}, path)
+        with pytest.raises(ConversionError, match="tensor b is not a plain array"):
+            load_checkpoint(path)
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "missing.pt")
 
@@ -279,6 +284,7 @@ def test_the_script_converts_with_flags_over_a_preset(tmp_path):
         (["--preset", "lsun_cat", "--download"], 2, "--download knows only"),
         (["--checkpoint", "none.pt", "--preset", "512x512_diffusion"], 1, "starts with 0.5 times"),
         (["--checkpoint", "none.pt", "--channel-mult", "a"], 2, "list of numbers"),
+        (["--checkpoint", "none.pt", "--attention-resolutions", ""], 2, "'' is not a list of numbers"),
     ],
 )
 def test_the_script_tells_what_is_wrong_in_a_line(tmp_path, arguments, status, message):

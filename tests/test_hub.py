@@ -2,19 +2,22 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from inspect import signature
 
 import guided_diffusion
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import ROOT, jpeg_bytes, make_unet
 from hub_server import Hub
+from huggingface_hub import ModelCard
 from PIL import Image
 from test_conversion import SMALL
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, hub
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 
 STRANGER = """
@@ -41,15 +44,25 @@ def stranger(code, *arguments, cache):
 
 @pytest.fixture
 def repo(tmp_path, photo):
-    """A saved pipeline, a JPEG beside it, and what the package itself makes of that."""
+    """A saved pipeline with a card of its own, a JPEG beside it, and what the package itself makes of that."""
     pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler(eta=0.9))
     pipe.save_pretrained(tmp_path / "repo")
+    (tmp_path / "repo" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# My prior\n")
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
-    generator = torch.Generator().manual_seed(0)
-    pipe(tmp_path / "a.jpg", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(
-        tmp_path / "expected.png"
-    )
+    restore(pipe, tmp_path / "a.jpg", tmp_path / "expected.png")
     return tmp_path
+
+
+def restore(pipe, picture, output):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    pipe(picture, num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
+
+
+def tree(folder):
+    """Every file below a folder with its content."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def same(first, second):
@@ -82,39 +95,85 @@ restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), pictur
     )
     assert same(repo / "expected.png", repo / "first.png")
     assert same(repo / "expected.png", repo / "second.png")
+    assert tree(repo / "again") == tree(repo / "repo")
     third = "restore(DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True), *sys.argv[2:])"
     stranger(third, repo / "again", repo / "a.jpg", repo / "third.png", cache=repo / "another cache")
     assert same(repo / "expected.png", repo / "third.png")
 
 
-def test_two_loads_and_an_override_live_in_one_process(repo):
+def test_loads_repos_variants_and_overrides_live_in_one_process(repo):
+    other = DDRMJPEGPipeline(unet=make_unet(seed=1), scheduler=DDRMScheduler(eta=0.5))
+    other.save_pretrained(repo / "other")
+    restore(other, repo / "a.jpg", repo / "expected other.png")
+    half = DDRMJPEGPipeline(unet=make_unet(seed=2).half(), scheduler=DDRMScheduler(eta=0.9))
+    half.save_pretrained(repo / "half", variant="fp16")
     code = """
-folder, picture, output, override = sys.argv[1:]
-for _ in range(2):
-    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+folder, other, half, picture, output, other_output, overridden = sys.argv[1:]
+first, pipe = (DiffusionPipeline.from_pretrained(folder, trust_remote_code=True) for _ in range(2))
+second = DiffusionPipeline.from_pretrained(other, trust_remote_code=True)
+restore(second, picture, other_output)
 restore(pipe, picture, output)
-unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
-torch.nn.init.zeros_(unet.conv_out.weight)
-pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, trust_remote_code=True, dtype=torch.bfloat16)
-restore(pipe, picture, override)
-"""
-    stranger(
-        code,
-        *(repo / name for name in ("repo", "a.jpg", "out.png", "override.png")),
-        cache=repo / "cache",
-    )
-    assert same(repo / "expected.png", repo / "out.png")
-    assert not same(repo / "expected.png", repo / "override.png")
 
-
-def test_a_half_precision_variant_is_saved_and_loaded(repo):
-    pipe = DDRMJPEGPipeline(unet=make_unet().half(), scheduler=DDRMScheduler())
-    pipe.save_pretrained(repo / "repo", variant="fp16")
-    code = """
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], variant="fp16", dtype=torch.float16, trust_remote_code=True)
+pipe = DiffusionPipeline.from_pretrained(half, variant="fp16", dtype=torch.float16, trust_remote_code=True)
 assert pipe.unet.dtype == torch.float16
+
+unet = UNet2DModel.from_pretrained(other, subfolder="unet")
+pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, trust_remote_code=True, dtype=torch.bfloat16)
+assert pipe.unet is unet and pipe.scheduler.config.eta == 0.9
+pipe.save_pretrained(overridden)
 """
-    stranger(code, repo / "repo", cache=repo / "cache")
+    names = ("repo", "other", "half", "a.jpg", "out.png", "other.png", "overridden")
+    stranger(code, *(repo / name for name in names), cache=repo / "cache")
+    assert same(repo / "expected.png", repo / "out.png")
+    assert same(repo / "expected other.png", repo / "other.png")
+    assert "My prior" not in (repo / "overridden" / "README.md").read_text()  # the card goes with the prior
+
+
+def test_the_embedded_prior_has_its_card_and_a_changed_one_has_not(tmp_path):
+    pipe = DDRMJPEGPipeline.from_embedded(dtype=torch.bfloat16)
+    pipe.save_pretrained(tmp_path / "own")
+    own = tree(tmp_path / "own")
+    assert own["README.md"] == (ROOT / "model_card.md").read_bytes()
+    assert own["LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert {name for name in own if name.startswith(("examples", "docs"))} == {
+        *(f"examples/{name}.jpg" for name in ("cameraman", "cat", "cat-crushed", "galaxies")),
+        "docs/comparison.png",
+    }
+    assert not any(str(ROOT).encode() in data for data in own.values())  # nobody's paths are published
+
+    again = DDRMJPEGPipeline.from_prior(tmp_path / "own", dtype=torch.bfloat16)
+    again.save_pretrained(tmp_path / "again")
+    assert tree(tmp_path / "again") == own
+    pipe.save_pretrained(tmp_path / "own")  # into the folder it is already in
+    assert tree(tmp_path / "own") == own
+
+    for changed in (pipe, again):
+        torch.nn.init.zeros_(changed.unet.conv_out.weight)
+        changed.save_pretrained(tmp_path / "changed")
+        card = ModelCard.load(tmp_path / "changed" / "README.md")
+        assert card.data.license == "mit"  # of what it was made from
+        assert "another prior" in card.text
+        assert "Results" not in card.text
+
+
+def test_a_prior_of_unknown_terms_is_saved_but_not_published(repo):
+    unet = make_unet()
+    pipe = DDRMJPEGPipeline(unet=unet, scheduler=DDRMScheduler())
+    pipe.save_pretrained(repo / "unknown")
+    card = ModelCard.load(repo / "unknown" / "README.md")
+    assert card.data.license is None
+    assert "not known under which terms" in card.text
+    with pytest.raises(ValueError, match="names no licence"):
+        pipe.push_to_hub("tester/unknown", token="hf_secret")
+
+
+def test_a_wheel_holds_what_a_repo_holds():
+    included = (ROOT / "pyproject.toml").read_text().partition("force-include]")[2].partition("\n[")[0]
+    for pattern in ("model_card.md", *hub._DOCUMENTS, hub._COMPARISON):
+        names = [path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)]
+        assert names
+        for name in names:
+            assert f'"{name}" = "pipeline_ddrm_jpeg/prior/{name}"' in included
 
 
 def test_save_pretrained_does_not_upload(tmp_path):
@@ -152,7 +211,7 @@ def test_a_converted_prior_is_pushed_and_loaded_from_the_hub_by_its_id(repo, ser
     assert f"{server.endpoint}/tester/prior" in pushed.stdout
     assert "hf_secret" not in pushed.stdout + pushed.stderr
     written = {str(path.relative_to(repo / "converted")) for path in (repo / "converted").rglob("*") if path.is_file()}
-    assert written <= set(server.repos["tester/prior"])
+    assert written <= set(server.repos["tester/prior"]["main"])
 
     code = """
 restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True), *sys.argv[1:])
@@ -171,6 +230,105 @@ restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True
     assert np.abs(difference).max() <= 1  # another memory layout may round another way
 
 
+PUSHES = """
+import json, os, sys
+from pipeline_ddrm_jpeg.cli import app
+
+for environment, arguments in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    print("#", *arguments)
+    print("#", *arguments, file=sys.stderr)
+    try:
+        app(["push", *arguments])
+    except SystemExit as status:
+        print("status", status.code)
+"""
+
+
+def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, prior_folder):
+    ours, away = str(repo / "repo"), {"HF_TOKEN": ""}
+    plain = {"README.md": b"---\nlicense: apache-2.0\n---\n# A DDPM\nNumbers of its own.\n"} | tree(prior_folder)
+    server.repos["tester/ddpm"] = {"main": plain}
+    stale = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
+    server.repos["tester/converted"] = {"main": {}, "old": {stale: b"", "notes.txt": b"kept"}}
+    pushes = [
+        ({}, ["tester/ddrm", "--prior", ours, "--private"]),
+        ({}, ["tester/ddrm", "--prior", ours]),
+        ({}, ["tester/ddrm", "--prior", ours, "--revision", "v1"]),
+        ({}, ["stranger/ddrm", "--prior", ours]),
+        ({}, ["tester/other", "--prior", str(prior_folder)]),
+        ({}, ["no such name", "--prior", ours]),
+        ({}, ["tester/ddrm", "--space", "--prior", ours, "--dry-run"]),
+        ({}, ["tester/converted", "--prior", "tester/ddpm", "--revision", "old"]),
+        ({"HF_TOKEN": "hf_expired"}, ["tester/ddrm", "--prior", ours]),
+        (away, ["tester/ddrm", "--prior", ours]),
+        (away, ["tester/embedded", "--dry-run"]),
+    ]
+    environment = online(server, repo / "home")
+    result = subprocess.run(
+        [sys.executable, "-c", PUSHES, json.dumps(pushes)], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not any(token in result.stdout + result.stderr for token in ("hf_secret", "hf_expired"))
+    said = [text.partition("\n")[2] for text in result.stdout.split("# ")[1:]]
+    errors = [text.splitlines()[-1] for text in result.stderr.split("# ")[1:]]
+
+    assert f"{server.endpoint}/tester/ddrm\n" in said[0]
+    assert "from_pretrained('tester/ddrm', trust_remote_code=True)" in said[0]
+    assert server.private == {"tester/ddrm"}
+    # Neither the second push nor the branch, made of the first, changed a file.
+    assert server.commits == ["tester/ddrm", "tester/converted"]
+    pushed = dict(server.repos["tester/ddrm"]["main"])
+    assert pushed.pop("unet/diffusion_pytorch_model.fp16.safetensors")
+    assert pushed == tree(repo / "repo")
+    assert set(server.repos["tester/ddrm"]) == {"main", "v1"}
+    assert "revision='v1'" in said[2]
+    for number, sentence in (
+        (3, "may not write there (403: You don't have the rights"),
+        (4, "names no licence"),
+        (5, "Repo id must"),
+        (6, "there is no space/app.py"),
+        (8, "does not accept the token"),
+        (9, "no token of the Hub"),
+    ):
+        if number == 6 and (ROOT / "space" / "app.py").exists():
+            assert "tester/ddrm-space (space)" in said[6]
+            continue
+        assert sentence in errors[number]
+        assert said[number].strip() == "status 1"
+    assert "tester/embedded (model): 20 files" in said[10]
+    assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[10]
+    assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
+    card = ModelCard(server.repos["tester/converted"]["old"]["README.md"].decode())
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
+    assert "Numbers" not in card.text
+    assert "notes.txt" in server.repos["tester/converted"]["old"]
+    assert stale not in server.repos["tester/converted"]["old"]
+
+    server.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
+    code = """
+picture, output, again = sys.argv[1:]
+pipe = DiffusionPipeline.from_pretrained("tester/ddrm", trust_remote_code=True)
+assert pipe.scheduler.config.eta == 0.9
+restore(pipe, picture, output)
+pipe.save_pretrained(again)
+pipe = DiffusionPipeline.from_pretrained(
+    "tester/ddrm", revision="v1", variant="fp16", dtype=torch.float16, trust_remote_code=True
+)
+assert pipe.scheduler.config.eta == 0.3 and pipe.unet.dtype == torch.float16
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", STRANGER + code, *(str(repo / name) for name in ("a.jpg", "hub.png", "again"))],
+        capture_output=True,
+        text=True,
+        env=online(server, repo / "another home"),
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert same(repo / "expected.png", repo / "hub.png")
+    assert tree(repo / "again") == tree(repo / "repo")
+
+
 def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
     server.shutdown()
     server.server_close()
@@ -178,3 +336,43 @@ def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
     assert pushed.returncode == 1
     assert "Traceback" not in pushed.stderr
     assert pushed.stderr.splitlines()[-1].startswith("ddrm-jpeg: ")
+
+
+FILLED = runpy.run_path(str(ROOT / "scripts" / "update_model_card.py"))
+CARD = (ROOT / "model_card.md").read_text()
+
+
+def test_the_card_is_what_the_script_makes_of_its_sources():
+    source = ROOT / "docs" / "results.json"
+    results = json.loads(source.read_text()) if source.exists() else None
+    assert FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text()) == CARD
+
+
+def test_results_become_a_table_and_metadata_that_the_hub_reads():
+    row = {"dataset": "imagenet", "images": 100, "operator": "libjpeg", "quality_factor": 10}
+    settings = {"correction": "paper", **PRESETS["paper"]}
+    jpeg = row | {"method": "JPEG", "settings": settings, "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
+    ours = row | {"method": "Ours (S)", "settings": settings, "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
+    rows = [jpeg, ours, jpeg | {"settings": {}}, jpeg | {"dataset": "kodak24"}]
+    results = {"rows": rows, "command": ["ddrm-jpeg evaluate imagenet"], "versions": {"torch": "2.13"}}
+    filled = FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text())
+    assert filled.count("| 10 | JPEG | 24.13 | **0.700** |") == 1
+    assert "| 10 | Ours (S), paper | **24.80** | **0.700** |" in filled
+    assert "<details>" in filled
+    assert "ddrm-jpeg evaluate imagenet" in filled
+    metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
+    assert metrics == {("PSNR (dB), Ours (S), paper", 24.8), ("SSIM, Ours (S), paper", 0.7)}
+    assert FILLED["fill"](filled, results, FILLED["PRIOR"].read_text()) == filled
+
+
+def test_the_parameters_on_the_card_are_those_of_the_call():
+    parameters = signature(DDRMJPEGPipeline.__call__).parameters
+    rows = [line.split("|") for line in CARD.partition("## Parameters")[2].partition("Beside")[0].splitlines()]
+    listed = {
+        name.strip(" `"): cells[2].strip(" `") for cells in rows if len(cells) > 3 for name in cells[1].split(",")
+    }
+    plumbing = {"self", "image", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+    assert listed.keys() - {"argument", "---"} == parameters.keys() - plumbing
+    for name in parameters.keys() - plumbing:
+        default = parameters[name].default
+        assert listed[name] == (f'"{default}"' if isinstance(default, str) else str(default))

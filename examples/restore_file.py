@@ -1,0 +1,10 @@
+"""Restore one file: python examples/restore_file.py examples/cat.jpg cat.png"""
+
+import sys
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+
+source, target = sys.argv[1:]
+pipe = DDRMJPEGPipeline.from_embedded()
+result = pipe(source, **PRESETS["balanced"])
+result.images[0].save(target)

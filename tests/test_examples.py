@@ -1,0 +1,52 @@
+"""The scripts of examples/, as they stand, on a small picture."""
+
+import runpy
+import sys
+
+import pytest
+from conftest import ROOT, jpeg_bytes
+from PIL import Image
+
+
+@pytest.fixture
+def run(photo, tmp_path, monkeypatch):
+    """Run a script in a folder that holds `small.jpg` and `small.png`."""
+    small = photo.resize((40, 24))
+    small.save(tmp_path / "small.png")
+    (tmp_path / "small.jpg").write_bytes(jpeg_bytes(small, quality=10))
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+
+    return run
+
+
+def test_a_file_is_restored(run):
+    run("restore_file.py", "small.jpg", "out.png")
+    assert Image.open("out.png").size == (40, 24)
+
+
+def test_a_batch_is_restored(run, capsys):
+    run("restore_batch.py", "out", "small.jpg", "small.jpg")
+    assert capsys.readouterr().out.splitlines() == ["small.jpg: 100.0 % of its coefficients kept"] * 2
+    assert Image.open("out/small.png").size == (40, 24)
+
+
+def test_another_prior_restores(run, prior_folder):
+    run("another_prior.py", prior_folder, "small.jpg", "out.png")
+    assert Image.open("out.png").size == (40, 24)
+
+
+def test_dequantization_gains(run, capsys):
+    run("dequantize.py", "small.png", "out.png")
+    before, after = (float(word) for word in capsys.readouterr().out.split() if word[0].isdigit())
+    assert after > before + 1
+    assert Image.open("out.png").size == Image.open("out_reduced.png").size == (40, 24)
+
+
+def test_a_new_operator_doubles_the_size_and_keeps_the_file(run, capsys):
+    run("new_operator.py", "small.jpg", "out.png")
+    assert Image.open("out.png").size == (80, 48)
+    assert capsys.readouterr().out == "100.0 % of the file's coefficients kept\n"
