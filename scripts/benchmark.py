@@ -1,0 +1,146 @@
+"""Seconds of every stage of a restoration, and its peak memory, by picture size.
+
+python scripts/benchmark.py [--sizes 256x256 1000x1000 4000x3000 6000x4000] [--output build/benchmark] [--check 0.03]
+
+Each size runs in a process of its own, whose peak resident memory is what the operating system says. The picture is one
+of examples/, repeated, as a JPEG file of quality factor 30. One step of one sample is measured; memory does not depend
+on their number. Writes OUTPUT.json and OUTPUT.md. With --check, the exit status is 1 if what is not the network
+(correction and scheduler) takes more than that share of its time: a ratio, which holds on a busy machine too.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGOperator
+from pipeline_ddrm_jpeg.restoration import save_image, write_atomically
+from pipeline_ddrm_jpeg.tiling import predict
+
+PICTURE = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
+STAGES = {
+    "read": "read the file",
+    "network": "network, one step",
+    "correction": "correction, one step",
+    "scheduler": "scheduler, one step",
+    "pillow": "Pillow, encode and decode",
+    "whole": "whole restoration, one step",
+    "write": "write PNG",
+}
+
+
+def make_file(width: int, height: int) -> bytes:
+    pixels = np.asarray(Image.open(PICTURE).convert("RGB"))
+    repeats = (-(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(pixels, repeats)[:height, :width]).save(stream, "JPEG", quality=30)
+    return stream.getvalue()
+
+
+def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
+    """Seconds of each stage at one size, in this process."""
+    data = make_file(width, height)
+    pipe = DDRMJPEGPipeline.from_embedded(dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    pipe.set_progress_bar_config(disable=True)
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], Any], repeats: int = 1) -> Any:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            result = work()
+            times.append(time.perf_counter() - start)
+        seconds[stage] = min(times)
+        return result
+
+    few = 5 if width * height < 2e6 else 1
+    file = timed("read", lambda: JPEGFile.open(data), few)
+    result = timed(
+        "whole",
+        lambda: pipe(file, num_inference_steps=1, init_timestep=60, generator=torch.Generator().manual_seed(0)),
+        few,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        timed("write", lambda: save_image(result.images[0], Path(folder, "picture.png")))
+    facts = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+    operator = JPEGOperator.from_file(file)
+    y = operator.measurement(file)
+    with torch.inference_mode():
+        x = operator.decode(y)
+        timed("correction", lambda: operator.project(x, y), few)
+        pipe.scheduler.set_timesteps(1, init_timestep=60)
+        timed("scheduler", lambda: pipe.scheduler.step(x, 0, x), few)
+        predict(pipe.unet, x[..., :64, :64], 0)  # warm
+        timed("network", lambda: predict(pipe.unet, x, 0, window_size=384, overlap=64), few)
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+
+    def round_trip() -> None:
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=30)
+        Image.open(stream).load()
+
+    timed("pillow", round_trip, few)
+    facts |= {"dtype": str(pipe.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
+    return {"width": width, "height": height, "seconds": seconds, **facts}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    sizes = [f"{row['width']} x {row['height']}" for row in rows]
+    lines = ["| seconds | " + " | ".join(sizes) + " |", "|---|" + "---:|" * len(rows)]
+    for stage, label in STAGES.items():
+        lines.append(f"| {label} | " + " | ".join(f"{row['seconds'][stage]:.3f}" for row in rows) + " |")
+    lines.append(
+        "| share of correction and scheduler | " + " | ".join(f"{100 * share(row):.1f} %" for row in rows) + " |"
+    )
+    lines.append("| peak memory, MiB | " + " | ".join(f"{row['peak_memory_mib']:.0f}" for row in rows) + " |")
+    return "\n".join(lines) + f"\n\n{rows[0]['dtype']}, {rows[0]['threads']} threads, torch {torch.__version__}\n"
+
+
+def share(row: dict[str, Any]) -> float:
+    seconds = row["seconds"]
+    return (seconds["correction"] + seconds["scheduler"]) / seconds["network"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["256x256", "1000x1000", "4000x3000", "6000x4000"])
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--output", type=Path, default=Path("build/benchmark"), help="without suffix")
+    parser.add_argument("--check", type=float, metavar="SHARE", help="highest share of what is not the network")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one size
+    arguments = parser.parse_args()
+    sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes]
+    if arguments.one:
+        print(json.dumps(measure(*sizes[0], arguments.dtype)))
+        return
+    rows = []
+    for size in arguments.sizes:
+        command = [sys.executable, __file__, "--one", "--sizes", size, "--dtype", arguments.dtype]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+        if done.returncode:
+            sys.exit(f"{size} failed with status {done.returncode}")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{size} done", file=sys.stderr)
+    text = markdown(rows)
+    for suffix, content in ((".json", json.dumps(rows, indent=1) + "\n"), (".md", text)):
+        write_atomically(arguments.output.with_suffix(suffix), lambda stream, c=content: stream.write(c.encode()))
+    print(text)
+    if arguments.check is not None and (worst := max(map(share, rows))) > arguments.check:
+        sys.exit(f"correction and scheduler take {100 * worst:.1f} % of the network's time")
+
+
+if __name__ == "__main__":
+    main()
