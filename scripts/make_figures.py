@@ -4,8 +4,8 @@ python scripts/make_figures.py [PICTURE...] [--output build/figures]
 
 Pictures are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
 restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
-original, JPEG and restoration at several quality factors. `samples.png`: mean, standard deviation and error of the
-samples. Each picture is zoomed at its bottom right where restoration changed most.
+original, JPEG and restoration at several quality factors. `samples.png`: mean of the samples, their standard deviation
+(spread), and the error of the mean. Each picture is zoomed at its bottom right where restoration changed most.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 
     error = np.abs(np.asarray(mean, dtype=np.float64) - np.asarray(picture)).reshape(*std.shape, -1).mean(axis=-1)
     corner = changed(before, mean)
     maps = []
-    for values, label in ((std, "standard deviation of the samples"), (error, "error of their mean")):
+    for values, label in ((std, "spread of the samples"), (error, "error of their mean")):
         top = float(np.percentile(np.concatenate([std, error]), 99))
         colours = matplotlib.colormaps["viridis"](np.clip(values / top, 0, 1))[..., :3]
         maps.append(
@@ -135,7 +135,7 @@ def main() -> None:
         "figure_1": lambda: figure_1(pipe, pictures),
         "figure_2": lambda: figure_2(pipe, pictures),
         "figure_4": lambda: figure_4(pipe, pictures),
-        "samples": lambda: samples(pipe, pictures[0]),
+        "samples": lambda: samples(pipe, max(pictures, key=lambda picture: picture.width * picture.height)),
     }
     for name, draw in figures.items():
         path = arguments.output / f"{name}.png"
