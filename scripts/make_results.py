@@ -29,6 +29,20 @@ Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spr
 The paper's prior has 85 times as many parameters. On ImageNet its Table 1 has, for JPEG / Ours (S) / Ours (A), PSNR of
 23.46 / 25.19 / 25.90 dB at QF 5, 26.12 / 27.68 / 28.37 at QF 10 and 29.53 / 30.98 / 31.58 at QF 30.
 """
+FIGURES = """## Figures
+
+By `scripts/make_figures.py`, from public-domain pictures, with the preset `best`. Quality factors 5, 10, 20 and 30:
+
+![original, JPEG and restoration](figures/figure_4.png)
+
+The paper's other problem, pictures of 9 bits a colour:
+
+![9 bits a colour and restoration](figures/figure_2.png)
+
+How far eight samples differ, and how far their mean is from the original:
+
+![mean, spread and error of the samples](figures/samples.png)
+"""
 
 
 def command(record: dict[str, Any]) -> str:
@@ -67,6 +81,7 @@ def main() -> None:
         gathered["prior_sha256"] = record["prior_sha256"]
         settings = record["protocol"]["settings"]
         gathered["rows"] += [{**row, "settings": settings} for row in record["rows"]]
+    parts.append(FIGURES)
     versions = ", ".join(f"{name} {version}" for name, version in gathered["versions"].items())
     parts.append(f"Prior `{gathered['prior_sha256'][:12]}`, with {versions}.\n")
     for suffix, text in ((".md", "\n".join(parts)), (".json", json.dumps(gathered, indent=1) + "\n")):
