@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,6 +38,7 @@ HERE = Path(__file__).parent
 # --- Who waits or is being served: by session, the file that is there as long as the work is to go on ---
 
 JOBS: dict[str, Path] = {}
+REFUSED: dict[str, str] = {}  # what a session was told last
 _FOLDER = TemporaryDirectory(prefix="ddrm-jpeg-space-")
 
 
@@ -59,6 +59,10 @@ def job(request: gr.Request) -> Iterator[Path]:
     go.touch()
     try:
         yield go
+    except gr.Error as error:
+        if JOBS.get(request.session_hash) == go:
+            REFUSED[request.session_hash] = error.message
+        raise
     finally:
         go.unlink(missing_ok=True)
         if JOBS.get(request.session_hash) == go:
@@ -75,6 +79,11 @@ def leave(request: gr.Request) -> None:
 def cancel(request: gr.Request) -> list:
     leave(request)
     return ['<p class="hint" role="status">Cancelled.</p>', *busy(False)]
+
+
+def refused(request: gr.Request) -> list:
+    """The sentence stays on the page when the note that gradio shows has gone."""
+    return [show.refused(REFUSED.pop(request.session_hash, "Not restored.")), *busy(False)]
 
 
 def busy(working: bool) -> list:
@@ -97,7 +106,7 @@ def inspect(path: str | None) -> tuple:
         with refusals(Path(path).name):
             return HINT, *empty, show.facts(read_jpeg(path))
     except gr.Error as error:
-        return f'<p class="refusal" role="alert">{escape(error.message)}</p>', *empty, ""
+        return show.refused(error.message), *empty, ""
 
 
 def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(), **settings: Any) -> dict:  # noqa: B008
@@ -112,8 +121,7 @@ def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(
         name = f"{Path(path).stem}_restored.png"
         count = sum(plane.size for plane in file.coefficients)
         verdict = show.verdict(result.consistency_8bit[0], f"file's {count:,} coefficients", time.monotonic() - start)
-        task = f"restore_file(pipe, Task(Path({file.name!r}), Path({name!r})), seed={seed}, **settings)\n"
-        code = show.snippet(show.RESTORE, PRIOR, settings, task)
+        code = show.snippet(show.RESTORE, PRIOR, settings, show.task(file.name, name, seed))
         return present(result, {"JPEG": before}, name, verdict, code) | {facts: show.facts(file)}
 
 
@@ -145,7 +153,7 @@ def explore(
         verdict += show.numbers(clean, {"JPEG": before, "restored": after})
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         code += f"picture.save({file.name!r}{arguments})\n"
-        code += f"restore_file(pipe, Task(Path({file.name!r}), Path({name!r})), seed={seed}, **settings)\n"
+        code += show.task(file.name, name, seed)
         code = show.snippet(show.EXPLORE, PRIOR, settings, code)
         return present(result, {"JPEG": before, "original": clean}, name, verdict, code) | {facts: show.facts(file)}
 
@@ -400,7 +408,8 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
             concurrency_id="work",
             api_name=work.__name__,
         )
-        work_event.then(lambda: busy(False), None, buttons, **QUIET)
+        work_event.success(lambda: busy(False), None, buttons, **QUIET)
+        work_event.failure(refused, None, [status, *buttons], **QUIET)
         runs.append(work_event)
     cancel_button.click(cancel, None, [status, *buttons], cancels=runs, **QUIET)
     demo.unload(leave)
@@ -442,6 +451,7 @@ def main() -> None:
         block_label_text_color="*neutral_600",
         block_title_text_color="*neutral_700",
         color_accent="*primary_700",
+        checkbox_background_color_selected_dark="*primary_500",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",

@@ -57,13 +57,13 @@ class Meter:
         """The prior has been called this often since the last time."""
         self.done += calls
         if not self.go.exists():
-            raise refusal("stopped")
+            raise refusal("Stopped")
         elapsed = time.monotonic() - self.start
         left = elapsed * (self.total - self.done) / self.done
         # Soon enough to spare the wait, late enough to know.
         if elapsed > MAX_SECONDS or (elapsed > MAX_SECONDS / 10 and elapsed + left > 1.5 * MAX_SECONDS):
             raise refusal(
-                f"this would take about {elapsed + left:.0f} s; the limit of this server is {MAX_SECONDS:g} s."
+                f"This would take about {elapsed + left:.0f} s; the limit of this server is {MAX_SECONDS:g} s."
                 " Try a smaller picture, fewer samples or fewer steps"
             )
         calls_a_sample = self.total // (self.num_inference_steps * self.num_samples)

@@ -40,8 +40,8 @@ KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 
 
 def refusal(sentence: str) -> gr.Error:
-    """The error that shows this sentence, without its full stop, on the page."""
-    return gr.Error(f"{sentence[:1].upper()}{sentence[1:]}.", title="Not restored", print_exception=False)
+    """The error that shows this sentence, given without its full stop, on the page."""
+    return gr.Error(f"{sentence}.", print_exception=False)
 
 
 @contextmanager
@@ -60,16 +60,16 @@ def refusals(name: str = "the picture") -> Iterator[None]:
     except UnidentifiedImageError:
         raise refusal(f"{name}: not a picture that can be read") from None
     except FileNotFoundError:
-        raise refusal(f"uploads are deleted after {KEEP_MINUTES:g} minutes; please upload {name} again") from None
+        raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload {name} again") from None
     except OSError as error:
         raise refusal(f"{name}: {error.strerror or _first_line(error)}") from None
     except (Image.DecompressionBombError, ValueError, SyntaxError, EOFError) as error:
         raise refusal(f"{name}: {_first_line(error)}") from None
     except (MemoryError, torch.OutOfMemoryError):
-        raise refusal("this server has not enough memory for it; try a smaller picture") from None
+        raise refusal("This server has not enough memory for it; try a smaller picture") from None
     except Exception:
         log.exception("unforeseen")
-        raise refusal("something went wrong on this server, which is not your file's fault; its log has more") from None
+        raise refusal("Something went wrong on this server, which is not your file's fault; its log has more") from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -79,7 +79,7 @@ def _first_line(error: BaseException) -> str:
 def read_upload(path: str | None) -> tuple[bytes, str]:
     """Bytes and name of an upload that is within the limits."""
     if path is None:
-        raise refusal("choose a picture first")
+        raise refusal("Choose a picture first")
     data, name = Path(path).read_bytes(), Path(path).name
     if len(data) > 1e6 * MAX_MEGABYTES:
         raise refusal(f"{name} has {len(data) / 1e6:.1f} MB; the limit of this server is {MAX_MEGABYTES:g} MB")

@@ -51,6 +51,10 @@ def facts(file: JPEGFile) -> str:
 <details><summary>Quantization tables</summary><div class="tables">{tables}</div></details>"""
 
 
+def refused(sentence: str) -> str:
+    return f'<p class="refusal" role="alert">{escape(sentence)}</p>'
+
+
 def verdict(share: float, of_what: str, seconds: float) -> str:
     """The consistency of the picture as it is downloaded; 100 % only if it is all of them."""
     percent = "100" if share == 1 else f"{math.floor(1e4 * share) / 100:.2f}"
@@ -134,6 +138,11 @@ def snippet(imports: str, prior: str | None, settings: dict[str, Any], body: str
     pipe = f"from_prior({prior!r})" if prior else "from_embedded()"
     arguments = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
     return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
+
+
+def task(source: str, target: str, seed: int) -> str:
+    """The last lines of `snippet` for a JPEG file."""
+    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, seed={seed}, **settings)\n"
 
 
 RESTORE = """\
