@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two pools of threads that spin while they wait slow each other down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint clean
+.PHONY: help demo space test test-browser lint clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
 
@@ -18,9 +18,16 @@ help: ## Show this list
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+.venv/installed-space: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,space,browser]'
+	@touch $@
+
 demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 	$(BIN)/ddrm-jpeg restore examples/*.jpg --output build/demo --overwrite
 	$(BIN)/python scripts/make_comparison.py build/demo
+
+space: .venv/installed-space ## Start the web page on this machine
+	$(BIN)/python space/app.py
 
 lint: .venv/installed-dev ## Check style
 	$(BIN)/ruff check .
@@ -28,6 +35,10 @@ lint: .venv/installed-dev ## Check style
 
 test: lint ## Check style and run the tests
 	$(BIN)/python -m pytest
+	@echo "Left out: the tests of the web page, which need chromium (make test-browser)"
+
+test-browser: .venv/installed-space ## Test the web page, in the chromium of this machine
+	$(BIN)/python -m pytest -m browser
 
 clean: ## Remove what make made
 	rm -rf .venv build

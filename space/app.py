@@ -93,6 +93,7 @@ def busy(working: bool) -> list:
 
 # --- The work of the three tabs ---
 
+PRIOR_NAME = Path(PRIOR).name if PRIOR and Path(PRIOR).is_dir() else PRIOR  # no path of this server
 PICTURES = VaeImageProcessor(vae_scale_factor=1)  # PIL pictures to tensors in [-1, 1], and back
 HINT = '<p class="hint">The restored picture will appear here.</p>'
 
@@ -121,7 +122,7 @@ def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(
         name = f"{Path(path).stem}_restored.png"
         count = sum(plane.size for plane in file.coefficients)
         verdict = show.verdict(result.consistency_8bit[0], f"file's {count:,} coefficients", time.monotonic() - start)
-        code = show.snippet(show.RESTORE, PRIOR, settings, show.task(file.name, name, seed))
+        code = show.snippet(show.RESTORE, PRIOR_NAME, settings, show.task(file.name, name, seed))
         return present(result, {"JPEG": before}, name, verdict, code) | {facts: show.facts(file)}
 
 
@@ -154,7 +155,7 @@ def explore(
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         code += f"picture.save({file.name!r}{arguments})\n"
         code += show.task(file.name, name, seed)
-        code = show.snippet(show.EXPLORE, PRIOR, settings, code)
+        code = show.snippet(show.EXPLORE, PRIOR_NAME, settings, code)
         return present(result, {"JPEG": before, "original": clean}, name, verdict, code) | {facts: show.facts(file)}
 
 
@@ -185,7 +186,7 @@ def dequantize(
             "result = pipe(picture, operator=operator, generator=generator, **settings)\n"
             f"save_image(result.images[0], {name!r})\n"
         )
-        code = show.snippet(show.DEQUANTIZE, PRIOR, settings, code)
+        code = show.snippet(show.DEQUANTIZE, PRIOR_NAME, settings, code)
         return present(result, {"quantized": before, "original": clean}, name, verdict, code) | {facts: ""}
 
 
@@ -318,6 +319,7 @@ def longer_side() -> gr.Radio:
 
 
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
 
 with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), analytics_enabled=False) as demo:
     gr.HTML(
@@ -398,7 +400,7 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
             start_buttons,
             **QUIET,
         )
-        work_event = button.click(admit, None, buttons, **QUIET).success(
+        work_event = button.click(admit, None, buttons, **(QUIET | AT_ONCE)).success(
             work,
             inputs,
             outputs,
@@ -433,7 +435,7 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
         [component.input for component in settings.values()], preset_of, list(settings.values()), preset, **QUIET
     ).then(**to_address)
     seed.input(**to_address)
-    demo.load(from_address, None, [preset, *settings.values(), seed], **QUIET)
+    demo.load(from_address, None, [preset, *settings.values(), seed], **(QUIET | AT_ONCE))
 
 
 def main() -> None:
