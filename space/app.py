@@ -104,7 +104,7 @@ def inspect(path: str | None) -> tuple:
     if path is None:
         return HINT, *empty, ""
     try:
-        with refusals(Path(path).name):
+        with refusals(path):
             return HINT, *empty, show.facts(read_jpeg(path))
     except gr.Error as error:
         return show.refused(error.message), *empty, ""
@@ -113,7 +113,7 @@ def inspect(path: str | None) -> tuple:
 def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(), **settings: Any) -> dict:  # noqa: B008
     """Restore a JPEG file."""
     start = time.monotonic()
-    with job(request) as go, refusals():
+    with job(request) as go, refusals(path):
         progress(0, desc="Reading the file")
         file = read_jpeg(path)
         result = run(file, None, settings, seed, go, progress)
@@ -138,7 +138,7 @@ def explore(
 ) -> dict:
     """Compress a clean picture to a JPEG file, and restore that."""
     start = time.monotonic()
-    with job(request) as go, refusals():
+    with job(request) as go, refusals(path):
         clean, name, code = read_picture(path, longest)
         stream = io.BytesIO()
         stream.name = f"{Path(name).stem}_q{quality}.jpg"
@@ -171,7 +171,7 @@ def dequantize(
 ) -> dict:
     """Keep a few bits of each channel of a clean picture, and restore that."""
     start = time.monotonic()
-    with job(request) as go, refusals():
+    with job(request) as go, refusals(path):
         clean, name, code = read_picture(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
         result = run(clean, operator, settings, seed, go, progress)

@@ -38,6 +38,8 @@ MAX_WAITING = int(_limit("MAX_WAITING", 20))
 CONCURRENCY = int(_limit("CONCURRENCY", 1))
 KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # what Pillow raises about a file
+
 
 def refusal(sentence: str) -> gr.Error:
     """The error that shows this sentence, given without its full stop, on the page."""
@@ -45,12 +47,13 @@ def refusal(sentence: str) -> gr.Error:
 
 
 @contextmanager
-def refusals(name: str = "the picture") -> Iterator[None]:
+def refusals(path: str | None = None) -> Iterator[None]:
     """Turn what the package and Pillow raise about a visitor's input into a refusal that names no path of this server.
 
     Args:
-        name: what to call the input where the error does not.
+        path: the upload, whose name goes before what Pillow says.
     """
+    name = f"{Path(path).name}: " if path else ""
     try:
         yield
     except gr.Error:
@@ -58,13 +61,13 @@ def refusals(name: str = "the picture") -> Iterator[None]:
     except JPEGFileError as error:
         raise refusal(str(error)) from None
     except UnidentifiedImageError:
-        raise refusal(f"{name}: not a picture that can be read") from None
+        raise refusal(f"{name}not a picture that can be read") from None
     except FileNotFoundError:
-        raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload {name} again") from None
+        raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload it again") from None
     except OSError as error:
-        raise refusal(f"{name}: {error.strerror or _first_line(error)}") from None
-    except (Image.DecompressionBombError, ValueError, SyntaxError, EOFError) as error:
-        raise refusal(f"{name}: {_first_line(error)}") from None
+        raise refusal(f"{name}{error.strerror or _first_line(error)}") from None
+    except _UNREADABLE as error:
+        raise refusal(f"{name}{_first_line(error)}") from None
     except (MemoryError, torch.OutOfMemoryError):
         raise refusal("This server has not enough memory for it; try a smaller picture") from None
     except Exception:
@@ -83,12 +86,16 @@ def read_upload(path: str | None) -> tuple[bytes, str]:
     data, name = Path(path).read_bytes(), Path(path).name
     if len(data) > 1e6 * MAX_MEGABYTES:
         raise refusal(f"{name} has {len(data) / 1e6:.1f} MB; the limit of this server is {MAX_MEGABYTES:g} MB")
-    # Who reads it next says what is wrong with it, if anything is.
-    with (
-        suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
-        Image.open(io.BytesIO(data)) as opened,
-    ):
-        _check_size(name, *opened.size)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            _check_size(name, *opened.size)
+    except Image.DecompressionBombError:
+        raise refusal(
+            f"{name} claims to have more than {2e-6 * Image.MAX_IMAGE_PIXELS:.0f} megapixels;"
+            f" the limit of this server is {MAX_MEGAPIXELS:g} megapixels"
+        ) from None
+    except _UNREADABLE:
+        pass  # who reads it next says what is wrong with it
     return data, name
 
 
@@ -109,7 +116,7 @@ def read_jpeg(path: str | None) -> JPEGFile:
     try:
         file = JPEGFile.open(stream)
     except JPEGFileError:
-        with suppress(UnidentifiedImageError), Image.open(io.BytesIO(data)) as opened:
+        with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
             if opened.format not in ("JPEG", "MPO"):
                 raise refusal(
                     f"{name} is a {opened.format} picture; only a JPEG file still holds the coefficients to go by."

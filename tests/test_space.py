@@ -135,9 +135,7 @@ def jpeg(photo: Image.Image) -> bytes:
 
 
 def choose(page: Any, data: bytes, name: str = "cat.jpg") -> None:
-    page.locator("input[type=file]").first.set_input_files(
-        {"name": name, "mimeType": "image/jpeg", "buffer": data}
-    )
+    page.locator("input[type=file]").first.set_input_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
 
 
 def press(page: Any, name: str) -> None:
@@ -272,56 +270,51 @@ def test_what_cannot_be_restored_is_told_in_one_sentence_that_names_no_path(visi
 
 
 @browser_test
-def test_cancelling_and_leaving_stop_the_network(visitor, space, photo, jpeg) -> None:
-    large = jpeg_bytes(photo.resize((500, 400)), quality=10)
-
-    def stopped() -> list[tuple[int, int]]:
-        return [(int(a), int(b)) for a, b in re.findall(r"(\d+) of (\d+) calls", space.log.read_text()) if a != b]
-
-    page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
-    choose(page, large)
-    press(page, "Restore")
-    page.get_by_role("progressbar", name=re.compile(r"Step \d+ of 60, sample \d+ of 16, .* left")).wait_for()
-    press(page, "Cancel")
-    page.get_by_text("Cancelled.").wait_for()
-    wait_for(lambda: len(stopped()) == 1)
-    press(page, "Restore")
-    page.get_by_role("progressbar", name=re.compile(r"Step \d+ of 60, sample")).wait_for()
-    page.context.close()
-    wait_for(lambda: len(stopped()) == 2)
-    page = visitor()
-    choose(page, jpeg)
-    press(page, "Restore")
-    downloaded(page)
-
-
-@browser_test
-def test_two_visitors_at_once_get_each_their_own_picture_and_a_third_is_told_to_wait(
-    visitor, photo, prior_folder, tmp_path
+def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
+    visitor, space, photo, jpeg, prior_folder, tmp_path
 ) -> None:
+    large = jpeg_bytes(photo.resize((500, 400)), quality=10)
+    long = "?num_samples=16&num_inference_steps=60&init_timestep=300"
+
+    def working(page: Any) -> Any:
+        return page.get_by_role("progressbar", name=re.compile(r"Step \d+ of 60, sample \d+ of 16, .* left"))
+
+    def stopped() -> int:
+        log = space.log.read_text()
+        return sum(done != total for done, total in re.findall(r"(\d+) of (\d+) calls of the prior", log))
+
+    # One is at work for long; another, with other settings, gets meanwhile what they would get alone.
+    first, second, third = visitor(long), visitor("?seed=9"), visitor()
+    choose(first, large)
+    press(first, "Restore")
+    working(first).wait_for()
+    choose(second, jpeg)
+    press(second, "Restore")
+    _, data = downloaded(second)
+    assert working(first).is_visible()
+    (tmp_path / "cat.jpg").write_bytes(jpeg)
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    pages, expected = [], []
-    for number, settings in enumerate(
-        ({"num_samples": 2, "num_inference_steps": 50}, {"num_samples": 3, "num_inference_steps": 40})
-    ):
-        data = jpeg_bytes(photo.resize((120, 90)).rotate(180 * number), quality=10 + number)
-        query = "&".join(f"{name}={value}" for name, value in settings.items())
-        pages.append(visitor(f"?{query}&seed={number}"))
-        choose(pages[-1], data)
-        pages[-1].locator("#facts dl").wait_for()
-        (tmp_path / "cat.jpg").write_bytes(data)
-        restore_file(pipe, Task(tmp_path / "cat.jpg", tmp_path / "cat.png"), seed=number, **PRESETS["fast"] | settings)
-        expected.append((tmp_path / "cat.png").read_bytes())
-    third = visitor()
-    choose(third, data)
-    for page in pages:
-        press(page, "Restore")
-    for page in pages:
-        page.get_by_role("progressbar", name=re.compile(r"Step \d+ of")).wait_for()
+    restore_file(pipe, Task(tmp_path / "cat.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["fast"])
+    assert data == (tmp_path / "cat.png").read_bytes()
+
+    # When two are at work, a third is told how many there may be.
+    second.goto(f"{space.url}/{long}")
+    choose(second, large)
+    press(second, "Restore")
+    working(second).wait_for()
+    choose(third, jpeg)
     press(third, "Restore")
     third.get_by_text("the limit of this server is 2").wait_for()
-    for page, data in zip(pages, expected, strict=True):
-        assert downloaded(page)[1] == data
+
+    # Cancelling ends the calls of the prior, and so does closing the page.
+    assert stopped() == 0
+    press(first, "Cancel")
+    first.get_by_text("Cancelled.").wait_for()
+    wait_for(lambda: stopped() == 1)
+    second.context.close()
+    wait_for(lambda: stopped() == 2)
+    press(third, "Restore")
+    downloaded(third)
 
 
 @browser_test
