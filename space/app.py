@@ -275,6 +275,12 @@ TO_ADDRESS = """(preset, ...values) => {
   if (window.parent !== window) window.parent.postMessage({queryString: query}, "https://huggingface.co");
 }"""
 
+# On a phone the progress lies below what is seen.
+SHOW_STATUS = """() => {
+  document.querySelector("#status").scrollIntoView({block: "nearest", behavior: "smooth"});
+  return [];
+}"""
+
 # --- The page ---
 
 EXAMPLES = {
@@ -305,6 +311,7 @@ def upload(label: str, placeholder: str, suffix: str) -> gr.Image:
             file = HERE / "examples" / name
             if file.suffix == suffix and file.is_file():
                 example = gr.Button(title, icon=file, size="sm", min_width=0)
+                example.keep_in_cache.update(example.temp_files)  # or the picture on it would be deleted, too
                 example.click(lambda file=file: str(file), None, image, **QUIET)
     return image
 
@@ -400,7 +407,8 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
             start_buttons,
             **QUIET,
         )
-        work_event = button.click(admit, None, buttons, **(QUIET | AT_ONCE)).success(
+        admitted = button.click(admit, None, buttons, js=SHOW_STATUS, **(QUIET | AT_ONCE))
+        work_event = admitted.success(
             work,
             inputs,
             outputs,
