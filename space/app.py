@@ -56,6 +56,8 @@ def admit(request: gr.Request) -> list:
 def job(request: gr.Request) -> Iterator[Path]:
     """The place of a session, given up at the end."""
     go = JOBS.setdefault(request.session_hash, Path(_FOLDER.name, uuid4().hex))
+    if go.exists():  # a client of the API calls twice at once
+        go = Path(_FOLDER.name, uuid4().hex)
     go.touch()
     try:
         yield go
