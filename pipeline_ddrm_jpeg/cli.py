@@ -26,9 +26,73 @@ app = typer.Typer(
 Correction = Enum("Correction", {"paper": "paper", "nearest": "nearest"}, type=str)
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
+TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "log")}, type=str)
 Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+PrecisionOrAuto = Enum("PrecisionOrAuto", {name: name for name in ("auto", *Precision.__members__)}, type=str)
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
+Convention = Enum("Convention", {name: name for name in ("libjpeg", "paper")}, type=str)
 Subsampling = Enum("Subsampling", {name: name for name in ("4:4:4", "4:2:2", "4:2:0")}, type=str)
+
+# What `restore` and `evaluate` both take.
+Samples = Annotated[
+    int | None, typer.Option("--samples", min=1, help="Independent samples to average.", show_default="the preset's")
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Network evaluations in a sample.", show_default="the preset's")
+]
+InitTimestep = Annotated[
+    str | None,
+    typer.Option(
+        "--init-timestep",
+        metavar="T",
+        help="Timestep at which sampling starts, or auto: by how coarse the file is.",
+        show_default="the preset's",
+    ),
+]
+Spacing = Annotated[
+    TimestepSpacing | None,
+    typer.Option("--timestep-spacing", help="How the timesteps are spaced.", show_default="the preset's"),
+]
+Eta = Annotated[
+    float | None, typer.Option("--eta", min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
+]
+EtaB = Annotated[
+    float | None,
+    typer.Option("--eta-b", min=0, max=1, help="Weight of the correction.", show_default="the prior's, 0.4"),
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0, max=1, help="Scale of all noise.", show_default="the preset's")
+]
+Antithetic = Annotated[
+    bool | None,
+    typer.Option(
+        "--antithetic/--independent",
+        help="Give every second sample the noise of the one before with its sign changed.",
+        show_default="the preset's",
+    ),
+]
+CorrectionRule = Annotated[
+    Correction, typer.Option("--correction", help="How a picture is made to agree with the file at every step.")
+]
+Consistent = Annotated[
+    bool | None,
+    typer.Option(
+        "--consistent/--no-consistent",
+        help="Project the result onto what the file says, coefficient by coefficient.",
+        show_default="the preset's",
+    ),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(
+        "--prior", help="Folder or Hub id of another prior (a Hub id is downloaded).", show_default="embedded"
+    ),
+]
+Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+ComputeIn = Annotated[
+    PrecisionOrAuto,
+    typer.Option("--dtype", help="What the network computes in; auto: float32, or bfloat16 where that is faster."),
+]
 
 
 def _fail(message: object, status: int = 1) -> NoReturn:
@@ -63,38 +127,22 @@ def restore(
     preset: Annotated[Preset, typer.Option(help="Settings to start from; the options below change single ones.")] = (
         Preset.balanced
     ),
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Independent samples to average.", show_default="the preset's")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Network evaluations in a sample.", show_default="the preset's")
-    ] = None,
-    init_timestep: Annotated[
-        int | None, typer.Option(min=1, help="Timestep at which sampling starts.", show_default="the preset's")
-    ] = None,
-    eta: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
-    ] = None,
-    eta_b: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weight of the correction.", show_default="the prior's, 0.4")
-    ] = None,
-    correction: Annotated[
-        Correction, typer.Option(help="How a picture is made to agree with the file at every step.")
-    ] = Correction.paper,
-    consistent: Annotated[
-        bool | None,
-        typer.Option("--consistent/--no-consistent", show_default="the preset's",
-                     help="Project the result onto what the file says, coefficient by coefficient."),
-    ] = None,
-    prior: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hub id of another prior (a Hub id is downloaded).", show_default="embedded"),
-    ] = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    init_timestep: InitTimestep = None,
+    timestep_spacing: Spacing = None,
+    eta: Eta = None,
+    eta_b: EtaB = None,
+    temperature: Temperature = None,
+    antithetic: Antithetic = None,
+    correction: CorrectionRule = Correction.paper,
+    consistent: Consistent = None,
+    prior: Prior = None,
     class_label: Annotated[
         int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="What the network computes in.")] = Precision.float32,
+    device: Where = Device.auto,
+    dtype: ComputeIn = PrecisionOrAuto.auto,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
@@ -109,18 +157,20 @@ def restore(
     The presets fast, balanced and best are made for the embedded prior; paper and paper-average are the paper's
     "Ours (S)" and "Ours (A)".
     """
-    chosen = {
-        "num_samples": samples,
-        "num_inference_steps": steps,
-        "init_timestep": init_timestep,
-        "eta": eta,
-        "eta_b": eta_b,
-        "consistent": consistent,
-    }
-    settings = PRESETS[preset.value] | {name: value for name, value in chosen.items() if value is not None}
-    steps, init_timestep = settings["num_inference_steps"], settings["init_timestep"]
-    if steps > init_timestep:
-        _fail(f"--steps {steps} does not fit below --init-timestep {init_timestep}; raise one or lower the other", 2)
+    settings = _settings(
+        preset,
+        num_samples=samples,
+        num_inference_steps=steps,
+        init_timestep=init_timestep,
+        timestep_spacing=timestep_spacing and timestep_spacing.value,
+        eta=eta,
+        eta_b=eta_b,
+        temperature=temperature,
+        antithetic=antithetic,
+        consistent=consistent,
+        correction=correction.value,
+        class_labels=class_label,
+    )
     try:
         tasks = plan(inputs, output, recursive, image_format and image_format.value)
     except (ValueError, OSError) as error:
@@ -128,42 +178,83 @@ def restore(
     if not tasks:
         _fail("no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)"))
 
+    state = _processes(device)
     statuses = {"restored": 0, "skipped": 0, "failed": 0}
     try:
         pending = tasks if overwrite else [task for task in tasks if not task.target.exists()]
-        pipe = _load(prior, device.value, dtype.value) if pending else None
+        skipped = [task for task in tasks if task not in set(pending)]
+        state.wait_for_everyone()  # all see the same files missing before one makes the first
+        pipe = _load(prior, state.device, dtype) if pending else None
         if pipe is not None:
-            try:
-                pipe.scheduler.set_timesteps(steps, init_timestep=init_timestep)
-            except ValueError as error:
-                _fail(error, 2)
-        results = restore_files(
-            pipe,
-            _announced(tasks, pipe, quiet),
-            overwrite,
-            seed,
-            correction=correction.value,
-            class_labels=class_label,
-            **settings,
-        )
-        for result in results:
-            statuses[result.status] += 1
-            if result.status == "failed":
-                typer.echo(f"ddrm-jpeg: {result.message}", err=True)
-            elif quiet:
-                continue
-            elif result.status == "skipped":
-                typer.echo(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
-            else:
-                kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
-                typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}")
+            _check_schedule(pipe, settings)
+        with state.split_between_processes(pending) as mine:
+            own = [*(skipped if state.is_main_process else []), *mine]
+            for result in restore_files(pipe, _announced(own, pipe, quiet), overwrite, seed, **settings):
+                statuses[result.status] += 1
+                if result.status == "failed":
+                    typer.echo(f"ddrm-jpeg: {result.message}", err=True)
+                elif quiet:
+                    continue
+                elif result.status == "skipped":
+                    typer.echo(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                else:
+                    kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
+                    typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}")
+        statuses = {status: sum(one[status] for one in _gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
         done = statuses["restored"] + statuses["skipped"]
         _fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
-    if len(tasks) > 1 and not quiet:
+    if len(tasks) > 1 and not quiet and state.is_main_process:
         typer.echo(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
     if statuses["failed"]:
         raise typer.Exit(1)
+
+
+def _settings(preset: Preset, init_timestep: str | None, **chosen: Any) -> dict[str, Any]:
+    """The preset's arguments of the pipeline's call, with those that were chosen one by one."""
+    settings = PRESETS[preset.value] | {name: value for name, value in chosen.items() if value is not None}
+    if init_timestep is not None:
+        if init_timestep != "auto" and not (init_timestep.isascii() and init_timestep.isdigit()):
+            _fail(f"--init-timestep {init_timestep} is neither a whole number nor auto", 2)
+        settings["init_timestep"] = init_timestep if init_timestep == "auto" else int(init_timestep)
+    steps, start = settings["num_inference_steps"], settings["init_timestep"]
+    if start != "auto" and steps > start:
+        _fail(f"--steps {steps} does not fit below --init-timestep {start}; raise one or lower the other", 2)
+    return settings
+
+
+def _processes(device: Device) -> Any:
+    """The processes that `accelerate launch` started, this one alone otherwise, and the device of this one."""
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.value, True):
+        _fail(f"--device {device.value} is not available on this machine", 2)
+    # Without cpu=True, accelerate takes several processes on a machine without an accelerator for one each.
+    accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
+    on_cpu = device is Device.cpu or not any(accelerator.is_available() for accelerator in accelerators)
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
+    if device.value not in ("auto", state.device.type):
+        _fail(f"--device {device.value} is not what accelerate chose, {state.device.type}", 2)
+    return state
+
+
+def _gather(value: Any) -> list[Any]:
+    """The values of all processes, in all processes."""
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
+def _check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
+    start = settings["init_timestep"]
+    try:
+        pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
+    except ValueError as error:
+        _fail(error, 2)
 
 
 def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
@@ -175,16 +266,12 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
         yield task
 
 
-def _load(prior: str | None, device: str, dtype: str) -> Any:
+def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
     import torch
 
-    from .pipeline import DDRMJPEGPipeline
+    from .pipeline import DDRMJPEGPipeline, fastest_dtype
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    elif device != "cpu" and not getattr(torch.backends if device == "mps" else torch, device).is_available():
-        _fail(f"--device {device} is not available on this machine", 2)
-    precision = getattr(torch, dtype)
+    precision = fastest_dtype(device) if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
     if prior is None:
         pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)
     else:
@@ -193,6 +280,138 @@ def _load(prior: str | None, device: str, dtype: str) -> Any:
         except (OSError, ValueError) as error:
             _fail(f"--prior {prior}: {str(error).splitlines()[0]}")
     return pipe.to(device)
+
+
+@app.command()
+def evaluate(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="SET...", help="Folders of pictures, and text files that name one a line.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
+    quality: Annotated[str, typer.Option("--quality", help="Quality factors, with commas.")] = "5,10,30",
+    operator: Annotated[
+        Convention, typer.Option(help="Real files written by Pillow, or the JPEG of the paper's program.")
+    ] = Convention.libjpeg,
+    subsampling: Annotated[Subsampling, typer.Option(help="Chroma subsampling.")] = Subsampling["4:2:0"],
+    size: Annotated[
+        int, typer.Option(min=0, help="Central square of a picture, resized to so many pixels; 0 leaves it as it is.")
+    ] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures of a set, evenly spread.")] = None,
+    preset: Annotated[
+        Preset, typer.Option(help="Settings to start from; the options below change single ones.")
+    ] = Preset["paper-average"],
+    samples: Samples = None,
+    steps: Steps = None,
+    init_timestep: InitTimestep = None,
+    timestep_spacing: Spacing = None,
+    eta: Eta = None,
+    eta_b: EtaB = None,
+    temperature: Temperature = None,
+    antithetic: Antithetic = None,
+    correction: CorrectionRule = Correction.paper,
+    consistent: Consistent = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics beside PSNR, with commas.", show_default="all that are installed")
+    ] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="Another restorer to run on the same files.")] = None,
+    prior: Prior = None,
+    device: Where = Device.auto,
+    dtype: ComputeIn = PrecisionOrAuto.auto,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of a process on a CPU. The last digits of a result depend on it.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
+) -> None:  # fmt: skip
+    """Measure restorations of pictures that are known, as in Table 1 of the paper.
+
+    Every picture is compressed, restored and compared with itself. The same command again goes on where it stopped.
+    To use several processes or GPUs: accelerate launch --num_processes N -m pipeline_ddrm_jpeg evaluate ...
+    """
+    import torch
+    from tqdm import tqdm
+
+    from . import baselines
+    from . import metrics as measures
+    from .evaluation import Evaluation, Protocol, find_pictures, fingerprint
+
+    for name in baseline or ():
+        if name not in baselines.BASELINES:
+            _fail(f"--baseline {name} is not one of {', '.join(baselines.BASELINES)}", 2)
+        if (reason := baselines.unavailable(name)) is not None:
+            _fail(f"--baseline {name}: {reason}", 2)
+    wanted = list(measures.METRICS) if metrics is None else [name for name in metrics.split(",") if name]
+    if unknown := [name for name in wanted if name not in measures.METRICS]:
+        _fail(f"--metrics {unknown[0]} is not one of {', '.join(measures.METRICS)}", 2)
+    notes = {name: reason for name in wanted if (reason := measures.unavailable(name)) is not None}
+    settings = _settings(
+        preset,
+        num_samples=samples,
+        num_inference_steps=steps,
+        init_timestep=init_timestep,
+        timestep_spacing=timestep_spacing and timestep_spacing.value,
+        eta=eta,
+        eta_b=eta_b,
+        temperature=temperature,
+        antithetic=antithetic,
+        consistent=consistent,
+        correction=correction.value,
+    )
+    try:
+        protocol = Protocol(
+            quality_factors=_numbers("--quality", quality),
+            operator=operator.value,
+            chroma_subsampling=subsampling.value,
+            size=size or None,
+            settings=settings,
+            metrics=tuple(name for name in wanted if name not in notes),
+            baselines=tuple(baseline or ()),
+            seed=seed,
+        )
+        pictures = find_pictures(inputs, limit)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+
+    state = _processes(device)
+    if state.device.type == "cpu":
+        torch.set_num_threads(threads)
+    pipe = _load(prior, state.device, dtype)
+    _check_schedule(pipe, settings)
+    pipe.set_progress_bar_config(disable=True)
+    facts = {
+        "prior": prior or "embedded",
+        "prior_sha256": fingerprint(pipe.unet),
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "device": state.device.type,
+        "threads": threads if state.device.type == "cpu" else None,
+    }
+    bar = tqdm(unit="picture", disable=quiet or not state.is_main_process)
+    try:
+        evaluation = Evaluation(output, protocol, facts)
+        pending = evaluation.pending(pictures)
+        state.wait_for_everyone()  # all see the same pictures missing before one is finished
+        if state.is_main_process:
+            evaluation.begin()
+        with state.split_between_processes(pending) as mine, bar:
+            bar.reset(len(mine))
+            if state.num_processes > 1:
+                bar.set_description(f"first of {state.num_processes} processes")
+            failures = evaluation.run(pipe, mine, bar.update)
+        failures = [failure for part in _gather(failures) for failure in part]
+        if not state.is_main_process:
+            raise typer.Exit(1 if failures else 0)
+        text = evaluation.finish(pictures, notes)
+    except KeyboardInterrupt:
+        left = len(evaluation.pending(pictures))
+        _fail(f"stopped with {left} of {len(pictures)} pictures left; run the same command again to go on", 130)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+    for path, reason in failures:
+        typer.echo(f"ddrm-jpeg: {reason if path in reason else f'{path}: {reason}'}", err=True)
+    if not quiet:
+        typer.echo(f"{text}\nAll rows and settings are in {output}")
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -69,6 +69,13 @@ class Operator:
         """
         return self.project(x, y)
 
+    def uncertainty(self) -> float | None:
+        """How far, about, pictures of one measurement lie apart: a standard deviation on the scale of [-1, 1].
+
+        `None` where an operator cannot tell.
+        """
+        return None
+
     def consistency(self, x: torch.Tensor, y: Any) -> float:
         """Share of the measured values (0 to 1) that `x` reproduces: `encode(x) == y`."""
         pairs = zip(_tensors(self.encode(x)), _tensors(y), strict=True)
@@ -193,6 +200,11 @@ class JPEGOperator(Operator):
             moves.append((torch.minimum(torch.maximum(c, centre - reach), centre + reach) - c).float())
         return self._moved(x, moves)
 
+    def uncertainty(self) -> float:
+        """That of a uniform distribution over the bin of the ten lowest frequencies of the first component."""
+        frequency = torch.arange(8)[:, None] + torch.arange(8)
+        return self.quantization_tables[0].cpu()[frequency < 4].mean().item() / 12**0.5 / 127.5
+
     def _moved(self, x: torch.Tensor, moves: Sequence[torch.Tensor]) -> torch.Tensor:
         """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there."""
         if self.color_space == "L":
@@ -313,3 +325,7 @@ class QuantizationOperator(Operator):
         low = y * self.step
         x255 = (x.float() + 1.0) * 127.5
         return torch.minimum(torch.maximum(x255, low), low + (self.step - 1)) / 127.5 - 1.0
+
+    def uncertainty(self) -> float:
+        """That of a uniform distribution over a bin."""
+        return self.step / 12**0.5 / 127.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,9 @@ _PIXELS_IN_A_PASS = 2**22
 _ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
 _OVER_RELAXATION = 1.9
 _PATIENCE = 12  # projections without progress
+# init_timestep "auto": where the ratio of noise to signal is this many times the root of the operator's uncertainty.
+# Measured with the embedded prior: docs/presets.md.
+_AUTO_INIT = 1.2
 
 
 @dataclass
@@ -88,8 +92,12 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @classmethod
-    def from_embedded(cls, dtype: torch.dtype = torch.float32) -> DDRMJPEGPipeline:
-        """The pipeline with the small prior that is part of this package; nothing is downloaded."""
+    def from_embedded(cls, dtype: torch.dtype | str = torch.float32) -> DDRMJPEGPipeline:
+        """The pipeline with the small prior that is part of this package; nothing is downloaded.
+
+        Args:
+            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`.
+        """
         folder = Path(__file__).parent / "prior"
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -99,18 +107,19 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     @classmethod
     def from_prior(
-        cls, prior: str | os.PathLike, dtype: torch.dtype = torch.float32, **kwargs: Any
+        cls, prior: str | os.PathLike, dtype: torch.dtype | str = torch.float32, **kwargs: Any
     ) -> DDRMJPEGPipeline:
         """The pipeline with the UNet and the noise schedule of a folder or Hub repo in the layout of a pipeline.
 
         Args:
             prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
-            dtype: what the network computes in; the sampler itself stays in float32.
+            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
             **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
         Raises:
             OSError: if there is no such folder or repo, or a part of it is missing.
         """
+        dtype = fastest_dtype() if dtype == "auto" else dtype
         try:
             unet = _load_unet(prior, subfolder="unet", dtype=dtype, **kwargs)
             config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
@@ -143,6 +152,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         output_type: str,
         eta: float | None,
         eta_b: float | None,
+        temperature: float | None,
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
         """Raise `ValueError` for an argument of `__call__` that is out of range."""
@@ -152,7 +162,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             raise ValueError(f'correction is {correction!r}; it must be "paper" or "nearest"')
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
-        for name, value in (("eta", eta), ("eta_b", eta_b)):
+        for name, value in (("eta", eta), ("eta_b", eta_b), ("temperature", temperature)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must be between 0 and 1")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -167,10 +177,13 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         image: Source | Image.Image | torch.Tensor | list,
         operator: Operator | None = None,
         num_inference_steps: int = 20,
-        init_timestep: int | None = None,
+        init_timestep: int | str | None = None,
+        timestep_spacing: str | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
+        temperature: float | None = None,
         num_samples: int = 1,
+        antithetic: bool = False,
         correction: str = "paper",
         consistent: bool = False,
         generator: Generator = None,
@@ -190,11 +203,16 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 a PIL image, a tensor `[B, 3, H, W]` or `[3, H, W]` in [-1, 1], or a list of those.
             operator: the degradation, where `image` is not a JPEG file that says so itself.
             num_inference_steps: network evaluations in a sample, 1..`init_timestep`.
-            init_timestep: where sampling starts; the scheduler's (the paper's 300) unless given.
+            init_timestep: where sampling starts; the scheduler's (the paper's 300) unless given. `"auto"`: by how
+                coarse the quantization tables of a file are, or what the operator says of itself.
+            timestep_spacing: `"leading"` (the paper's) or `"log"`; the scheduler's unless given.
             eta: weight of fresh against predicted noise, 0 to 1; the scheduler's (1.0) unless given.
             eta_b: weight of the corrected picture, 0 to 1; the scheduler's (0.4) unless given. With less than 1 a
                 sample need not agree with the file exactly.
-            num_samples: independent samples to average; 1 is the paper's "(S)", 8 its "(A)".
+            temperature: scale of all noise, 0 to 1; the scheduler's (1.0) unless given.
+            num_samples: samples to average; 1 is the paper's "(S)", 8 its "(A)".
+            antithetic: whether every second sample has the noise of the one before with its sign changed, which makes
+                the average of few samples better; otherwise they are independent.
             correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
                 gives. Values lie in [0, 1] as well, unless no such picture was found (files of saturated noise or
@@ -221,14 +239,19 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             OSError: if a path cannot be read.
         """
         # 1. Check the arguments, and set the schedule.
-        self.check_inputs(num_samples, correction, output_type, eta, eta_b, callback_on_step_end_tensor_inputs)
+        self.check_inputs(
+            num_samples, correction, output_type, eta, eta_b, temperature, callback_on_step_end_tensor_inputs
+        )
         sources = image if isinstance(image, list) else [image]
         if not sources:
             raise ValueError("the list of pictures is empty")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
         device = self._execution_device
-        self.scheduler.set_timesteps(num_inference_steps, init_timestep=init_timestep)
+        temperature = self.scheduler.config.temperature if temperature is None else temperature
+        automatic = init_timestep == "auto"
+        schedule = {"timestep_spacing": timestep_spacing, "init_timestep": None if automatic else init_timestep}
+        self.scheduler.set_timesteps(num_inference_steps, **schedule)
         window_size = window_size or _window_size(self.unet.config)
         windows = {
             "window_size": window_size,
@@ -261,6 +284,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 start = measured_by.decode(y)
+                if automatic:
+                    schedule["init_timestep"] = self._init_timestep(measured_by, num_inference_steps)
+                    self.scheduler.set_timesteps(num_inference_steps, **schedule)
                 if isinstance(own, list) and len(own) != len(start):
                     raise ValueError(f"got {len(own)} generators for {len(start)} pictures")
                 calls = len(start) * num_samples * len(self.scheduler.timesteps)
@@ -269,8 +295,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 given = None if labels is None else labels[len(finished) : len(finished) + len(start)]
                 conditioned = partial(predict_noise, class_labels=given)
                 samples = []
-                for group in _passes(_sample_generators(own, num_samples), start.shape):
-                    x = self._sample(start, project, group, conditioned, step, on_step)
+                for group, signs in _passes(own, num_samples, antithetic, start.shape):
+                    x = self._sample(start, project, group, temperature * signs, conditioned, step, on_step)
                     samples.extend(x.split(len(start)))
                 if consistent:
                     samples = [_make_consistent(measured_by, x, y) for x in samples]
@@ -285,6 +311,13 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
             output.images = (np if output_type == "np" else torch).stack(output.images)
         return output if return_dict else (output.images,)
+
+    def _init_timestep(self, operator: Operator, num_inference_steps: int) -> int | None:
+        """Where to start for an operator: the coarser its measurement, the more noise; `None` if it cannot tell."""
+        uncertainty = operator.uncertainty()
+        if uncertainty is None:
+            return None
+        return max(self.scheduler.nearest_timestep(_AUTO_INIT * uncertainty**0.5), num_inference_steps)
 
     def _labels(
         self, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
@@ -309,6 +342,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         start: torch.Tensor,
         project: Callable[[torch.Tensor], torch.Tensor],
         generator: Generator,
+        temperature: float | torch.Tensor,
         predict_noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         step: Callable[..., tuple[torch.Tensor, torch.Tensor]],
         on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
@@ -316,13 +350,41 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
         if isinstance(generator, list):
             start = start.expand(len(generator), -1, -1, -1)
+        if isinstance(temperature, torch.Tensor):
+            temperature = temperature.to(start.device)
         noise = randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
-        sample = self.scheduler.add_noise(start, noise, self.scheduler.timesteps[0])
+        sample = self.scheduler.add_noise(start, temperature * noise, self.scheduler.timesteps[0])
         for i, t in enumerate(self.scheduler.timesteps):
             output = predict_noise(sample, t)
-            sample, pred_original_sample = step(output, t, sample, project=project, generator=generator)
+            sample, pred_original_sample = step(
+                output, t, sample, project=project, temperature=temperature, generator=generator
+            )
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
         return sample
+
+
+def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """What a network computes in fastest, without harm to its pictures: bfloat16 or float32.
+
+    On a CPU it is measured, in less than a second: bfloat16 is two to four times as fast where the processor has
+    units for it (AMX), and several times as slow where it has not. On a GPU it is bfloat16 where that is supported.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(dtype: torch.dtype) -> float:
+        x, weight = (torch.ones(shape, dtype=dtype) for shape in ((1, 64, 64, 64), (64, 64, 3, 3)))
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            torch.nn.functional.conv2d(x.to(memory_format=torch.channels_last), weight, padding=1)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else torch.float32
 
 
 def _load_unet(prior: str | os.PathLike, **kwargs: Any) -> UNet2DModel:
@@ -382,23 +444,43 @@ def _measure(source: Any, operator: Operator | None, device: torch.device) -> tu
     return operator, operator.encode(x), (height, width), {}
 
 
-def _sample_generators(generator: Generator, num_samples: int) -> list[Generator]:
-    """The generator itself for the first sample, others seeded from a copy of it, which leaves it as it was."""
+def _sample_generators(generator: Generator, num_samples: int, antithetic: bool) -> list[Generator]:
+    """The generator itself for the first sample, others seeded from a copy of it, which leaves it as it was.
+
+    Antithetic samples go in pairs, of which the second has a copy of the first one's.
+    """
     if isinstance(generator, list):
-        return [list(one) for one in zip(*(_sample_generators(g, num_samples) for g in generator), strict=True)]
+        each = (_sample_generators(g, num_samples, antithetic) for g in generator)
+        return [list(one) for one in zip(*each, strict=True)]
     generator = torch.default_generator if generator is None else generator
+    different = (num_samples + 1) // 2 if antithetic else num_samples
+    seeds = torch.randint(2**62, (different - 1,), generator=_copy(generator), device=generator.device).tolist()
+    generators = [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+    if antithetic:
+        generators = [one for each in generators for one in (each, _copy(each))]
+    return generators[:num_samples]
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
     copy = torch.Generator(generator.device)
     copy.set_state(generator.get_state())
-    seeds = torch.randint(2**62, (num_samples - 1,), generator=copy, device=copy.device).tolist()
-    return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+    return copy
 
 
-def _passes(generators: list[Generator], shape: torch.Size) -> list[Generator]:
-    """Group the samples of one picture into batches that go through the sampler together."""
+def _passes(
+    generator: Generator, num_samples: int, antithetic: bool, shape: torch.Size
+) -> list[tuple[Generator, float | torch.Tensor]]:
+    """The samples of one picture in batches that go through the sampler together: their generators and the signs of
+    their noise."""
+    generators = _sample_generators(generator, num_samples, antithetic)
+    signs = [-1.0 if antithetic and i % 2 else 1.0 for i in range(num_samples)]
     size = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
     if shape[0] > 1 or size <= 1 or isinstance(generators[0], list):
-        return generators
-    return [generators[i : i + size] for i in range(0, len(generators), size)]
+        return list(zip(generators, signs, strict=True))
+    return [
+        (generators[i : i + size], torch.tensor(signs[i : i + size]).reshape(-1, 1, 1, 1))
+        for i in range(0, num_samples, size)
+    ]
 
 
 def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:

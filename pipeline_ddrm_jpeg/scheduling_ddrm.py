@@ -34,6 +34,15 @@ def _step_noise(
     return noise.normal_(generator=generator).to(device)
 
 
+def _log_spaced(start: int, count: int) -> list[int]:
+    """`count` whole numbers from `start` (at least `count - 1`) down to a fifteenth of it, log-spaced, no two alike."""
+    timesteps: list[int] = []
+    for i in reversed(range(count)):  # where they lie too dense, each makes room for those after and before it
+        timestep = int(start * (1 / 15) ** (i / (count - 1))) if i else start
+        timesteps.append(max(min(timestep, start - i), timesteps[-1] + 1 if timesteps else 0))
+    return timesteps[::-1]
+
+
 @dataclass
 class DDRMSchedulerOutput(BaseOutput):
     """Output of `DDRMScheduler.step`.
@@ -63,6 +72,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         eta: weight of fresh noise against predicted noise, 0 to 1.
         eta_b: weight of the corrected picture against the denoiser's own, 0 to 1.
         init_timestep: sampling starts below this timestep, from the noised measurement (1..num_train_timesteps).
+        timestep_spacing: `"leading"`, the paper's uniform steps, or `"log"`, denser near the end.
+        temperature: scale of the fresh noise; 1 is the paper's. With less, samples are nearer to their mean.
     """
 
     _compatibles: ClassVar = []
@@ -80,6 +91,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         eta: float = 1.0,
         eta_b: float = 0.4,
         init_timestep: int = 300,
+        timestep_spacing: str = "leading",
+        temperature: float = 1.0,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
@@ -105,16 +118,20 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         init_timestep: int | None = None,
         timesteps: list[int] | None = None,
+        timestep_spacing: str | None = None,
     ) -> None:
-        """Set the timesteps to `i * init_timestep // num_inference_steps`, the largest first, 0 last.
+        """Set the timesteps, the largest first.
 
-        With 20 steps below 300 these are 285, 270, ..., 15, 0: the paper's "20 uniformly-spaced steps".
+        With spacing `"leading"` they are `i * init_timestep // num_inference_steps`: with 20 steps below 300, 285, 270,
+        ..., 15, 0, the paper's "20 uniformly-spaced steps". With `"log"` each is the same fraction of the one before,
+        from `init_timestep` down to a fifteenth of it: with 4 steps from 100, 100, 40, 16, 6.
 
         Args:
             num_inference_steps: network evaluations in a sample, 1..init_timestep.
             device: where `timesteps` is put.
             init_timestep: overrides the one of the config.
             timesteps: strictly decreasing timesteps of one's own, instead of the two numbers.
+            timestep_spacing: overrides the one of the config.
 
         Raises:
             ValueError: if the numbers are out of range, or if both kinds of arguments are given.
@@ -138,9 +155,18 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(
                     f"num_inference_steps is {num_inference_steps}; it must be between 1 and init_timestep ({start})"
                 )
+            spacing = timestep_spacing or self.config.timestep_spacing
+            if spacing not in ("leading", "log"):
+                raise ValueError(f'timestep_spacing is {spacing!r}; it must be "leading" or "log"')
             timesteps = [i * start // num_inference_steps for i in reversed(range(num_inference_steps))]
+            if spacing == "log":
+                timesteps = _log_spaced(min(start, last - 1), num_inference_steps)
         self.num_inference_steps = len(timesteps)
         self.timesteps = torch.tensor(timesteps, device=device)
+
+    def nearest_timestep(self, noise_to_signal: float) -> int:
+        """The timestep whose ratio of noise to signal, `sqrt((1 - alpha_t) / alpha_t)`, is nearest to the one given."""
+        return int(((1 / self.alphas_cumprod - 1).sqrt() - noise_to_signal).abs().argmin())
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
         """The input of the prior is the state itself."""
@@ -162,6 +188,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         project: Callable[[torch.Tensor], torch.Tensor] | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
+        temperature: float | torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> DDRMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
@@ -175,6 +202,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             project: the correction `x0 -> x0'` by the measurement; without it the prior samples freely.
             eta: overrides the one of the config.
             eta_b: overrides the one of the config.
+            temperature: overrides the one of the config; a tensor `[B, 1, 1, 1]` gives every state its own.
             generator: source of the fresh noise, one draw of float32 a step, the unused last one included.
             return_dict: whether to return a `DDRMSchedulerOutput` or a tuple.
 
@@ -185,6 +213,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("call set_timesteps before step")
         eta = self.config.eta if eta is None else eta
         eta_b = self.config.eta_b if eta_b is None else eta_b
+        temperature = self.config.temperature if temperature is None else temperature
         timestep = int(timestep)
         schedule = self.timesteps.tolist()
         if timestep not in schedule:
@@ -213,7 +242,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         corrected = x0 if project is None else project(x0)
 
         # 4. x_t
-        noise = _step_noise(sample.shape, generator, sample.device)
+        noise = temperature * _step_noise(sample.shape, generator, sample.device)
         prev_sample = signal_next * (eta_b * corrected + (1 - eta_b) * x0) + noise_level_next * (
             eta * noise + (1 - eta) * epsilon
         )

@@ -114,7 +114,7 @@ def inspect(path: str | None) -> tuple:
 
 def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(), **settings: Any) -> dict:  # noqa: B008
     """Restore a JPEG file."""
-    start = time.monotonic()
+    start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
         progress(0, desc="Reading the file")
         file = read_jpeg(path)
@@ -139,7 +139,7 @@ def explore(
     **settings: Any,
 ) -> dict:
     """Compress a clean picture to a JPEG file, and restore that."""
-    start = time.monotonic()
+    start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
         clean, name, code = read_picture(path, longest)
         stream = io.BytesIO()
@@ -172,7 +172,7 @@ def dequantize(
     **settings: Any,
 ) -> dict:
     """Keep a few bits of each channel of a clean picture, and restore that."""
-    start = time.monotonic()
+    start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
         clean, name, code = read_picture(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
@@ -228,17 +228,23 @@ def present(result: Any, left: dict[str, Image.Image], name: str, verdict: str, 
 DEFAULT_PRESET = "fast"
 PRESET_LABELS = {"paper": "paper (S)", "paper-average": "paper (A)"}
 DEFAULTS = {
-    "eta": PIPE.scheduler.config.eta,
-    "eta_b": PIPE.scheduler.config.eta_b,
+    **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b", "temperature")},
+    "antithetic": False,
     "correction": "paper",
     "consistent": False,
 }
+AUTO = 0  # what the slider of init_timestep says for "auto"
 
 
 def values_of(preset: str) -> list:
-    """The settings of a preset, in the order of the page."""
+    """The settings of a preset, as the controls of the page hold them, in their order."""
     values = DEFAULTS | PRESETS[preset]
-    return [values[name] for name in settings]
+    return [AUTO if values[name] == "auto" else values[name] for name in settings]
+
+
+def call_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings as the pipeline's call takes them."""
+    return values | ({"init_timestep": "auto"} if values["init_timestep"] == AUTO else {})
 
 
 def preset_of(*values: Any) -> str | None:
@@ -361,24 +367,29 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
                 ]
                 cancel_button = gr.Button("Cancel", size="lg", visible=False)
             with gr.Accordion("Settings", open=False):
-                initial = DEFAULTS | PRESETS[DEFAULT_PRESET]
                 settings = {
                     "num_samples": gr.Slider(
                         1, 16, step=1, info='Independent samples to average; 1 is the paper\'s "(S)", 8 its "(A)".'
                     ),
                     "num_inference_steps": gr.Slider(1, 100, step=1, info="Network evaluations in a sample."),
                     "init_timestep": gr.Slider(
-                        1, len(PIPE.scheduler), step=1, info="Where sampling starts, from the noised measurement."
+                        AUTO,
+                        len(PIPE.scheduler),
+                        step=1,
+                        info="Where sampling starts, from the noised measurement; 0: as the file's tables ask for.",
                     ),
+                    "timestep_spacing": gr.Radio(["leading", "log"], info="Uniform, or denser near the end."),
                     "eta": gr.Slider(0, 1, step=0.05, info="Weight of fresh against predicted noise."),
                     "eta_b": gr.Slider(0, 1, step=0.05, info="Weight of the corrected picture at every step."),
+                    "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
+                    "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
                     "correction": gr.Radio(
                         ["paper", "nearest"], info="How a picture is made to agree with the file at every step."
                     ),
                     "consistent": gr.Checkbox(info="Project the result onto what the file says."),
                 }
-                for name, component in settings.items():
-                    component.label, component.value = name, initial[name]
+                for (name, component), value in zip(settings.items(), values_of(DEFAULT_PRESET), strict=True):
+                    component.label, component.value = name, value
                 seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1)
                 gr.HTML('<p class="note">The address of this page holds these settings; copy it to share them.</p>')
         with gr.Column(scale=7, min_width=320):

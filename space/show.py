@@ -7,14 +7,15 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-import cmap
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.metrics import psnr, ssim
 
-HEAT = cmap.Colormap("inferno")
+HEAT = colormaps["inferno"]
 
 
 def size(count: int) -> str:
@@ -119,8 +120,11 @@ def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
     top = max(1, math.ceil(np.percentile(levels, 99.5)))
     heat = Image.fromarray(HEAT(levels / top, bytes=True)[..., :3])
     heat.info.update(like.info)
-    colours = HEAT.to_css(max_stops=12).splitlines()[-1]
-    legend = f'<div class="legend"><i style="{colours}"></i><span>0</span><span>{top} grey levels or more</span></div>'
+    colours = ", ".join(map(to_hex, HEAT(np.linspace(0, 1, 12))))
+    legend = (
+        f'<div class="legend"><i style="background: linear-gradient(90deg, {colours})"></i>'
+        f"<span>0</span><span>{top} grey levels or more</span></div>"
+    )
     return ImageOps.exif_transpose(heat), legend
 
 

@@ -1,7 +1,23 @@
+"""Metrics against independent implementations and values known in closed form."""
+
+import io
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
+from conftest import jpeg_bytes
+from PIL import Image
+from scipy.ndimage import convolve1d, gaussian_filter1d
+from ssimulacra2 import ssimulacra2 as weights_of
 
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.metrics import METRICS, psnr, psnr_b, ssim, ssimulacra2, unavailable
+
+
+@pytest.fixture(scope="module", params=[5, 30, 90])
+def pair(request, photo) -> tuple[np.ndarray, np.ndarray]:
+    """A JPEG picture and its original, `[H, W, 3]` uint8."""
+    restored = Image.open(io.BytesIO(jpeg_bytes(photo, quality=request.param)))
+    return np.asarray(restored), np.asarray(photo)
 
 
 def test_psnr_of_a_constant_difference_is_known():
@@ -11,6 +27,127 @@ def test_psnr_of_a_constant_difference_is_known():
     assert psnr(zero, zero) == float("inf")
 
 
-def test_pictures_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"\(4, 4\) and \(4, 5\)"):
-        psnr(np.zeros((4, 4)), np.zeros((4, 5)))
+@pytest.mark.parametrize("name", [name for name in METRICS if unavailable(name) is None])
+def test_equal_pictures_have_the_best_value_and_a_worse_one_a_worse_value(name, photo):
+    metric = METRICS[name]
+    good, bad = (Image.open(io.BytesIO(jpeg_bytes(photo, quality=quality))) for quality in (80, 10))
+    values = [metric.compute(picture, photo) for picture in (photo, good, bad)]
+    assert values == sorted(values, reverse=metric.better == "higher")
+    assert len(set(values)) == 3
+    assert values[0] == {"ssim": 1, "ssimulacra2": 100, "lpips": 0}.get(name, float("inf"))
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if unavailable(name) is None])
+def test_pictures_of_different_sizes_are_refused(name):
+    with pytest.raises(ValueError, match=r"\(24, 24, 3\) and \(24, 25, 3\)"):
+        METRICS[name].compute(np.zeros((24, 24, 3)), np.zeros((24, 25, 3)))
+
+
+@pytest.mark.parametrize("compute", [ssim, psnr_b, ssimulacra2])
+def test_pictures_smaller_than_the_window_are_refused(compute):
+    with pytest.raises(ValueError, match=r"or more, got 7 x 9"):
+        compute(np.zeros((9, 7, 3)), np.zeros((9, 7, 3)))
+
+
+def test_ssim_is_that_of_its_paper(pair):
+    """Eq. 13 of Wang et al. with its window written out."""
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def blurred(plane):
+        return convolve1d(convolve1d(plane, window, axis=0), window, axis=1)[5:-5, 5:-5]
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    channels = []
+    for a, b in zip(*(np.moveaxis(pixels.astype(np.float64), -1, 0) for pixels in pair), strict=True):
+        mean_a, mean_b = blurred(a), blurred(b)
+        var_a, var_b, cov = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2, blurred(a * b) - mean_a * mean_b
+        numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+        channels.append((numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean())
+    assert ssim(*pair) == pytest.approx(np.mean(channels), abs=1e-6)
+
+
+def test_psnr_b_is_that_of_its_paper(pair):
+    """Yim and Bovik, eq. 21 to 27, with loops for sums."""
+    ours, theirs = (pixels.astype(np.float64) @ (0.299, 0.587, 0.114) / 255 for pixels in pair)
+    height, width = ours.shape
+    across, down = np.diff(ours, axis=1) ** 2, np.diff(ours, axis=0) ** 2
+    on_border = across[:, 7::8].sum() + down[7::8].sum()
+    inside = across.sum() + down.sum() - on_border
+    border_pairs = (height * (width / 8) - 1) + (width * (height / 8) - 1)
+    inside_pairs = height * (width - 1) + width * (height - 1) - border_pairs
+    excess = on_border / border_pairs - inside / inside_pairs
+    effect = max(excess, 0) * np.log2(8) / np.log2(min(height, width))
+    expected = -10 * np.log10(((ours - theirs) ** 2).mean() + effect)
+    assert psnr_b(*pair) == pytest.approx(expected, abs=1e-4)
+    assert psnr_b(*pair) <= psnr(ours, theirs, peak=1)
+
+
+def independent_ssimulacra2(picture: np.ndarray, reference: np.ndarray, beyond: str) -> float:
+    """SSIMULACRA2 2.1 written anew; the trained weights alone are shared. `beyond`: what is above and below."""
+
+    def linear(pixels):
+        values = pixels / 255
+        return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+    def positive_xyb(pixels):
+        mixing = np.array(
+            [[0.3, 0.622, 0.078], [0.23, 0.692, 0.078], [0.24342268924547819, 0.20476744424496821, 0.5518098665095535]]
+        )
+        bias = 0.0037930732552754493
+        long, medium, short = np.moveaxis(np.cbrt(pixels @ mixing.T + bias) - np.cbrt(bias), -1, 0)
+        x, y = (long - medium) / 2, (long + medium) / 2
+        return np.stack([14 * x + 0.42, y + 0.01, short - y + 0.55])
+
+    def blur(planes):
+        planes = gaussian_filter1d(planes, 1.5, axis=1, mode=beyond, truncate=3.33)
+        return gaussian_filter1d(planes, 1.5, axis=2, mode="constant", truncate=3.33)
+
+    def halve(pixels):
+        rows, columns = (np.arange(0, size, 2) for size in pixels.shape[:2])
+        edge = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")
+        return sum(edge[rows + i][:, columns + j] for i in (0, 1) for j in (0, 1)) / 4
+
+    def norms(plane_stack):
+        return plane_stack.mean((1, 2)), (plane_stack**4).mean((1, 2)) ** 0.25
+
+    ours, theirs = linear(picture), linear(reference)
+    features = []  # [scale][channel] -> ssim (2 norms), artifacts (2), lost detail (2)
+    for _ in range(6):
+        if min(ours.shape[:2]) < 8:
+            break
+        a, b = positive_xyb(theirs), positive_xyb(ours)
+        mean_a, mean_b = blur(a), blur(b)
+        numerator = (1 - (mean_a - mean_b) ** 2) * (2 * (blur(a * b) - mean_a * mean_b) + 0.0009)
+        denominator = (blur(a * a) - mean_a**2) + (blur(b * b) - mean_b**2) + 0.0009
+        edges = (1 + abs(b - mean_b)) / (1 + abs(a - mean_a)) - 1
+        maps = (np.maximum(1 - numerator / denominator, 0), np.maximum(edges, 0), np.maximum(-edges, 0))
+        features.append(np.stack([norm for plane in maps for norm in norms(plane)]).T)
+        ours, theirs = halve(ours), halve(theirs)
+    ordered = [
+        features[scale][channel][[0, 2, 4][kind] + norm]
+        for channel in range(3)
+        for scale in range(len(features))
+        for norm in range(2)
+        for kind in range(3)
+    ]
+    total = 0.9562382616834844 * np.dot(ordered, np.asarray(weights_of.weights)[: len(ordered)])
+    total = 2.326765642916932 * total - 0.020884521182843837 * total**2 + 6.248496625763138e-05 * total**3
+    return 100 - 10 * max(total, 0) ** 0.6276336467831387
+
+
+def test_ssimulacra2_agrees_with_an_implementation_of_our_own_up_to_what_lies_beyond_the_border(pair):
+    """The library mirrors there; libjxl has zeros, which score small pictures higher."""
+    assert ssimulacra2(*pair) == pytest.approx(independent_ssimulacra2(*pair, beyond="reflect"), abs=1e-6)
+    assert 0 < independent_ssimulacra2(*pair, beyond="constant") - ssimulacra2(*pair) < 10
+
+
+def test_lpips_is_computed_or_says_why_not(pair):
+    if find_spec("torchvision") is None:
+        assert unavailable("lpips").startswith("torchvision, which holds its network, cannot be imported")
+        with pytest.raises(RuntimeError, match="LPIPS cannot be computed: torchvision"):
+            METRICS["lpips"].compute(*pair)
+    else:
+        reason = unavailable("lpips")
+        assert reason is not None or 0 < METRICS["lpips"].compute(*pair) < 1

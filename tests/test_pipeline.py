@@ -15,8 +15,10 @@ from pipeline_ddrm_jpeg import (
     JPEGFile,
     JPEGFileError,
     JPEGOperator,
+    Operator,
     QuantizationOperator,
 )
+from pipeline_ddrm_jpeg.pipeline import fastest_dtype
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
 
@@ -120,6 +122,73 @@ def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
     one_by_one = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
     for ours, theirs in zip(together, one_by_one, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_antithetic_samples_come_in_pairs_whose_noise_cancels(pipe, data):
+    pipe.unet.conv_out.weight.data.zero_()
+    pipe.unet.conv_out.bias.data.zero_()  # it predicts no noise, so that without correction a sample is linear in it
+    linear = {**QUICK, "eta_b": 0.0, "output_type": "pt"}
+
+    def run(**arguments):
+        return pipe(data, generator=torch.Generator().manual_seed(1), **linear, **arguments)
+
+    pair = run(num_samples=2, antithetic=True)
+    assert torch.equal(pair.samples[0][0], run().samples[0][0])
+    assert not torch.equal(pair.samples[0][0], pair.samples[0][1])
+    inside = (pair.samples[0][0] > 0) & (pair.samples[0][0] < 1) & (pair.samples[0][1] > 0) & (pair.samples[0][1] < 1)
+    torch.testing.assert_close(pair.images[0][inside], run(temperature=0.0).images[0][inside])
+    three = run(num_samples=3, antithetic=True)
+    assert torch.equal(three.samples[0][1], pair.samples[0][1])
+    assert not torch.equal(three.samples[0][2], pair.samples[0][0])
+
+
+def test_antithetic_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
+    def run():
+        generator = torch.Generator().manual_seed(1)
+        return pipe(data, generator=generator, num_samples=4, antithetic=True, output_type="pt", **QUICK).samples[0]
+
+    together = run()
+    monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", 1)
+    assert all(torch.equal(a, b) for a, b in zip(together, run(), strict=True))
+
+
+def test_without_noise_all_samples_are_alike(pipe, data):
+    assert pipe(data, num_samples=2, temperature=0.0, **QUICK).std[0].max() == 0
+
+
+def test_an_automatic_start_is_later_for_finer_files(pipe, photo):
+    files = [jpeg_bytes(photo.resize((40, 24)), quality=quality) for quality in (5, 30, 90)]
+    starts = []
+
+    def note(pipe, i, t, tensors):
+        if i == 0:
+            starts.append(int(t))
+        return {}
+
+    automatic = {"num_inference_steps": 2, "init_timestep": "auto", "timestep_spacing": "log", "output_type": "pt"}
+    generators = [torch.Generator().manual_seed(7) for _ in files]
+    together = pipe(files, generator=generators, callback_on_step_end=note, **automatic)
+    assert starts == sorted(starts, reverse=True)
+    assert starts[0] > 150 > 100 > starts[1] > 50 > starts[2] > 10
+    alone = pipe(files[2], generator=torch.Generator().manual_seed(7), **automatic)
+    assert torch.equal(alone.images[0], together.images[2])
+
+
+def test_an_automatic_start_of_an_operator_that_cannot_tell_is_the_schedulers(pipe):
+    class Keep(Operator):
+        def encode(self, x):
+            return x
+
+        def decode(self, y):
+            return y
+
+    x = torch.zeros(1, 3, 16, 16)
+    pipe(x, operator=Keep(), num_inference_steps=3, init_timestep="auto")
+    assert pipe.scheduler.timesteps.tolist() == [200, 100, 0]
+    pipe(x, operator=QuantizationOperator(bits=1), num_inference_steps=3, init_timestep="auto")
+    coarse = pipe.scheduler.timesteps.tolist()
+    pipe(x, operator=QuantizationOperator(bits=7), num_inference_steps=3, init_timestep="auto")
+    assert coarse[0] > pipe.scheduler.timesteps.tolist()[0]
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipe, data):
@@ -234,6 +303,13 @@ def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
     states = []
     pipe(data, callback_on_step_end=lambda p, i, t, tensors: states.append(tensors["sample"].dtype), **QUICK)
     assert set(states) == {torch.float32}
+
+
+def test_the_fastest_dtype_is_the_faster_one_and_can_be_asked_for(prior_folder):
+    dtype = fastest_dtype()
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert DDRMJPEGPipeline.from_prior(prior_folder, dtype="auto").unet.dtype == dtype
+    assert fastest_dtype("meta") == torch.float32
 
 
 def test_large_pictures_go_through_windows(pipe, photo):

@@ -2,6 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
 
@@ -35,6 +37,53 @@ def test_exactly_as_many_steps_as_asked_for_down_to_zero(steps, init_timestep):
     assert timesteps[-1] == 0
     assert timesteps == sorted(set(timesteps), reverse=True)
     assert timesteps[0] < init_timestep
+
+
+def test_log_spaced_timesteps_are_all_the_same_fraction_of_the_one_before():
+    scheduler = DDRMScheduler(timestep_spacing="log")
+    scheduler.set_timesteps(4, init_timestep=100)
+    assert scheduler.timesteps.tolist() == [100, 40, 16, 6]
+    scheduler.set_timesteps(1, init_timestep=100)
+    assert scheduler.timesteps.tolist() == [100]
+    scheduler.set_timesteps(2, init_timestep=1000)
+    assert scheduler.timesteps.tolist() == [999, 66]
+    with pytest.raises(ValueError, match="timestep_spacing is 'even'"):
+        scheduler.set_timesteps(4, timestep_spacing="even")
+
+
+@given(start=st.integers(1, 1000), data=st.data())
+def test_log_spaced_timesteps_decrease_and_stay_in_the_schedule(start, data):
+    steps = data.draw(st.integers(1, start))
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(steps, init_timestep=start, timestep_spacing="log")
+    timesteps = scheduler.timesteps.tolist()
+    assert len(timesteps) == steps
+    assert timesteps == sorted(set(timesteps), reverse=True)
+    assert 0 <= timesteps[-1] <= timesteps[0] <= start
+
+
+def test_the_nearest_timestep_has_the_ratio_of_noise_to_signal():
+    scheduler = DDRMScheduler()
+    ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+    assert [scheduler.nearest_timestep(ratios[t].item()) for t in (0, 17, 300, 999)] == [0, 17, 300, 999]
+    assert scheduler.nearest_timestep(0.0) == 0
+
+
+def test_temperature_scales_the_fresh_noise_alone():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(4)
+    output, sample = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+
+    def step(temperature):
+        generator = torch.Generator().manual_seed(3)
+        return scheduler.step(output, 150, sample, eta=0.9, temperature=temperature, generator=generator).prev_sample
+
+    half, cold, mirrored = step(0.5), step(0.0), step(-1.0)
+    torch.testing.assert_close(half, (step(1.0) + cold) / 2)
+    torch.testing.assert_close(mirrored - cold, cold - step(1.0))
+    mixed = step(torch.tensor([1.0, -1.0]).reshape(-1, 1, 1, 1))
+    assert torch.equal(mixed, torch.stack([step(1.0)[0], mirrored[1]]))
+    assert torch.equal(step(None), step(1.0))
 
 
 def test_timesteps_of_ones_own_are_taken_and_checked():

@@ -1,0 +1,147 @@
+"""The paper's figures 1, 2 and 4 with the embedded prior, and one it lacks: how far the samples differ.
+
+python scripts/make_figures.py [PICTURE...] [--output docs/figures]
+
+Pictures are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
+restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
+original, JPEG and restoration at several quality factors. `samples.png`: mean, standard deviation and error of the
+samples. Each picture is zoomed at its bottom right where restoration changed most.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from make_comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
+from pipeline_ddrm_jpeg.metrics import psnr
+
+ZOOM = 3
+SETTINGS = PRESETS["best"]
+
+
+def jpeg(picture: Image.Image, quality_factor: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality_factor)
+    return stream.getvalue()
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def zoomed(picture: Image.Image, label: str, corner: tuple[int, int]) -> Image.Image:
+    """The picture under its label, with a patch of it enlarged in the bottom right."""
+    left, top = corner
+    picture = picture.convert("RGB")
+    side = PATCH * ZOOM
+    inset = picture.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
+    sheet = Image.new("RGB", (picture.width, picture.height + LABEL), "white")
+    sheet.paste(picture, (0, LABEL))
+    sheet.paste(inset, (picture.width - side, sheet.height - side))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((0, 2), label, fill="black", font=ImageFont.load_default(14))
+    draw.rectangle((left, top + LABEL, left + PATCH, top + PATCH + LABEL), outline=MARK)
+    draw.rectangle((picture.width - side, sheet.height - side, picture.width - 1, sheet.height - 1), outline=MARK)
+    return sheet
+
+
+def changed(before: Image.Image, after: Image.Image) -> tuple[int, int]:
+    return most_changed(*(np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (before, after)))
+
+
+def figure_1(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
+    """Pairs of a JPEG file of quality factor 10 and its restoration."""
+    pairs = []
+    for picture in pictures:
+        data = jpeg(picture, 10)
+        before, after = Image.open(io.BytesIO(data)), pipe(data, generator=generator(), **SETTINGS).images[0]
+        corner = changed(before, after)
+        pairs.append(beside([zoomed(before, "JPEG, quality factor 10", corner), zoomed(after, "restored", corner)]))
+    return beside(pairs, down=True)
+
+
+def figure_2(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
+    """Pairs of a picture of 9 bits a colour and its restoration."""
+    operator = QuantizationOperator(bits=3, reconstruction="center")
+    pairs = []
+    for picture in pictures:
+        levels = np.asarray(picture.convert("RGB")) // operator.step
+        before = Image.fromarray((levels * operator.step + operator.step // 2).astype(np.uint8))
+        after = pipe(picture, operator=operator, generator=generator(), **SETTINGS).images[0]
+        corner = changed(before, after)
+        labels = [
+            f"{name}, {psnr(p, picture.convert('RGB')):.2f} dB" for name, p in (("9 bits", before), ("restored", after))
+        ]
+        pairs.append(beside([zoomed(before, labels[0], corner), zoomed(after, labels[1], corner)]))
+    return beside(pairs, down=True)
+
+
+def figure_4(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
+    """Triplets of original, JPEG and restoration, a quality factor each."""
+    rows = []
+    for picture, quality_factor in zip(pictures, (5, 10, 20, 30, 50), strict=False):
+        data = jpeg(picture, quality_factor)
+        before, after = Image.open(io.BytesIO(data)), pipe(data, generator=generator(), **SETTINGS).images[0]
+        corner = changed(before, after)
+        labels = [
+            f"{name}, {psnr(p, picture):.2f} dB"
+            for name, p in ((f"JPEG, QF {quality_factor}", before), ("restored", after))
+        ]
+        panels = zip((picture, before, after), ("original", *labels), strict=True)
+        rows.append(beside([zoomed(panel, label, corner) for panel, label in panels]))
+    return beside(rows, down=True)
+
+
+def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 10) -> Image.Image:
+    """JPEG, mean of the samples, their standard deviation a pixel, and the error of the mean."""
+    data = jpeg(picture, quality_factor)
+    result = pipe(data, generator=generator(), **SETTINGS)
+    before, mean = Image.open(io.BytesIO(data)), result.images[0]
+    std = result.std[0].mean(axis=-1) * 255
+    error = np.abs(np.asarray(mean, dtype=np.float64) - np.asarray(picture)).reshape(*std.shape, -1).mean(axis=-1)
+    corner = changed(before, mean)
+    maps = []
+    for values, label in ((std, "standard deviation of the samples"), (error, "error of their mean")):
+        top = float(np.percentile(np.concatenate([std, error]), 99))
+        colours = matplotlib.colormaps["viridis"](np.clip(values / top, 0, 1))[..., :3]
+        maps.append(
+            zoomed(Image.fromarray((colours * 255).astype(np.uint8)), f"{label} (0 to {top:.0f} levels)", corner)
+        )
+    pictures = [zoomed(before, f"JPEG, QF {quality_factor}", corner)]
+    pictures.append(zoomed(mean, f"mean of {len(result.samples[0])} samples", corner))
+    return beside([beside(pictures), beside(maps)], down=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, nargs="*", help="clean pictures (default: examples/originals)")
+    parser.add_argument("--output", type=Path, default=Path("build/figures"), help="folder of the figures")
+    arguments = parser.parse_args()
+    paths = arguments.pictures or sorted((EXAMPLES / "originals").glob("*.png"))
+    pictures = [Image.open(path) for path in paths]
+    pictures = [picture if picture.mode == "L" else picture.convert("RGB") for picture in pictures]
+    if min(min(picture.size) for picture in pictures) < PATCH * ZOOM:
+        parser.error(f"pictures must have {PATCH * ZOOM} pixels or more on each side")
+    pipe = DDRMJPEGPipeline.from_embedded()
+    pipe.set_progress_bar_config(desc="figures", leave=False)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "figure_1": lambda: figure_1(pipe, pictures),
+        "figure_2": lambda: figure_2(pipe, pictures),
+        "figure_4": lambda: figure_4(pipe, pictures),
+        "samples": lambda: samples(pipe, pictures[0]),
+    }
+    for name, draw in figures.items():
+        path = arguments.output / f"{name}.png"
+        draw().save(path, optimize=True)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

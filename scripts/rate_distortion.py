@@ -1,0 +1,88 @@
+"""Rate-distortion curves (Fig. 3 of the paper) and Bjontegaard deltas from the results of an evaluation.
+
+ddrm-jpeg evaluate FOLDER --output RESULTS --quality 5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95
+python scripts/rate_distortion.py RESULTS --output docs/rate_distortion
+
+Rate is bits a pixel of the real files, distortion the mean over the pictures at one quality factor. Writes OUTPUT.png
+and OUTPUT.svg and prints BD-rate (per cent of the file size saved at equal quality, negative is better) and BD-quality
+(gain at equal file size), with piecewise cubic interpolation, for every metric and method.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import bjontegaard
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pipeline_ddrm_jpeg.evaluation import AVERAGE, JPEG, SINGLE
+
+METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2"}
+COLOURS = {JPEG: "tab:blue", AVERAGE: "tab:green", SINGLE: "tab:olive", "jpegqs": "tab:gray", "waifu2x": "tab:purple"}
+
+
+def curves(means: list[dict], metric: str) -> dict[str, tuple[list[float], list[float]]]:
+    """For each method the rates and distortions by rising rate."""
+    found = {}
+    for method in dict.fromkeys(mean["method"] for mean in means):
+        points = [(m["bits_per_pixel"], m["metrics"][metric]) for m in means if m["method"] == method]
+        rates, distortions = zip(*sorted(points), strict=True)
+        found[method] = (list(rates), list(distortions))
+    return found
+
+
+def draw(sets: dict[str, list[dict]], names: list[str], output: Path) -> None:
+    """One row of panels a set, one panel a metric."""
+    size = (4.2 * len(names), 3.4 * len(sets))
+    figure, axes = plt.subplots(len(sets), len(names), figsize=size, squeeze=False, layout="constrained")
+    for row, (dataset, means) in zip(axes, sets.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            for method, (rates, distortions) in curves(means, name).items():
+                axis.plot(rates, distortions, ".-", color=COLOURS.get(method), label=method, linewidth=1, markersize=4)
+            axis.set(xscale="log", xlabel="bits per pixel", ylabel=METRICS[name], title=dataset)
+            axis.grid(alpha=0.3, which="both")
+        row[0].legend()
+    for suffix in (".png", ".svg"):
+        figure.savefig(output.with_suffix(suffix), dpi=120, metadata={"Date": None} if suffix == ".svg" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder that ddrm-jpeg evaluate wrote")
+    parser.add_argument("--output", type=Path, help="plot without suffix (default: RESULTS/rate_distortion)")
+    arguments = parser.parse_args()
+    record = arguments.results / "evaluation.json"
+    means = json.loads(record.read_text()).get("rows", []) if record.exists() else []
+    if not means:
+        parser.error(f"{arguments.results} holds no finished evaluation")
+    if any("bits_per_pixel" not in mean for mean in means):
+        parser.error("the paper operator writes no files and has no rate; evaluate with --operator libjpeg")
+    if len({mean["quality_factor"] for mean in means}) < 4:
+        parser.error("Bjontegaard deltas need four quality factors or more")
+    names = [name for name in METRICS if all(mean["metrics"].get(name) is not None for mean in means)]
+    sets = {d: [mean for mean in means if mean["dataset"] == d] for d in dict.fromkeys(m["dataset"] for m in means)}
+    output = arguments.output or arguments.results / "rate_distortion"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(sets, names, output)
+
+    print("| Set | Method | " + " | ".join(f"BD-rate, {METRICS[n]} | BD-{METRICS[n]}" for n in names) + " |")
+    print("|---|---|" + "---:|" * (2 * len(names)))
+    for dataset, group in sets.items():
+        of_metric = {name: curves(group, name) for name in names}
+        for method in of_metric[names[0]]:
+            if method == JPEG:
+                continue
+            cells = []
+            for name in names:
+                pair = (*of_metric[name][JPEG], *of_metric[name][method])
+                cells.append(f"{bjontegaard.bd_rate(*pair, method='pchip'):+.1f} %")
+                cells.append(f"{bjontegaard.bd_psnr(*pair, method='pchip'):+.3f}")
+            print(f"| {dataset} | {method} | " + " | ".join(cells) + " |")
+    print(f"\n{output.with_suffix('.png')} and {output.with_suffix('.svg')} are written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""The paper's protocol, on small pictures with a small network."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import ROOT, jpeg_bytes
+from PIL import Image
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
+from pipeline_ddrm_jpeg.baselines import BASELINES, unavailable
+from pipeline_ddrm_jpeg.evaluation import (
+    Evaluation,
+    Picture,
+    Protocol,
+    evaluate_picture,
+    find_pictures,
+    prepare,
+    summarize,
+    tables,
+)
+from pipeline_ddrm_jpeg.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.restoration import plan, restore_files
+
+SETTINGS = {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
+PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metrics=("psnr_8bit", "ssim"))
+
+
+@pytest.fixture
+def pictures(photo, tmp_path) -> Path:
+    """A folder of three pictures of different shape."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, box in (("a.png", (0, 0, 90, 70)), ("b.png", (90, 60, 160, 170)), ("c.webp", (200, 100, 264, 164))):
+        photo.crop(box).save(folder / name, lossless=True)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def one_thread():
+    """As in the processes that accelerate starts; the last digits of a result depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def launch(*arguments, **kwargs) -> subprocess.Popen:
+    """Two processes, on the CPU where there is nothing better."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    return subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "images.csv").open()))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_pictures_are_found_in_folders_and_lists(pictures, tmp_path):
+    (tmp_path / "chosen.txt").write_text("photos/b.png\n\nphotos/a.png\n")
+    found = find_pictures([pictures, tmp_path / "chosen.txt"])
+    assert [(picture.dataset, picture.path.name) for picture in found] == [
+        *(("photos", "a.png"), ("photos", "b.png"), ("photos", "c.webp")),
+        *(("chosen", "b.png"), ("chosen", "a.png")),
+    ]
+    assert [picture.path.name for picture in find_pictures([pictures], limit=2)] == ["a.png", "c.webp"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["photos/a.png"], "is a picture; give its folder"),
+        (["empty"], "holds no pictures"),
+        (["photos", "again/photos"], "two sets are called photos"),
+        (["twice.txt"], "names a.png twice"),
+    ],
+)
+def test_sets_that_cannot_be_used_are_refused(pictures, tmp_path, names, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "again" / "photos").mkdir(parents=True)
+    (tmp_path / "again" / "photos" / "d.png").touch()
+    (tmp_path / "twice.txt").write_text("photos/a.png\nphotos/a.png\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_pictures([tmp_path / name for name in names])
+
+
+def test_the_central_square_is_resized_as_in_the_paper(pictures):
+    assert prepare(pictures / "a.png", None).size == (90, 70)
+    square = Image.open(pictures / "a.png").crop((10, 0, 80, 70))
+    assert prepare(pictures / "a.png", 70).tobytes() == square.tobytes()
+    assert prepare(pictures / "a.png", 48).tobytes() == square.resize((48, 48), Image.Resampling.BILINEAR).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"quality_factors": (5, 101)}, "quality factor is 101"),
+        ({"quality_factors": (5, 5)}, "every quality factor once"),
+        ({"operator": "mine"}, "operator is 'mine'"),
+        ({"operator": "paper", "baselines": ("jpegqs",)}, "baselines restore files"),
+        ({"size": 8}, "size is 8"),
+    ],
+)
+def test_a_protocol_out_of_range_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**wrong)
+
+
+def test_rows_can_be_made_again_by_hand(pipe, pictures):
+    rows = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), PROTOCOL)
+    assert [(row["quality_factor"], row["method"]) for row in rows] == [
+        (factor, method) for factor in (10, 50) for method in ("JPEG", "Ours (S)", "Ours (A)")
+    ]
+    reference = prepare(pictures / "a.png", 48)
+    data = jpeg_bytes(reference, quality=50, subsampling="4:2:0")
+    decoded, single, average = rows[3:]
+    assert decoded["bits_per_pixel"] == len(data) * 8 / 48**2
+    assert decoded["psnr"] == pytest.approx(psnr(Image.open(io.BytesIO(data)), reference), abs=1e-9)
+    assert decoded["ssim"] == ssim(Image.open(io.BytesIO(data)), reference)
+    result = pipe(data, generator=torch.Generator().manual_seed(average["seed"]), output_type="np", **SETTINGS)
+    for row, picture in ((single, result.samples[0][0]), (average, result.images[0])):
+        assert row["psnr"] == psnr(picture, np.asarray(reference) / 255, peak=1)
+        assert row["psnr_8bit"] == psnr((picture * 255).round(), reference)
+    assert average["consistency"] == result.consistency_8bit[0]
+    assert (single["network_evaluations"], average["network_evaluations"]) == (2, 4)
+    assert average["seconds"] == 2 * single["seconds"] > 0
+
+
+def test_the_paper_operator_restores_what_it_measured(pipe, pictures):
+    protocol = Protocol(quality_factors=(30,), operator="paper", size=None, settings=SETTINGS, metrics=())
+    rows = evaluate_picture(pipe, Picture("photos", pictures / "c.webp"), protocol)
+    reference = prepare(pictures / "c.webp", None)
+    x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None] / 127.5 - 1
+    operator = JPEGOperator(30, convention="paper")
+    decoded = (operator.decode(operator.encode(x)) / 2 + 0.5).clamp(0, 1)
+    expected = psnr(decoded[0].permute(1, 2, 0).numpy(), np.asarray(reference) / 255, peak=1)
+    assert rows[0]["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert rows[0]["bits_per_pixel"] is None
+    assert rows[2]["consistency"] > 0.99
+
+
+def test_means_and_tables_have_the_shape_of_table_1():
+    def row(image, method, value):
+        common = {"dataset": "set", "image": image, "operator": "libjpeg", "quality_factor": 10, "bits_per_pixel": 0.5}
+        return common | {"method": method, "psnr": value, "ssim": 0.75, "psnr_b": value - 1}
+
+    means = summarize([row(image, method, value + image)
+                       for image in (0, 1) for method, value in (("JPEG", 25.0), ("Ours (A)", 27.0))])  # fmt: skip
+    assert [mean["metrics"]["psnr"] for mean in means] == [25.5, 27.5]
+    assert [mean["images"] for mean in means] == [2, 2]
+    text = tables(means, {"lpips": "no network"}).splitlines()
+    assert "| Method | QF 10 PSNR | QF 10 SSIM | QF 10 LPIPS |" in text
+    assert "| Ours (A) | **27.50** | **0.750** | n/a |" in text
+    assert "| 10 | Ours (A) | +2.00 | 26.50 | 0.500 |  |  |  |" in text
+    assert text[-1] == "LPIPS is n/a: no network."
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    Evaluation(tmp_path, PROTOCOL, {"prior": "a"}).begin()
+    Evaluation(tmp_path, PROTOCOL, {"prior": "a"})
+    with pytest.raises(ValueError, match="with prior a, not b"):
+        Evaluation(tmp_path, PROTOCOL, {"prior": "b"})
+    with pytest.raises(ValueError, match="with num_samples 2, not 3"):
+        Evaluation(tmp_path, Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_samples": 3}})), {"prior": "a"})
+
+
+def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
+    photo, pictures, prior_folder, tmp_path, one_thread
+):
+    for i in range(4):
+        photo.crop((50 * i, 0, 50 * i + 48, 48)).save(pictures / f"d{i}.png")
+    together = tmp_path / "together"
+    options = "--size 48 --quality 10,50 --preset fast --steps 20 --init-timestep 40 --samples 2 --quiet"
+    command = [ROOT / "scripts" / "evaluate.py", pictures, *options.split(), "--metrics", "psnr_8bit,ssim"]
+    command += ["--prior", prior_folder, "--output", together]
+    killed = launch(*command)
+    while not list(together.glob("images/*/*.json")):
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.01)
+    for process in psutil.Process(killed.pid).children(recursive=True):
+        process.kill()
+    killed.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in together.glob("images/*/*.json")}
+    assert 0 < len(finished) < 7
+    assert not (together / "images.csv").exists()
+
+    (pictures / "broken.png").write_bytes(b"no picture")
+    resumed = launch(*command)
+    assert "photos/broken.png" in resumed.communicate()[1]
+    assert resumed.returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished pictures are not made again"
+    record = json.loads((together / "evaluation.json").read_text())
+    assert record["protocol"]["settings"]["num_samples"] == 2
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["rows"]) == 2 * 3
+
+    found = find_pictures([pictures])
+    protocol = Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_inference_steps": 20}}))
+    alone = Evaluation(tmp_path / "alone", protocol, {})
+    ((path, reason),) = alone.run(DDRMJPEGPipeline.from_prior(prior_folder), found)
+    assert path.endswith("broken.png")
+    assert "cannot identify image file" in reason
+    alone.finish(found)
+    assert rows_of(together) == rows_of(tmp_path / "alone")
+    assert len(rows_of(together)) == 7 * 2 * 3
+
+
+def test_two_processes_restore_a_folder(photo, prior_folder, tmp_path, one_thread):
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
+    command = ["-m", "pipeline_ddrm_jpeg", "restore", tmp_path, "--output", tmp_path / "two", "--prior", prior_folder]
+    command += ["--preset", "fast", "--steps", "2", "--init-timestep", "40"]
+    done = launch(*command, stdout=subprocess.PIPE)
+    printed, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert printed.splitlines().count("3 restored") == 1
+
+    tasks = plan([tmp_path], tmp_path / "one")
+    list(restore_files(DDRMJPEGPipeline.from_prior(prior_folder), tasks, **(SETTINGS | {"num_samples": 1})))
+    assert [task.target.name for task in tasks] == ["a.png", "b.png", "c.png"]
+    for task in tasks:
+        assert (tmp_path / "two" / task.target.name).read_bytes() == task.target.read_bytes()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_restores_a_file_or_says_what_to_install(name, photo, tmp_path):
+    reason = unavailable(name)
+    if reason is not None:
+        assert "not installed" in reason
+        pytest.skip(reason)
+    path = tmp_path / "a.jpg"
+    picture = photo.crop((20, 20, 151, 117))
+    picture.save(path, quality=20)
+    restored = BASELINES[name](path)
+    assert restored.dtype == np.uint8
+    assert restored.shape == (97, 131, 3)
+    assert psnr(restored, picture) > psnr(Image.open(path), picture) + 0.2
