@@ -285,7 +285,7 @@ TO_ADDRESS = """(preset, ...values) => {
 
 # On a phone the progress lies below what is seen.
 SHOW_STATUS = """() => {
-  document.querySelector("#status").scrollIntoView({block: "nearest", behavior: "smooth"});
+  document.querySelector("#status").scrollIntoView({block: "nearest"});
   return [];
 }"""
 

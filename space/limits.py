@@ -86,9 +86,10 @@ def read_upload(path: str | None) -> tuple[bytes, str]:
     data, name = Path(path).read_bytes(), Path(path).name
     if len(data) > 1e6 * MAX_MEGABYTES:
         raise refusal(f"{name} has {len(data) / 1e6:.1f} MB; the limit of this server is {MAX_MEGABYTES:g} MB")
+    size = None
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            _check_size(name, *opened.size)
+            size = opened.size
     except Image.DecompressionBombError:
         raise refusal(
             f"{name} claims to have more than {2e-6 * Image.MAX_IMAGE_PIXELS:.0f} megapixels;"
@@ -96,6 +97,8 @@ def read_upload(path: str | None) -> tuple[bytes, str]:
         ) from None
     except _UNREADABLE:
         pass  # who reads it next says what is wrong with it
+    if size is not None:
+        _check_size(name, *size)
     return data, name
 
 
@@ -116,13 +119,15 @@ def read_jpeg(path: str | None) -> JPEGFile:
     try:
         file = JPEGFile.open(stream)
     except JPEGFileError:
+        other = None
         with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
-            if opened.format not in ("JPEG", "MPO"):
-                raise refusal(
-                    f"{name} is a {opened.format} picture; only a JPEG file still holds the coefficients to go by."
-                    " The tab Explore takes pictures of any format"
-                ) from None
-        raise
+            other = opened.format
+        if other in (None, "JPEG", "MPO"):
+            raise
+        raise refusal(
+            f"{name} is a {other} picture; only a JPEG file still holds the coefficients to go by."
+            " The tab Explore takes pictures of any format"
+        ) from None
     _check_size(name, file.width, file.height)
     return file
 
