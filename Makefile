@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two pools of threads that spin while they wait slow each other down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo card test lint clean
+.PHONY: help demo card space test test-browser lint clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
 
@@ -18,6 +18,10 @@ help: ## Show this list
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	@touch $@
 
+.venv/installed-space: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,space,browser]'
+	@touch $@
+
 demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 	$(BIN)/ddrm-jpeg restore examples/*.jpg --output build/demo --overwrite
 	$(BIN)/python scripts/make_comparison.py build/demo
@@ -25,12 +29,19 @@ demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 card: .venv/installed ## Fill model_card.md from docs/results.json and the prior's page
 	$(BIN)/python scripts/update_model_card.py
 
+space: .venv/installed-space ## Start the web page on this machine
+	$(BIN)/python space/app.py
+
 lint: .venv/installed-dev ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test: lint ## Check style and run the tests
 	$(BIN)/python -m pytest
+	@echo "Left out: the tests of the web page, which need chromium (make test-browser)"
+
+test-browser: .venv/installed-space ## Test the web page, in the chromium of this machine
+	$(BIN)/python -m pytest -m browser
 
 clean: ## Remove what make made
 	rm -rf .venv build

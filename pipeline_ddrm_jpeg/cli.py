@@ -271,7 +271,8 @@ def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
 
     from .pipeline import DDRMJPEGPipeline, fastest_dtype
 
-    precision = fastest_dtype(device) if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
+    # Processes that measure at the same time may disagree: the first decides.
+    precision = _gather(fastest_dtype(device))[0] if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
     if prior is None:
         pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)
     else:

@@ -71,7 +71,8 @@ def test_one_broken_file_fails_alone(folder, prior_folder):
     [
         (["restore", "missing.jpg"], 2, "missing.jpg does not exist"),
         (["restore", "."], 1, "no JPEG files"),
-        (["restore", ".", "--steps", "150"], 2, "--steps 150 does not fit below --init-timestep"),
+        (["restore", ".", "--preset", "paper", "--steps", "301"], 2, "--steps 301 does not fit below --init-timestep"),
+        (["restore", ".", "--init-timestep", "soon"], 2, "--init-timestep soon is neither a whole number nor auto"),
         (["restore", ".", "--eta", "2"], 2, "--eta"),
         (["restore", ".", "--format", "bmp"], 2, "--format"),
         (["restore"], 2, "INPUT"),
@@ -159,7 +160,8 @@ def test_inspect_starts_without_torch(photo, tmp_path):
 
 
 def test_a_preset_is_where_the_options_start(folder, prior_folder):
-    common = ["--steps", "2", "--init-timestep", "300", "--samples", "1"]
+    common = ["--steps", "2", "--init-timestep", "300", "--timestep-spacing", "leading", "--samples", "1"]
+    common += ["--independent", "--temperature", "1", "--dtype", "float32"]
     for name, preset in (("a", "best"), ("b", "fast"), ("c", "paper")):
         target = folder / f"{name}.png"
         done = run("restore", folder / "a.jpg", "-o", target, "--prior", prior_folder, "--preset", preset, *common)

@@ -31,6 +31,8 @@ from pipeline_ddrm_jpeg.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.restoration import plan, restore_files
 
 SETTINGS = {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
+LIKE_SETTINGS = ["--preset", "fast", "--init-timestep", "40", "--timestep-spacing", "leading", "--temperature", "1"]
+LIKE_SETTINGS += ["--dtype", "float32"]
 PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metrics=("psnr_8bit", "ssim"))
 
 
@@ -180,8 +182,8 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     for i in range(4):
         photo.crop((50 * i, 0, 50 * i + 48, 48)).save(pictures / f"d{i}.png")
     together = tmp_path / "together"
-    options = "--size 48 --quality 10,50 --preset fast --steps 20 --init-timestep 40 --samples 2 --quiet"
-    command = [ROOT / "scripts" / "evaluate.py", pictures, *options.split(), "--metrics", "psnr_8bit,ssim"]
+    command = [ROOT / "scripts" / "evaluate.py", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
+    command += ["--steps", "20", "--samples", "2", "--metrics", "psnr_8bit,ssim", "--quiet"]
     command += ["--prior", prior_folder, "--output", together]
     killed = launch(*command)
     while not list(together.glob("images/*/*.json")):
@@ -219,7 +221,7 @@ def test_two_processes_restore_a_folder(photo, prior_folder, tmp_path, one_threa
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
     command = ["-m", "pipeline_ddrm_jpeg", "restore", tmp_path, "--output", tmp_path / "two", "--prior", prior_folder]
-    command += ["--preset", "fast", "--steps", "2", "--init-timestep", "40"]
+    command += [*LIKE_SETTINGS, "--steps", "2"]
     done = launch(*command, stdout=subprocess.PIPE)
     printed, errors = done.communicate()
     assert done.returncode == 0, errors

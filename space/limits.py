@@ -1,0 +1,155 @@
+"""What this server takes: its limits, and a sentence for everything it refuses."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import gradio as gr
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+
+log = logging.getLogger("space")
+
+
+def _limit(name: str, default: float) -> float:
+    """The environment variable `DDRM_JPEG_<name>`, a positive number, or its default."""
+    text = os.environ.get(f"DDRM_JPEG_{name}", "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise SystemExit(f"DDRM_JPEG_{name} is {text!r}; it must be a positive number")
+    return value
+
+
+MAX_MEGAPIXELS = _limit("MAX_MEGAPIXELS", 4)
+MAX_MEGABYTES = _limit("MAX_MEGABYTES", 10)
+MAX_SECONDS = _limit("MAX_SECONDS", 300)
+MAX_WAITING = int(_limit("MAX_WAITING", 20))
+CONCURRENCY = int(_limit("CONCURRENCY", 1))
+KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # what Pillow raises about a file
+
+
+def refusal(sentence: str) -> gr.Error:
+    """The error that shows this sentence, given without its full stop, on the page."""
+    return gr.Error(f"{sentence}.", print_exception=False)
+
+
+@contextmanager
+def refusals(path: str | None = None) -> Iterator[None]:
+    """Turn what the package and Pillow raise about a visitor's input into a refusal that names no path of this server.
+
+    Args:
+        path: the upload, whose name goes before what Pillow says.
+    """
+    name = f"{Path(path).name}: " if path else ""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except JPEGFileError as error:
+        raise refusal(str(error)) from None
+    except UnidentifiedImageError:
+        raise refusal(f"{name}not a picture that can be read") from None
+    except FileNotFoundError:
+        raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload it again") from None
+    except OSError as error:
+        raise refusal(f"{name}{error.strerror or _first_line(error)}") from None
+    except _UNREADABLE as error:
+        raise refusal(f"{name}{_first_line(error)}") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise refusal("This server has not enough memory for it; try a smaller picture") from None
+    except Exception:
+        log.exception("unforeseen")
+        raise refusal("Something went wrong on this server, which is not your file's fault; its log has more") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def read_upload(path: str | None) -> tuple[bytes, str]:
+    """Bytes and name of an upload that is within the limits."""
+    if path is None:
+        raise refusal("Choose a picture first")
+    data, name = Path(path).read_bytes(), Path(path).name
+    if len(data) > 1e6 * MAX_MEGABYTES:
+        raise refusal(f"{name} has {len(data) / 1e6:.1f} MB; the limit of this server is {MAX_MEGABYTES:g} MB")
+    size = None
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            size = opened.size
+    except Image.DecompressionBombError:
+        raise refusal(
+            f"{name} claims to have more than {2e-6 * Image.MAX_IMAGE_PIXELS:.0f} megapixels;"
+            f" the limit of this server is {MAX_MEGAPIXELS:g} megapixels"
+        ) from None
+    except _UNREADABLE:
+        pass  # who reads it next says what is wrong with it
+    if size is not None:
+        _check_size(name, *size)
+    return data, name
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > MAX_MEGAPIXELS:
+        raise refusal(
+            f"{name} has {width} x {height} pixels, {megapixels:.3g} megapixels; the limit of this server is"
+            f" {MAX_MEGAPIXELS:g} megapixels"
+        )
+
+
+def read_jpeg(path: str | None) -> JPEGFile:
+    """The upload as a JPEG file, with its true tables and coefficients."""
+    data, name = read_upload(path)
+    stream = io.BytesIO(data)
+    stream.name = name  # what messages call it
+    try:
+        file = JPEGFile.open(stream)
+    except JPEGFileError:
+        other = None
+        with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
+            other = opened.format
+        if other in (None, "JPEG", "MPO"):
+            raise
+        raise refusal(
+            f"{name} is a {other} picture; only a JPEG file still holds the coefficients to go by."
+            " The tab Explore takes pictures of any format"
+        ) from None
+    _check_size(name, file.width, file.height)
+    return file
+
+
+def read_picture(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:
+    """A picture of any format, upright, grey or RGB, its name, and the Python that reads it so.
+
+    Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
+    """
+    data, name = read_upload(path)
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = ImageOps.exif_transpose(opened)
+    code = f"picture = ImageOps.exif_transpose(Image.open({name!r}))\n"
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        code += 'white = Image.new("RGBA", picture.size, "white")\n'
+        code += 'picture = Image.alpha_composite(white, picture.convert("RGBA"))\n'
+    mode = "L" if picture.mode in ("1", "L") else "RGB"
+    picture = picture.convert(mode)
+    code += f'picture = picture.convert("{mode}")\n'
+    if longest and max(picture.size) > longest:
+        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        code += f"picture.thumbnail(({longest}, {longest}), Image.Resampling.LANCZOS)\n"
+    return picture, name, code

@@ -1,0 +1,172 @@
+"""What a visitor sees: facts, pictures and numbers as HTML, and the same work as Python."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image, ImageOps
+
+from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.metrics import psnr, ssim
+
+HEAT = colormaps["inferno"]
+
+
+def size(count: int) -> str:
+    return f"{count} bytes" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def facts(file: JPEGFile) -> str:
+    """What a JPEG file says about itself."""
+    colour = {"L": "greyscale", "YCbCr": "YCbCr", "RGB": "RGB"}[file.color_space]
+    if len(file.components) == 3:
+        factors = ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in file.components)
+        colour += f" {file.chroma_subsampling or factors}"
+    metadata = {"EXIF": file.exif, "ICC profile": file.icc_profile, "XMP": file.xmp, "comment": file.comment}
+    rows = {
+        "Size": f"{file.width} &times; {file.height}",
+        "Quality factor": f"{'' if file.quality_factor_is_exact else 'about '}{file.quality_factor}",
+        "Colour": colour,
+        "Bits per pixel": f"{file.bits_per_pixel:.2f}",
+        "File": f"{size(file.file_size)}, {'progressive' if file.progressive else 'baseline'}",
+        "Metadata": ", ".join(f"{name} {size(len(value))}" for name, value in metadata.items() if value) or "none",
+    }
+    if file.orientation != 1:
+        rows["Orientation"] = f"{file.orientation}, will be upright"
+    components: dict[str, list[str]] = {}
+    names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "RGB": ["R", "G", "B"]}[file.color_space]
+    for name, component in zip(names, file.components, strict=True):
+        lines = component.quantization_table.tolist()
+        cells = "".join("<tr>" + "".join(f"<td>{step}</td>" for step in line) + "</tr>" for line in lines)
+        components.setdefault(cells, []).append(name)
+    tables = "".join(f"<table><caption>{', '.join(of)}</caption>{cells}</table>" for cells, of in components.items())
+    return f"""
+<h2>What {escape(file.name)} says</h2>
+<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows.items())}</dl>
+<details><summary>Quantization tables</summary><div class="tables">{tables}</div></details>"""
+
+
+def refused(sentence: str) -> str:
+    return f'<p class="refusal" role="alert">{escape(sentence)}</p>'
+
+
+def verdict(share: float, of_what: str, seconds: float) -> str:
+    """The consistency of the picture as it is downloaded; 100 % only if it is all of them."""
+    percent = "100" if share == 1 else f"{math.floor(1e4 * share) / 100:.2f}"
+    return f'<p class="verdict"><strong>{percent} %</strong> of the {of_what} kept, in {seconds:.1f} s</p>'
+
+
+def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
+    """PSNR and SSIM of pictures against the clean one, over 8-bit RGB."""
+    reference = np.asarray(clean.convert("RGB"))
+    rows = ""
+    for name, picture in pictures.items():
+        pixels = np.asarray(picture.convert("RGB"))
+        rows += (
+            f'<tr><th scope="row">{name}</th>'
+            f"<td>{psnr(pixels, reference):.2f} dB</td><td>{ssim(pixels, reference):.4f}</td></tr>"
+        )
+    return (
+        '<table class="numbers"><tr><td></td><th scope="col">PSNR</th><th scope="col">SSIM</th></tr>'
+        + rows
+        + "</table>"
+    )
+
+
+def comparison(left: dict[str, str], right: str, width: int) -> str:
+    """Pictures under a divider that mouse, finger and arrow keys move, and that can be magnified.
+
+    `gr.ImageSlider` has no keys, no words for a screen reader, and takes wheel and finger away from the page.
+
+    Args:
+        left: addresses of the pictures to compare with, by what they are called.
+        right: address of the restored picture.
+        width: of the pictures, in pixels.
+    """
+    group = uuid4().hex
+
+    def choice(name: str, label: str, values: dict[str, str]) -> str:
+        return f'<div class="{name}" role="radiogroup" aria-label="{label}">' + "".join(
+            f'<label><input type="radio" name="{name}{group}" value="{value}"{"" if i else " checked"}>{text}</label>'
+            for i, (value, text) in enumerate(values.items())
+        ) + "</div>"  # fmt: skip
+
+    pictures = "".join(f'<img class="left{i}" src="{left[name]}" alt="{name}">' for i, name in enumerate(left))
+    names = choice("side", "Left picture", {f"left{i}": name for i, name in enumerate(left)})
+    return f"""
+<div class="compare" style="--width: {width}px">
+<div class="stage"><div class="pair">{pictures}<img class="right" src="{right}" alt="restored">
+<input type="range" min="0" max="100" value="50" step="0.5" aria-label="Divider between before and after"
+ oninput="this.parentNode.style.setProperty('--at', this.value + '%')"></div></div>
+<div class="tools">{names if len(left) > 1 else f"<span>{next(iter(left))}</span>"}
+{choice("zoom", "Zoom", {"fit": "fit", "1": "1:1", "2": "2&times;", "4": "4&times;"})}<span>restored</span></div>
+</div>"""
+
+
+def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
+    """Standard deviation of the samples as a picture, and its legend.
+
+    Args:
+        std: `[H, W, C]`, on the scale of [0, 1].
+        like: the picture the samples were averaged to, whose orientation it takes.
+    """
+    levels = 255 * std.mean(axis=-1)
+    top = max(1, math.ceil(np.percentile(levels, 99.5)))
+    heat = Image.fromarray(HEAT(levels / top, bytes=True)[..., :3])
+    heat.info.update(like.info)
+    colours = ", ".join(map(to_hex, HEAT(np.linspace(0, 1, 12))))
+    legend = (
+        f'<div class="legend"><i style="background: linear-gradient(90deg, {colours})"></i>'
+        f"<span>0</span><span>{top} grey levels or more</span></div>"
+    )
+    return ImageOps.exif_transpose(heat), legend
+
+
+def deviation(address: str, legend: str, samples: int) -> str:
+    """The map of the standard deviation, with words."""
+    return f"""
+<h2>Where the samples differ</h2>
+<figure><img src="{address}" alt="Map of the standard deviation of the samples"><figcaption>{legend}
+Standard deviation of {samples} samples, mean of the channels: large where the file leaves open what was there.
+</figcaption></figure>"""
+
+
+def snippet(imports: str, prior: str | None, settings: dict[str, Any], body: str) -> str:
+    """Python that does again what the page has done."""
+    pipe = f"from_prior({prior!r})" if prior else "from_embedded()"
+    arguments = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
+    return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
+
+
+def task(source: str, target: str, seed: int) -> str:
+    """The last lines of `snippet` for a JPEG file."""
+    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, seed={seed}, **settings)\n"
+
+
+RESTORE = """\
+from pathlib import Path
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.restoration import Task, restore_file
+"""
+EXPLORE = """\
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.restoration import Task, restore_file
+"""
+DEQUANTIZE = """\
+import torch
+from PIL import Image, ImageOps
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator
+from pipeline_ddrm_jpeg.restoration import save_image
+"""
