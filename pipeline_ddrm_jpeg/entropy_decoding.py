@@ -20,6 +20,7 @@ UNMEASURED = 16
 
 # Impossible bits are often preceded by some that were misread already: this many MCUs before them are not believed.
 _DISTRUST = 16
+_ZIGZAG = ZIGZAG.tolist()
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _FALSE_MARKER = re.compile(rb"\xff[^\x00]", re.DOTALL)
 _LONGEST_BLOCK = 64 * 32 // 8  # bytes; a code has 16 bits at most, and so has the value after it
@@ -56,7 +57,7 @@ class _Stop(Exception):
 
 @dataclass
 class _Plane:
-    """One component on its way: blocks of whole MCUs, coefficients in zigzag order."""
+    """One component on its way, in blocks of whole MCUs."""
 
     horizontal_factor: int
     vertical_factor: int
@@ -65,8 +66,8 @@ class _Plane:
     columns: int
     stride: int
     """Blocks across, with those."""
-    quantization: np.ndarray  # [64]
-    values: array
+    quantization_table: np.ndarray
+    values: array  # 64 a block, row by row
     missing: np.ndarray  # [blocks, 64] int8
 
 
@@ -91,7 +92,6 @@ def decode_scans(
         where a coefficient is known, n where its lowest n bits are not, `UNMEASURED` where nothing is; and a
         few words for each place of damage.
     """
-    most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
     down = max(-(-rows // v) for (rows, _), (_, v) in zip(shapes, factors, strict=True))
     across = max(-(-columns // h) for (_, columns), (h, _) in zip(shapes, factors, strict=True))
     planes = []
@@ -99,21 +99,18 @@ def decode_scans(
         blocks = down * v * across * h
         missing = np.full((blocks, 64), UNMEASURED, dtype=np.int8)
         values = array("h", bytes(128 * blocks))
-        planes.append(_Plane(h, v, rows, columns, across * h, table.reshape(64)[ZIGZAG], values, missing))
+        planes.append(_Plane(h, v, rows, columns, across * h, table, values, missing))
     damage = []
     for number, scan in enumerate(scans, 1):
         where = f" of scan {number}" if len(scans) > 1 else ""
         damage.extend(f"{words}{where}" for words in _decode_scan(scan, planes, progressive, (down, across)))
 
-    order = np.argsort(ZIGZAG)
     coefficients, missing = [], []
     for plane in planes:
         own = (slice(plane.rows), slice(plane.columns))
-        lost = plane.missing.reshape(-1, plane.stride, 64)[own][..., order]
-        values = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, plane.stride, 64)[own][..., order]
-        values = np.where(lost == UNMEASURED, np.int16(0), values)
-        coefficients.append(values.reshape(*values.shape[:2], 8, 8))
-        missing.append(lost.reshape(*lost.shape[:2], 8, 8))
+        missing.append(plane.missing.reshape(-1, plane.stride, 8, 8)[own])
+        coefficients.append(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, plane.stride, 8, 8)[own])
+        coefficients[-1][missing[-1] == UNMEASURED] = 0
     return coefficients, missing, damage
 
 
@@ -135,7 +132,7 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
         ]
     count = mcus[0] * mcus[1]
     try:
-        decoder = _Decoder(scan, progressive)
+        decoder = _Decoder(scan, chosen, progressive)
     except _Stop as stop:
         yield str(stop)
         return
@@ -158,7 +155,7 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
                 y, x = divmod(mcu, mcus[1])
                 for i, (plane, (per_row, per_column, offsets)) in enumerate(zip(chosen, steps, strict=True)):
                     for offset in offsets:
-                        decoder.block(plane, y * per_row + x * per_column + offset, i)
+                        decoder.block(plane.values, y * per_row + x * per_column + offset, i)
                 mcu += 1
             if false or decoder.left >= 16:  # some writers leave a byte
                 trouble = _Stop(f"{decoder.left // 8} bytes too many")
@@ -181,11 +178,11 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
                 decoded[max(first, mcu - _DISTRUST) : interval.stop] = False
                 yield f"values that no picture has at MCU {mcu} of {count}"
     for plane, own in zip(chosen, blocks, strict=True):
-        band = plane.missing[:, scan.spectral_start : scan.spectral_end + 1]
         known = own[decoded].ravel()
-        if scan.successive_high:
-            known = known[(band[known] == scan.successive_high).all(axis=1)]
-        band[known] = scan.successive_low
+        for k in _ZIGZAG[scan.spectral_start : scan.spectral_end + 1]:
+            if scan.successive_high:
+                known = known[plane.missing[known, k] == scan.successive_high]
+            plane.missing[known, k] = scan.successive_low
 
 
 def _blocks_of(count: int, across: int, per_row: int, per_column: int, offsets: list[int]) -> np.ndarray:
@@ -214,14 +211,10 @@ def _impossible(planes: list[_Plane], blocks: list[np.ndarray]) -> np.ndarray:
     cosines[0] /= 2**0.5
     odd = np.zeros(len(blocks[0]), dtype=bool)
     for plane, own in zip(planes, blocks, strict=True):
-        values = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 64)
-        table = np.empty(64)
-        table[ZIGZAG] = plane.quantization
-        reach = 128 + 32 + 6 * np.sqrt((table**2).sum() / 12) / 8  # rounding errors of six standard deviations
+        values, table = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 8, 8), plane.quantization_table
+        reach = 128 + 32 + 6 * np.sqrt((table.astype(float) ** 2).sum() / 12) / 8  # six standard deviations of rounding
         for start in range(0, len(own), 4096):  # for a bounded use of memory
-            part = np.empty((*own[start : start + 4096].shape, 64))
-            part[..., ZIGZAG] = values[own[start : start + 4096]]
-            pixels = cosines.T @ (part * table).reshape(*part.shape[:2], 8, 8) @ cosines
+            pixels = cosines.T @ (values[own[start : start + 4096]] * table) @ cosines
             odd[start : start + 4096] |= (np.abs(pixels) > reach).any(axis=(1, 2, 3))
     return odd
 
@@ -239,7 +232,7 @@ def _lookup(table: bytes) -> list[int]:
 class _Decoder:
     """Reads the blocks of a scan: `start` each restart interval, then `block` after `block`."""
 
-    def __init__(self, scan: Scan, progressive: bool) -> None:
+    def __init__(self, scan: Scan, planes: list[_Plane], progressive: bool) -> None:
         self.first, self.last = scan.spectral_start, scan.spectral_end
         self.high, self.low = scan.successive_high, scan.successive_low
         need_dc = self.first == 0 and not self.high
@@ -251,6 +244,9 @@ class _Decoder:
                     raise _Stop(f"Huffman table {key[1]} is missing")
                 tables.append(_lookup(scan.tables[key]) if needed else None)
         self.tables = list(zip(tables[::2], tables[1::2], strict=True))
+        self.ready = None  # where an AC refinement finds what it refines
+        if self.high and self.first:
+            self.ready = (planes[0].missing[:, _ZIGZAG[self.first : self.last + 1]] == self.high).all(axis=1)
         if not progressive:
             self._read = self._sequential
         elif self.first == 0:
@@ -271,21 +267,21 @@ class _Decoder:
         """Bits that follow; negative where more were needed."""
         return self.size - self.position
 
-    def block(self, plane: _Plane, index: int, component: int) -> None:
+    def block(self, values: array, index: int, component: int) -> None:
         """Decode one block; raises `_Stop`, and leaves it as it was, where that cannot be done."""
         base = 64 * index
-        before = plane.values[base : base + 64]
+        if self.ready is not None and not self.ready[index]:
+            raise _Stop("what it refines is lost", doubtful=False)
+        before = values[base : base + 64]
         try:
-            if self.high and self.first and (plane.missing[index, self.first : self.last + 1] != self.high).any():
-                raise _Stop("what it refines is lost", doubtful=False)
-            self._read(plane.values, base, component)
+            self._read(values, base, component)
             if self.position > self.size:
                 raise _Stop("the data end")
         except OverflowError:
-            plane.values[base : base + 64] = before
+            values[base : base + 64] = before
             raise _Stop("an impossible value") from None
         except _Stop:
-            plane.values[base : base + 64] = before
+            values[base : base + 64] = before
             raise
 
     def _bits(self, count: int) -> int:
@@ -328,7 +324,7 @@ class _Decoder:
                 k += code >> 4
                 if k > 63:
                     raise _Stop("an impossible code")
-                values[base + k] = self._value(size)
+                values[base + _ZIGZAG[k]] = self._value(size)
                 k += 1
             elif code == 0xF0:
                 k += 16
@@ -349,7 +345,7 @@ class _Decoder:
                 k += run
                 if k > self.last:
                     raise _Stop("an impossible code")
-                values[base + k] = self._value(size) << self.low
+                values[base + _ZIGZAG[k]] = self._value(size) << self.low
                 k += 1
             elif run == 15:
                 k += 16
@@ -370,8 +366,8 @@ class _Decoder:
                 self.run = (1 << zeros) + self._bits(zeros)
                 break
             while k <= self.last:
-                if values[base + k]:
-                    self._refine(values, base + k, one)
+                if values[base + _ZIGZAG[k]]:
+                    self._refine(values, base + _ZIGZAG[k], one)
                 elif zeros:
                     zeros -= 1
                 else:
@@ -380,12 +376,12 @@ class _Decoder:
             if new:
                 if k > self.last:
                     raise _Stop("an impossible code")
-                values[base + k] = new
+                values[base + _ZIGZAG[k]] = new
             k += 1
         if self.run:
-            for k in range(k, self.last + 1):
-                if values[base + k]:
-                    self._refine(values, base + k, one)
+            for at in _ZIGZAG[k : self.last + 1]:
+                if values[base + at]:
+                    self._refine(values, base + at, one)
             self.run -= 1
 
     def _refine(self, values: array, at: int, one: int) -> None:

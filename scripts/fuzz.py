@@ -28,7 +28,7 @@ def run(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
         what, data, good = Case(seed, number).make()
         verdict = judge(what, data, good)
         verdicts.append((number, verdict))
-        if verdict.outcome.startswith("damaged") and number % 2:
+        if verdict.outcome.startswith("damaged") and number % 4 == 0:
             verdicts.append((number, judge(f"{what} (repaired)", data, repair=True)))
     return verdicts
 
@@ -82,7 +82,7 @@ def main() -> None:
     print(f"\n{finished} cases in {time.monotonic() - start:.0f} s; seed {seed}")
     for outcome, count in outcomes.most_common():
         print(f"{count:8}  {outcome}")
-    print(f"every second damaged file again, to be repaired: {repairs.total()}")
+    print(f"every fourth damaged file again, to be repaired: {repairs.total()}")
     for outcome, count in repairs.most_common():
         print(f"{count:8}  {outcome}")
     print("slowest, in seconds of processor time:")

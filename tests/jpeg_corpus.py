@@ -1,4 +1,4 @@
-"""Hostile input: a file of every structural kind, the ways to break one, and the judgement of what the reader makes of it."""
+"""Hostile input: a file of every structural kind, ways to break one, and the judgement of what becomes of it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def write_jpeg(
         def put(table: dict[int, tuple[int, int]], run: int, value: int) -> None:
             size = abs(value).bit_length()
             code, length = table[run << 4 | size]
-            bits.append(f"{code:0{length}b}" + (f"{value if value > 0 else value + (1 << size) - 1:0{size}b}" * (size > 0)))
+            bits.append(f"{code:0{length}b}")
+            if size:
+                bits.append(f"{value if value > 0 else value + (1 << size) - 1:0{size}b}")
 
         if len(chosen) == 1:
             rows, columns = own[chosen[0]]
@@ -168,9 +170,11 @@ def corpus() -> dict[str, bytes]:
     exif[0x0112], exif[0x010E] = 6, "a cat"
     thumbnail = encode(photo.resize((16, 12)))
     files = {
-        **{f"baseline {s} q{q}": encode(photo, quality=q, subsampling=s) for s in ("4:4:4", "4:2:2", "4:2:0") for q in (5, 60)},
+        **{f"baseline {s}": encode(photo, quality=60, subsampling=s) for s in ("4:4:4", "4:2:2", "4:2:0")},
         **{f"progressive {s}": encode(photo, progressive=True, subsampling=s) for s in ("4:4:4", "4:2:2", "4:2:0")},
         "optimized": encode(photo, optimize=True),
+        "quality factor 5": encode(photo, quality=5),
+        "quality factor 100": encode(photo, quality=100),
         "grey": encode(grey),
         "grey progressive": encode(grey, progressive=True),
         "one pixel": encode(photo.resize((1, 1))),
@@ -237,7 +241,7 @@ def _many_scans() -> dict[str, bytes]:
         whole = encode(Image.new("L", (side, side)), progressive=True)
         scans = [(start, end) for marker, start, end in segments(whole) if marker == 0xDA]
         start, end = scans[-1]
-        files[name] = whole[:end] + (whole[start:end] * 20000)[:900_000 // (end - start) * (end - start)] + b"\xff\xd9"
+        files[name] = whole[:end] + (whole[start:end] * 20000)[: 900_000 // (end - start) * (end - start)] + b"\xff\xd9"
     return files
 
 
@@ -330,7 +334,8 @@ def _sampling(rng: Random, data: bytes) -> bytes:
     at = _frame(data)
     for i in range(data[at + 9] if at and at + 9 < len(data) else 0):
         if rng.random() < 0.6:
-            data = _set(data, at + 11 + 3 * i, rng.randint(1, 4) << 4 | rng.randint(1, 4) if rng.random() < 0.9 else rng.randrange(256))
+            factors = rng.randint(1, 4) << 4 | rng.randint(1, 4) if rng.random() < 0.9 else rng.randrange(256)
+            data = _set(data, at + 11 + 3 * i, factors)
     return data
 
 
@@ -376,8 +381,8 @@ def _lose(rng: Random, data: bytes) -> bytes:
 def _overwrite(rng: Random, data: bytes) -> bytes:
     start, end = _scan(rng, data)
     at = rng.randrange(start, end + 1)
-    length = rng.randint(1, 600)
-    return data[:at] + rng.choice((bytes(length), rng.randbytes(length), b"\xff" * length))[: len(data) - at] + data[at + length :]
+    length = min(rng.randint(1, 600), len(data) - at)
+    return data[:at] + rng.choice((bytes(length), rng.randbytes(length), b"\xff" * length)) + data[at + length :]
 
 
 def _splice(rng: Random, data: bytes) -> bytes:
