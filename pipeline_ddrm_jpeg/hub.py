@@ -10,7 +10,16 @@ from huggingface_hub import HfApi
 
 # The modules that pipeline.py needs, itself included. It must name each of them in a relative import of its own:
 # diffusers copies just those beside it when it loads a repo.
-_MODULES = ("pipeline", "hub", "jpeg_file", "operators", "quantization", "scheduling_ddrm", "tiling")
+_MODULES = (
+    "pipeline",
+    "entropy_decoding",
+    "hub",
+    "jpeg_file",
+    "operators",
+    "quantization",
+    "scheduling_ddrm",
+    "tiling",
+)
 
 
 def add_code(folder: Path) -> None:

@@ -53,6 +53,7 @@ _FREE_COEFFICIENTS = 2**26
 _COEFFICIENTS_PER_BYTE = 64
 _MOST_PLACES = 20  # of damage that are told
 _PASSES = 16  # of so many coefficients; progressive files have ten scans or so
+_MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _READER_MEMORY = 128 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
@@ -228,13 +229,21 @@ def _read_bytes(source) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes(), os.fspath(source)
+        with open(source, "rb") as stream:
+            return _read_stream(stream), os.fspath(source)
     if hasattr(source, "read"):
-        data = source.read()
+        data = _read_stream(source)
         if not isinstance(data, bytes):
             raise TypeError("the file object gives text; open it in binary mode ('rb')")
         return data, str(getattr(source, "name", "<file object>"))
     raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
+
+
+def _read_stream(stream: IO[bytes]) -> bytes:
+    data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {_MOST_BYTES} bytes")
+    return data
 
 
 def _open(data: bytes, name: str) -> JPEGFile:

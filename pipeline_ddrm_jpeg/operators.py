@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -347,8 +348,8 @@ class QuantizationOperator(Operator):
     _EDGE = 1e-2
 
     def __init__(self, bits: int = 3, reconstruction: str = "left") -> None:
-        if not 1 <= bits <= 7:
-            raise ValueError(f"bits is {bits}; it must be between 1 and 7")
+        if not isinstance(bits, Integral) or not 1 <= bits <= 7:
+            raise ValueError(f"bits is {bits}; it must be a whole number between 1 and 7")
         if reconstruction not in ("left", "center"):
             raise ValueError(f'reconstruction is {reconstruction!r}; it must be "left" or "center"')
         self.bits = bits

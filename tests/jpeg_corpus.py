@@ -55,6 +55,7 @@ def segments(data: bytes) -> list[tuple[int, int, int]]:
         if marker == 0xDA:
             after = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL).search(data, position)
             position = after.start() if after else len(data)
+        position = min(position, len(data))
         found.append((marker, start, position))
     return found
 
