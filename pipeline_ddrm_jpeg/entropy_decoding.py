@@ -19,6 +19,7 @@ UNMEASURED = 16
 """Missing bits of a coefficient that no scan has given; coefficients have fewer."""
 
 # Impossible bits are often preceded by some that were misread already: this many MCUs before them are not believed.
+# Of 512 bytes overwritten in a photograph, the first misread MCU is among them 19 times out of 20.
 _DISTRUST = 16
 _ZIGZAG = ZIGZAG.tolist()
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
@@ -42,8 +43,6 @@ class Scan:
     tables: dict[tuple[int, int], bytes] = field(repr=False)
     """(class, number) -> 16 counts of codes by length, then the symbols; class 0 is DC, 1 is AC."""
     data: bytes = field(default=b"", repr=False)
-    cut: bool = False
-    """Whether the file ends with these data, without another marker."""
 
 
 class _Stop(Exception):
@@ -142,7 +141,6 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
         end = min(first + (scan.restart_interval or count), count)
         false = _FALSE_MARKER.search(data)
         data = (data[: false.start()] if false else data).replace(b"\xff\x00", b"\xff")
-        cut = scan.cut and is_last and not false
         mcu, trouble = first, None
         decoder.start(data)
         try:
@@ -157,16 +155,15 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
                     for offset in offsets:
                         decoder.block(plane.values, y * per_row + x * per_column + offset, i)
                 mcu += 1
-            if false or decoder.left >= 16:  # some writers leave a byte
+            if decoder.left >= 16:  # some writers leave a byte
                 trouble = _Stop(f"{decoder.left // 8} bytes too many")
         except _Stop as stop:
-            trouble = stop
-        if trouble and false:
-            trouble = _Stop("a marker that does not belong there")
+            trouble = _Stop("a marker that does not belong there") if false and decoder.left < 0 else stop
         decoded[first:mcu] = True
         if trouble:
             yield f"{trouble} at MCU {mcu} of {count}"
-            if trouble.doubtful and not (cut and decoder.left < 0):
+            cut = is_last and not false and decoder.left < 0  # the end is missing, not something before it
+            if trouble.doubtful and not cut:
                 decoded[max(first, mcu - _DISTRUST) : mcu] = False
     blocks = [_blocks_of(count, mcus[1], *step) for step in steps]
     if not progressive:

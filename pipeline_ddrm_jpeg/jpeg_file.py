@@ -395,7 +395,7 @@ def _walk(stream: _Stream, data: bytes, repair: bool) -> None:
             ) from None
         if marker == _SOS:
             after = _end_of_scan(stream, data, position, repair)
-            stream.scans[-1].data, stream.scans[-1].cut = data[position:after], after == len(data)
+            stream.scans[-1].data = data[position:after]
             position = after
         if not (0xE0 <= marker <= 0xEF or marker == _COM):
             stream.decodable.append(data[start:position])
@@ -410,7 +410,7 @@ def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> i
     more = stream.frame_type == 0xC2 or len(done) < len(stream.frame)
     for end in _MARKER_AFTER_SCAN.finditer(data, position):
         marker, length = data[end.end() : end.end() + 1], int.from_bytes(data[end.end() + 1 : end.end() + 3], "big")
-        fits = length >= 2 and end.end() + 1 + length < len(data)
+        fits = length >= 2 and end.end() + 1 + length <= len(data)
         if marker == b"\xd9" or (more and marker in (b"\xc4", b"\xda", b"\xdb", b"\xdd", b"\xfe") and fits):
             return end.start()
     return len(data)
@@ -662,29 +662,13 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
         stripped, planes = Path(folder, "stream.jpg"), Path(folder, "coefficients.bin")
         stripped.write_bytes(b"".join(stream.decodable))
         geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
-            "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
-            "TEMP": folder,
-            "TMP": folder,
-        }
         try:
-            reader = subprocess.run(
-                [sys.executable, "-W", "ignore", __file__, str(stripped), str(planes), geometry],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=_READ_TIMEOUT,
-            )
+            status, messages = _run_reader(str(stripped), str(planes), geometry)
         except subprocess.TimeoutExpired:
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
-        messages = reader.stderr.decode(errors="replace").strip().splitlines()
-        damage = [line for line in messages if not _HARMLESS_WARNING.search(line)]
-        if reader.returncode or damage:
-            reason = damage[0] if damage else f"the reader stopped with status {reader.returncode}"
+        damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
+        if status or damage:
+            reason = damage[0] if damage else f"the reader stopped with status {status}"
             raise _DamageError(f"damaged or truncated: {reason}")
         values = np.fromfile(planes, dtype=np.int16)
 
@@ -693,6 +677,28 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
         part.reshape(rows, columns, 8, 8)
         for part, (rows, columns) in zip(np.split(values, ends[:-1]), shapes, strict=True)
     ]
+
+
+def _run_reader(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+    """Run `_reader_process` in a new interpreter; returns its exit status and what it wrote to stderr."""
+    folder = str(Path(planes_path).parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
+        "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
+        "TEMP": folder,
+        "TMP": folder,
+    }
+    reader = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, stream_path, planes_path, geometry],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=_READ_TIMEOUT,
+    )
+    return reader.returncode, reader.stderr.decode(errors="replace")
 
 
 def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
@@ -743,11 +749,15 @@ def _limit_resources(size: int, coefficients: int) -> None:
             continue
 
 
-if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
+def _reader_main(*arguments: str) -> None:
     try:
-        _reader_process(*sys.argv[1:])
+        _reader_process(*arguments)
     except OSError:
         sys.exit("the decoder gave up")  # its own words, where it has any, stand before this line
     except MemoryError:
         sys.exit("not enough memory")
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
+    _reader_main(*sys.argv[1:])

@@ -16,21 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from jpeg_corpus import Case, Verdict, corpus, judge
+from jpeg_corpus import Case, corpus, judge_cases
 
 CHUNK = 50
-
-
-def run(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
-    """Judge some cases, and what is left of those that are refused."""
-    verdicts = []
-    for number in range(first, last):
-        what, data, good = Case(seed, number).make()
-        verdict = judge(what, data, good)
-        verdicts.append((number, verdict))
-        if verdict.outcome.startswith("damaged") and number % 4 == 0:
-            verdicts.append((number, judge(f"{what} (repaired)", data, repair=True)))
-    return verdicts
 
 
 def main() -> None:
@@ -48,10 +36,10 @@ def main() -> None:
     outcomes, repairs, bad, slowest, largest = Counter(), Counter(), [], [], 0.0
     start, finished = time.monotonic(), 0
     chunks = ((first, min(first + CHUNK, end)) for first in range(options.first, end, CHUNK))
-    progress = tqdm(total=options.cases, unit="case", disable=None)
+    progress = tqdm(total=options.cases, unit="case", mininterval=1 if sys.stderr.isatty() else 60)
     pool = ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"))
     try:
-        pending = {pool.submit(run, seed, *chunk): chunk for chunk in islice(chunks, 2 * options.jobs)}
+        pending = {pool.submit(judge_cases, seed, *chunk): chunk for chunk in islice(chunks, 2 * options.jobs)}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
@@ -69,7 +57,7 @@ def main() -> None:
                 finished += chunk[1] - chunk[0]
                 progress.update(chunk[1] - chunk[0])
                 for following in islice(chunks, 1):
-                    pending[pool.submit(run, seed, *following)] = following
+                    pending[pool.submit(judge_cases, seed, *following)] = following
     except BrokenProcessPool:
         bad.extend(first for first, _ in pending.values())
         tqdm.write(f"a process died in one of the cases {', '.join(f'{a}..{b - 1}' for a, b in pending.values())}")

@@ -10,18 +10,20 @@ import re
 import resource
 import signal
 import struct
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import jpeglib  # noqa: F401  so that forks need not load it
 import numpy as np
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, jpeg_file
 from pipeline_ddrm_jpeg.entropy_decoding import decode_scans
-from pipeline_ddrm_jpeg.jpeg_file import _components, _parse, _plane_shapes
+from pipeline_ddrm_jpeg.jpeg_file import _components, _parse, _plane_shapes, _run_reader
 from pipeline_ddrm_jpeg.quantization import ZIGZAG
 
 SECONDS = 2.0  # of processor time that a file below 1 MiB may take
@@ -502,6 +504,47 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
     if good is not None and good != (file is not None):
         outcome = f"BAD: {outcome}, although it is {'whole' if good else 'not'}"
     return Verdict(outcome, what, seconds, mebibytes)
+
+
+def _run_reader_forked(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+    """What `jpeg_file._run_reader` does, in a fork of this process instead of a new one: ten times as many a second.
+
+    The reader is as much apart from us, and under the same limits; a process with threads could not be forked so.
+    """
+    errors = Path(planes_path).with_name("errors.txt")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            tempfile.tempdir = str(errors.parent)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+            jpeg_file._reader_main(stream_path, planes_path, geometry)
+            status = 0
+        except BaseException as error:
+            os.write(2, str(error).encode())
+        finally:
+            os._exit(status)
+    try:
+        _, status = os.waitpid(pid, 0)
+    except _HungError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(status), errors.read_text(errors="replace")
+
+
+def judge_cases(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
+    """The verdicts on some cases, numbered; of every fourth that is damaged, on its repair as well."""
+    verdicts = []
+    for number in range(first, last):
+        what, data, good = Case(seed, number).make()
+        jpeg_file._run_reader = _run_reader_forked if number % 10 else _run_reader
+        verdict = judge(what, data, good)
+        verdicts.append((number, verdict))
+        if verdict.outcome.startswith("damaged") and number % 4 == 0:
+            verdicts.append((number, judge(f"{what} (repaired)", data, repair=True)))
+    return verdicts
 
 
 def _processor_seconds() -> float:
