@@ -42,7 +42,7 @@ def test_a_file_cut_short_keeps_exactly_what_comes_before_the_cut(photo, options
             assert (max(missing.max() for missing in file.missing_bits)) > 0
             assert_truth(file, whole)
             shares.append(file.invented.mean())
-    assert shares[0] > shares[1] > shares[2], "the more there is, the less is made up"
+    assert shares[0] > shares[1] >= shares[2], "the more there is, the less is made up"
     if not options.get("progressive"):
         known = measured(JPEGFile.open(data[: len(data) // 2], repair=True), 1)[:, :, 0, 0].ravel()
         assert known[: known.sum()].all(), "chroma blocks are known up to the cut, and none after it"
