@@ -350,9 +350,10 @@ def _numbers(option: str, text: str, kind: type = int) -> tuple:
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
 ) -> None:
     """Show what a JPEG file says about itself."""
-    jpeg = _open(file)
+    jpeg = _open(file, repair)
     facts = {
         "file": str(file),
         "width": jpeg.width,
@@ -374,6 +375,8 @@ def inspect(
         },
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
+    if jpeg.damage:
+        facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -385,6 +388,8 @@ def inspect(
         "progressive": "yes" if jpeg.progressive else "no",
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
+    if jpeg.damage:
+        facts["damage"] = "; ".join(jpeg.damage)
     for name, value in facts.items():
         typer.echo(f"{name.replace('_', ' '):20} {value}")
     for number, table in enumerate(tables):
@@ -443,9 +448,9 @@ def degrade(
     typer.echo(f"{target}  {target.stat().st_size} bytes")
 
 
-def _open(path: Path) -> JPEGFile:
+def _open(path: Path, repair: bool) -> JPEGFile:
     try:
-        return JPEGFile.open(path)
+        return JPEGFile.open(path, repair=repair)
     except JPEGFileError as error:
         _fail(error)
     except OSError as error:
