@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -37,7 +38,8 @@ def main() -> None:
     start, finished = time.monotonic(), 0
     chunks = ((first, min(first + CHUNK, end)) for first in range(options.first, end, CHUNK))
     progress = tqdm(total=options.cases, unit="case", mininterval=1 if sys.stderr.isatty() else 60)
-    pool = ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"))
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which tells the others
+    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), signal.signal, ignore)
     try:
         pending = {pool.submit(judge_cases, seed, *chunk): chunk for chunk in islice(chunks, 2 * options.jobs)}
         while pending:
