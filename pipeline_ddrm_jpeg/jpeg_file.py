@@ -55,7 +55,7 @@ _MOST_PLACES = 20  # of damage that are told
 _PASSES = 16  # of so many coefficients
 _MOST_SCANS = 1000  # progressive files have ten or so
 _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
-_READER_MEMORY = 128 * 2**20  # bytes of the reader process, beyond what grows with the file
+_READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
 
