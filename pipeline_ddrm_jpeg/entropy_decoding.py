@@ -19,7 +19,7 @@ UNMEASURED = 16
 """Missing bits of a coefficient that no scan has given; coefficients have fewer."""
 
 # Impossible bits are often preceded by some that were misread already: this many MCUs before them are not believed.
-# Of 512 bytes overwritten in a photograph, the first misread MCU is among them 19 times out of 20.
+# Of 512 bytes overwritten in a photograph, the first misread MCU is among them 9 times out of 10.
 _DISTRUST = 16
 _ZIGZAG = ZIGZAG.tolist()
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
