@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two pools of threads that spin while they wait slow each other down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo card space test test-browser lint clean
+.PHONY: help demo card space test test-browser fuzz audit lint clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
 
@@ -42,6 +42,14 @@ test: lint ## Check style and run the tests
 
 test-browser: .venv/installed-space ## Test the web page, in the chromium of this machine
 	$(BIN)/python -m pytest -m browser
+
+fuzz: .venv/installed-dev ## Read 20,000 broken files (FUZZ="--cases 1000 --seed 1" for others)
+	$(BIN)/python scripts/fuzz.py $(FUZZ)
+
+audit: ## Look the pinned dependencies up among known vulnerabilities
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean: ## Remove what make made
 	rm -rf .venv build

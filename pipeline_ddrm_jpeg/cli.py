@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,9 +17,29 @@ import typer
 from . import __version__
 from .jpeg_file import JPEGFile, JPEGFileError
 from .presets import PRESETS
-from .restoration import FORMATS, JPEG_SUFFIXES, plan, restore_files, write_atomically
+from .restoration import FORMATS, JPEG_SUFFIXES, Result, mask_path, plan, restore_files, write_atomically
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """Tells an error of the system, such as a full disk under the standard output, in a sentence."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # names of files need not be text
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            typer.echo(f"ddrm-jpeg: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+            with open(os.devnull, "w") as nowhere:  # what is still to be written must not fail once more
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            sys.exit(1)
+
+
+app = _App(
     name="ddrm-jpeg",
     help="Restore pictures ruined by JPEG, with a diffusion prior and the coefficients of their own files.",
     no_args_is_help=True,
@@ -150,6 +174,15 @@ def restore(
     image_format: Annotated[
         Format | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
+                     " NAME.mask.png beside the picture shows where."),
+    ] = False,
+    json_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Append a line of JSON for each file; - prints them instead of the report."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
 ) -> None:  # fmt: skip
     """Restore JPEG files.
@@ -171,40 +204,53 @@ def restore(
         correction=correction.value,
         class_labels=class_label,
     )
+    unlisted: list[OSError] = []
     try:
-        tasks = plan(inputs, output, recursive, image_format and image_format.value)
+        tasks = plan(inputs, output, recursive, image_format and image_format.value, unlisted.append)
+        log = _log(json_log)
     except (ValueError, OSError) as error:
         _fail(error, 2)
-    if not tasks:
-        _fail("no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)"))
+    nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
+    if not tasks and not unlisted:
+        _fail(nothing)
 
     state = _processes(device)
     statuses = {"restored": 0, "skipped": 0, "failed": 0}
+    for error in unlisted if state.is_main_process else ():
+        statuses["failed"] += 1
+        typer.echo(f"ddrm-jpeg: {error.filename}: {error.strerror}", err=True)
+        log({"source": error.filename, "status": "failed", "message": error.strerror})
+    if not tasks:
+        _fail(nothing)
+    quiet_report = quiet or json_log == "-"
     try:
-        pending = tasks if overwrite else [task for task in tasks if not task.target.exists()]
-        skipped = [task for task in tasks if task not in set(pending)]
+        pending = tasks if overwrite else [task for task in tasks if not _exists(task.target)]
+        done_before = set(tasks) - set(pending)
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = _load(prior, state.device, dtype) if pending else None
         if pipe is not None:
             _check_schedule(pipe, settings)
         with state.split_between_processes(pending) as mine:
-            own = [*(skipped if state.is_main_process else []), *mine]
-            for result in restore_files(pipe, _announced(own, pipe, quiet), overwrite, seed, **settings):
+            skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
+            announced = _announced([*skipped, *mine], pipe, quiet)
+            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
                 statuses[result.status] += 1
+                log(_facts(result))
                 if result.status == "failed":
                     typer.echo(f"ddrm-jpeg: {result.message}", err=True)
-                elif quiet:
+                elif quiet_report:
                     continue
                 elif result.status == "skipped":
                     typer.echo(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
                 else:
                     kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
-                    typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}")
+                    made_up = f", {100 * result.invented:.1f} % made up" if result.damage else ""
+                    typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}")
         statuses = {status: sum(one[status] for one in _gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
         done = statuses["restored"] + statuses["skipped"]
         _fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
-    if len(tasks) > 1 and not quiet and state.is_main_process:
+    if len(tasks) > 1 and not quiet_report and state.is_main_process:
         typer.echo(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
     if statuses["failed"]:
         raise typer.Exit(1)
@@ -255,6 +301,36 @@ def _check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:
         _fail(error, 2)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, for one: what is wrong is told when its turn comes
+        return False
+
+
+def _log(name: str | None) -> Callable[[dict[str, Any]], None]:
+    """What takes the lines of `--json-log`, each written at once."""
+    if name is None:
+        return lambda facts: None
+    stream = sys.stdout if name == "-" else open(name, "a", encoding="utf-8")  # noqa: SIM115 for the whole run
+    return lambda facts: print(json.dumps(facts), file=stream, flush=True)
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    """A result as a line of `--json-log`."""
+    return {
+        "source": str(result.task.source),
+        "target": str(result.task.target),
+        "status": result.status,
+        "message": result.message,
+        "seconds": round(result.seconds, 3),
+        "consistency": result.consistency,
+        "invented": result.invented,
+        "damage": result.damage,
+        "mask": str(mask_path(result.task.target)) if result.damage else None,
+    }
 
 
 def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
@@ -565,9 +641,10 @@ def _numbers(option: str, text: str, kind: type = int) -> tuple:
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
 ) -> None:
     """Show what a JPEG file says about itself."""
-    jpeg = _open(file)
+    jpeg = _open(file, repair)
     facts = {
         "file": str(file),
         "width": jpeg.width,
@@ -589,6 +666,8 @@ def inspect(
         },
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
+    if jpeg.damage:
+        facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -600,6 +679,8 @@ def inspect(
         "progressive": "yes" if jpeg.progressive else "no",
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
+    if jpeg.damage:
+        facts["damage"] = "; ".join(jpeg.damage)
     for name, value in facts.items():
         typer.echo(f"{name.replace('_', ' '):20} {value}")
     for number, table in enumerate(tables):
@@ -658,9 +739,9 @@ def degrade(
     typer.echo(f"{target}  {target.stat().st_size} bytes")
 
 
-def _open(path: Path) -> JPEGFile:
+def _open(path: Path, repair: bool) -> JPEGFile:
     try:
-        return JPEGFile.open(path)
+        return JPEGFile.open(path, repair=repair)
     except JPEGFileError as error:
         _fail(error)
     except OSError as error:

@@ -18,7 +18,16 @@ from safetensors import safe_open
 
 # The modules that pipeline.py needs, itself included. It must name each of them in a relative import of its own:
 # diffusers copies just those beside it when it loads a repo.
-_MODULES = ("pipeline", "hub", "jpeg_file", "operators", "quantization", "scheduling_ddrm", "tiling")
+_MODULES = (
+    "pipeline",
+    "entropy_decoding",
+    "hub",
+    "jpeg_file",
+    "operators",
+    "quantization",
+    "scheduling_ddrm",
+    "tiling",
+)
 _HERE = Path(__file__).parent
 # What a repo holds for people beside the card, under the names that a checkout has for it too.
 _DOCUMENTS = ("LICENSE", "examples/*.jpg")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 if __package__:  # not when this file is run as the reader process, see _read_coefficients
+    from .entropy_decoding import UNMEASURED, Scan, decode_scans
     from .quantization import ZIGZAG, chroma_subsampling_name, estimate_quality_factor
 
 # Frame types of ITU-T T.81, table B.1, that are not decoded here.
@@ -36,7 +38,7 @@ _REFUSED_FRAMES = {
     0xCF: "arithmetic-coded hierarchical lossless",
     0xDE: "hierarchical",
 }
-_SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
@@ -44,11 +46,26 @@ _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
 # Decoder warnings that do not put a coefficient in doubt.
 _HARMLESS_WARNING = re.compile(r"Corrupt JPEG data: [1-8] extraneous bytes|Invalid SOS parameters")
+
+# Few bytes can claim many coefficients (a blank picture needs two bits a block), and read them a thousand times in as
+# many scans. A file may claim so many (45 megapixels of 4:2:0) whatever its size, and above that so many a byte.
+_FREE_COEFFICIENTS = 2**26
+_COEFFICIENTS_PER_BYTE = 64
+_MOST_PLACES = 20  # of damage that are told
+_PASSES = 16  # of so many coefficients
+_MOST_SCANS = 1000  # progressive files have ten or so
+_MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
+_READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows with the file
+_READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
 
 
 class JPEGFileError(ValueError):
     """The bytes are not a JPEG that can be restored; the message says what is wrong and where."""
+
+
+class _DamageError(JPEGFileError):
+    """The bytes are what is left of a JPEG; `JPEGFile.open(..., repair=True)` makes do with that."""
 
 
 @dataclass(frozen=True)
@@ -99,24 +116,56 @@ class JPEGFile:
     icc_profile: bytes | None = field(default=None, repr=False)
     xmp: bytes | None = field(default=None, repr=False)
     comment: bytes | None = field(default=None, repr=False)
+    damage: tuple[str, ...] = ()
+    """What is wrong with a file opened with `repair=True`, in a sentence or several; empty for a whole file."""
+    missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
+    """Of a damaged file, how many of the lowest bits of each coefficient are not in it: int8, in the shape of
+    `coefficients`; `UNMEASURED` (16) where nothing of it is. `None` for a whole file."""
 
     @classmethod
-    def open(cls, source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]) -> JPEGFile:
+    def open(
+        cls, source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes], repair: bool = False
+    ) -> JPEGFile:
         """Read a JPEG from a path, from bytes or from a binary file object.
 
         Baseline, extended sequential and progressive Huffman-coded files of 8 bits are read, with one
         component or three, any integer sampling ratios, 8- and 16-bit tables and restart markers.
 
+        Args:
+            source: path, bytes or file object.
+            repair: whether to take what is left of a file that is cut short or damaged after its headers; what is
+                not left is marked in `missing_bits`. Damage that decodes to a possible picture goes unnoticed.
+
         Raises:
-            JPEGFileError: for anything else, for a file that is cut short or damaged, and for a claimed
-                size above Pillow's limit (twice `PIL.Image.MAX_IMAGE_PIXELS`).
+            JPEGFileError: for anything else, for a file that is cut short or damaged, for a claimed
+                size above Pillow's limit (twice `PIL.Image.MAX_IMAGE_PIXELS`), and for one out of all proportion to
+                the size of the file.
             OSError: if a path cannot be read.
         """
         data, name = _read_bytes(source)
         try:
-            return _open(data, name)
+            try:
+                return _open(data, name)
+            except _DamageError as error:
+                if not repair:
+                    raise JPEGFileError(f"{error} (--repair, or repair=True, restores what is left)") from None
+                return _salvage(data, name, str(error))
         except JPEGFileError as error:
             raise JPEGFileError(f"{name}: {error}") from None
+
+    @cached_property
+    def invented(self) -> np.ndarray:
+        """Share of the coefficients behind each pixel that are not in the file: float32 `[height, width]`, 0 to 1.
+
+        0 everywhere for a whole file. Coefficients of which only the lowest bits are missing count as there.
+        """
+        share = np.zeros((self.height, self.width), dtype=np.float32)
+        for component, missing in zip(self.components, self.missing_bits or (), strict=False):
+            blocks = (missing == UNMEASURED).mean(axis=(2, 3), dtype=np.float32)
+            blocks = blocks.repeat(self.mcu_size[0] // component.vertical_factor, axis=0)
+            blocks = blocks.repeat(self.mcu_size[1] // component.horizontal_factor, axis=1)
+            share += blocks[: self.height, : self.width] / len(self.components)
+        return share
 
     @cached_property
     def mcu_size(self) -> tuple[int, int]:
@@ -181,13 +230,21 @@ def _read_bytes(source) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes(), os.fspath(source)
+        with open(source, "rb") as stream:
+            return _read_stream(stream), os.fspath(source)
     if hasattr(source, "read"):
-        data = source.read()
+        data = _read_stream(source)
         if not isinstance(data, bytes):
             raise TypeError("the file object gives text; open it in binary mode ('rb')")
         return data, str(getattr(source, "name", "<file object>"))
     raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
+
+
+def _read_stream(stream: IO[bytes]) -> bytes:
+    data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {_MOST_BYTES} bytes")
+    return data
 
 
 def _open(data: bytes, name: str) -> JPEGFile:
@@ -195,7 +252,40 @@ def _open(data: bytes, name: str) -> JPEGFile:
     color_space = _color_space(stream)
     components = _components(stream)
     _check_scans(stream, components)
-    coefficients = _read_coefficients(stream, components)
+    _check_proportion(stream, components)
+    planes = _whole_mcus(_read_coefficients(stream, components), stream, components)
+    return _file(stream, name, color_space, components, planes)
+
+
+def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
+    """What is left of a file that cannot be read as a whole, for the reason given."""
+    stream = _parse(data, repair=True)
+    color_space = _color_space(stream)
+    components = _components(stream, repair=True)
+    _check_proportion(stream, components)
+    coefficients, missing, damage = decode_scans(
+        stream.scans,
+        [(c.horizontal_factor, c.vertical_factor) for c in components],
+        _plane_shapes(stream, components),
+        [c.quantization_table for c in components],
+        stream.frame_type == 0xC2,
+    )
+    if all((lost == UNMEASURED).all() for lost in missing):
+        raise JPEGFileError(f"{reason}; nothing of the picture is left")
+    planes = _whole_mcus(coefficients, stream, components)
+    missing = _whole_mcus(missing, stream, components, mode="edge")
+    return _file(stream, name, color_space, components, planes, (reason, *damage[:_MOST_PLACES]), missing)
+
+
+def _file(
+    stream: _Stream,
+    name: str,
+    color_space: str,
+    components: tuple[Component, ...],
+    coefficients: tuple[np.ndarray, ...],
+    damage: tuple[str, ...] = (),
+    missing_bits: tuple[np.ndarray, ...] | None = None,
+) -> JPEGFile:
     return JPEGFile(
         width=stream.width,
         height=stream.height,
@@ -210,6 +300,8 @@ def _open(data: bytes, name: str) -> JPEGFile:
         icc_profile=stream.icc_profile(),
         xmp=stream.xmp,
         comment=stream.comment,
+        damage=damage,
+        missing_bits=missing_bits,
     )
 
 
@@ -218,14 +310,6 @@ class _FrameComponent(NamedTuple):
     horizontal_factor: int
     vertical_factor: int
     table_number: int
-
-
-class _Scan(NamedTuple):
-    components: tuple[int, ...]  # positions in the frame
-    spectral_start: int
-    spectral_end: int
-    successive_high: int
-    successive_low: int
 
 
 @dataclass
@@ -238,8 +322,8 @@ class _Stream:
     frame: list[_FrameComponent] = field(default_factory=list)
     tables: dict[int, np.ndarray] = field(default_factory=dict)
     component_tables: dict[int, np.ndarray] = field(default_factory=dict)
-    scans: list[_Scan] = field(default_factory=list)
-    scan_bytes: list[int] = field(default_factory=list)  # entropy-coded data after each scan's header
+    huffman: dict[tuple[int, int], bytes] = field(default_factory=dict)  # replaced, not changed: scans share it
+    scans: list[Scan] = field(default_factory=list)
     restart_interval: int = 0
     size: int = 0
     decodable: list[bytes] = field(default_factory=list)  # the stream without APPn and COM
@@ -258,54 +342,79 @@ class _Stream:
         return b"".join(chunk for _, chunk in sorted(self.icc_chunks.items()))
 
 
-def _parse(data: bytes) -> _Stream:
-    """Walk the marker segments from SOI to EOI."""
+def _parse(data: bytes, repair: bool = False) -> _Stream:
+    """Walk the marker segments from SOI to EOI; to repair, as far as they go."""
     if not data:
         raise JPEGFileError("the file is empty")
     if data[:2] != b"\xff\xd8":
         raise JPEGFileError(f"not a JPEG: it starts with {data[:4].hex(' ')}, a JPEG with ff d8 ff")
-    stream = _Stream(decodable=[data[:2]])
+    stream = _Stream(decodable=[data[:2]], size=len(data))
+    try:
+        _walk(stream, data, repair)
+    except JPEGFileError as error:
+        if not stream.scans:
+            raise JPEGFileError(str(error)) from None  # nothing that could be repaired
+        if not repair:
+            raise
+    return stream
+
+
+def _walk(stream: _Stream, data: bytes, repair: bool) -> None:
     position = 2
     while True:
         start = data.find(b"\xff", position)
         while start >= 0 and data[start + 1 : start + 2] in (b"\xff", b"\0"):
             start = data.find(b"\xff", start + 1)  # fill bytes, and padding that is no marker
         if start < 0 or start + 1 >= len(data):
-            raise JPEGFileError(f"truncated: the file ends at byte {len(data)} without an end-of-image marker")
+            raise _DamageError(f"truncated: the file ends at byte {len(data)} without an end-of-image marker")
         marker = data[start + 1]
         position = start + 2
         if marker == _EOI:
             stream.decodable.append(data[start:position])
             stream.size = position
-            return stream
+            return
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue  # TEM and stray restart markers carry nothing
         if marker == _SOI:
-            raise JPEGFileError(f"a second start-of-image marker at byte {start}, before the first image ended")
+            raise _DamageError(f"a second start-of-image marker at byte {start}, before the first image ended")
 
         header = data[position : position + 2]
         if len(header) < 2:
-            raise JPEGFileError(f"truncated inside the marker segment at byte {start}")
+            raise _DamageError(f"truncated inside the marker segment at byte {start}")
         length = int.from_bytes(header, "big")
         if length < 2:
-            raise JPEGFileError(f"the marker segment ff {marker:02x} at byte {start} claims {length} bytes")
+            raise _DamageError(f"the marker segment ff {marker:02x} at byte {start} claims {length} bytes")
         if position + length > len(data):
-            raise JPEGFileError(f"truncated inside the marker segment ff {marker:02x} at byte {start}")
+            raise _DamageError(f"truncated inside the marker segment ff {marker:02x} at byte {start}")
         payload = data[position + 2 : position + length]
         position += length
         try:
             _read_segment(stream, marker, payload)
         except (IndexError, struct.error):
-            raise JPEGFileError(
+            raise _DamageError(
                 f"the marker segment ff {marker:02x} at byte {start} is too short for what it must hold"
             ) from None
         if marker == _SOS:
-            end = _MARKER_AFTER_SCAN.search(data, position)
-            after = end.start() if end else len(data)
-            stream.scan_bytes.append(after - position)
+            after = _end_of_scan(stream, data, position, repair)
+            stream.scans[-1].data = data[position:after]
             position = after
         if not (0xE0 <= marker <= 0xEF or marker == _COM):
             stream.decodable.append(data[start:position])
+
+
+def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> int:
+    """Where the entropy-coded data from `position` end; to repair, markers that make no sense there are damage."""
+    if not repair:
+        end = _MARKER_AFTER_SCAN.search(data, position)
+        return end.start() if end else len(data)
+    done = {component for scan in stream.scans for component in scan.components}
+    more = stream.frame_type == 0xC2 or len(done) < len(stream.frame)
+    for end in _MARKER_AFTER_SCAN.finditer(data, position):
+        marker, length = data[end.end() : end.end() + 1], int.from_bytes(data[end.end() + 1 : end.end() + 3], "big")
+        fits = length >= 2 and end.end() + 1 + length <= len(data)
+        if marker == b"\xd9" or (more and marker in (b"\xc4", b"\xda", b"\xdb", b"\xdd", b"\xfe") and fits):
+            return end.start()
+    return len(data)
 
 
 def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
@@ -315,6 +424,8 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
         _read_frame(stream, marker, payload)
     elif marker == _DQT:
         _read_tables(stream, payload)
+    elif marker == _DHT:
+        _read_huffman_tables(stream, payload)
     elif marker == _DRI:
         (stream.restart_interval,) = struct.unpack_from(">H", payload)
     elif marker == _SOS:
@@ -374,23 +485,54 @@ def _read_tables(stream: _Stream, payload: bytes) -> None:
         stream.tables[number] = table.reshape(8, 8)
 
 
+def _read_huffman_tables(stream: _Stream, payload: bytes) -> None:
+    offset = 0
+    while offset < len(payload):
+        kind, number = payload[offset] >> 4, payload[offset] & 15
+        counts = struct.unpack_from(">16B", payload, offset + 1)
+        end = offset + 17 + sum(counts)
+        codes = sum(count << (16 - length) for length, count in enumerate(counts, 1))
+        if kind > 1 or number > 3 or sum(counts) > 256 or codes > 1 << 16:
+            raise _DamageError(f"Huffman table {payload[offset]:02x} is impossible")
+        if end > len(payload):
+            raise IndexError
+        stream.huffman = stream.huffman | {(kind, number): payload[offset + 1 : end]}
+        offset = end
+
+
 def _read_scan(stream: _Stream, payload: bytes) -> None:
     if stream.frame_type is None:
         raise JPEGFileError("a scan starts before any frame header")
     count = payload[0]
     identifiers = [payload[1 + 2 * i] for i in range(count)]
+    numbers = tuple((payload[2 + 2 * i] >> 4, payload[2 + 2 * i] & 15) for i in range(count))
     spectral_start, spectral_end, successive = struct.unpack_from(">BBB", payload, 1 + 2 * count)
     known = [component.identifier for component in stream.frame]
     if not identifiers or any(identifier not in known for identifier in identifiers):
-        raise JPEGFileError("a scan names a component that the frame header does not have")
+        raise _DamageError("a scan names a component that the frame header does not have")
     positions = tuple(known.index(identifier) for identifier in identifiers)
     for position in positions:  # the table in force at a component's first scan holds for all of its scans
         number = stream.frame[position].table_number
         if position not in stream.component_tables:
             if number not in stream.tables:
-                raise JPEGFileError(f"quantization table {number} is used but never defined")
+                raise _DamageError(f"quantization table {number} is used but never defined")
             stream.component_tables[position] = stream.tables[number]
-    stream.scans.append(_Scan(positions, spectral_start, spectral_end, successive >> 4, successive & 15))
+    high, low = successive >> 4, successive & 15
+    if len(set(positions)) < len(positions):
+        raise _DamageError("a scan names a component twice")
+    if stream.frame_type != 0xC2:  # what a sequential scan says here has no effect
+        spectral_start, spectral_end, high, low = 0, 63, 0, 0
+    elif (
+        not spectral_start <= spectral_end < 64
+        or (spectral_start == 0) != (spectral_end == 0)
+        or (spectral_start and count > 1)
+        or (high and low != high - 1)
+        or low > 13
+    ):
+        raise _DamageError(f"a progressive scan has an impossible header {payload[1 + 2 * count :].hex(' ')}")
+    stream.scans.append(
+        Scan(positions, numbers, spectral_start, spectral_end, high, low, stream.restart_interval, stream.huffman)
+    )
 
 
 def _color_space(stream: _Stream) -> str:
@@ -414,10 +556,14 @@ def _color_space(stream: _Stream) -> str:
     return "RGB" if bytes(identifiers) == b"RGB" else "YCbCr"
 
 
-def _components(stream: _Stream) -> tuple[Component, ...]:
+def _components(stream: _Stream, repair: bool = False) -> tuple[Component, ...]:
+    if repair:  # components whose scans are lost have tables all the same
+        for i, component in enumerate(stream.frame):
+            if component.table_number in stream.tables:
+                stream.component_tables.setdefault(i, stream.tables[component.table_number])
     missing = [i + 1 for i in range(len(stream.frame)) if i not in stream.component_tables]
     if missing:
-        raise JPEGFileError(f"truncated: it has no scan for component {missing[0]} of {len(stream.frame)}")
+        raise _DamageError(f"truncated: it has no scan for component {missing[0]} of {len(stream.frame)}")
     if len(stream.frame) == 1:  # the factors of a single component have no effect (T.81, A.2.2)
         return (Component(stream.frame[0].identifier, 1, 1, stream.component_tables[0]),)
     most = (max(c.horizontal_factor for c in stream.frame), max(c.vertical_factor for c in stream.frame))
@@ -433,15 +579,29 @@ def _components(stream: _Stream) -> tuple[Component, ...]:
     )
 
 
+def _check_proportion(stream: _Stream, components: tuple[Component, ...]) -> None:
+    """Refuse a file that would take memory and time out of all proportion to its bytes."""
+    blocks = [rows * columns for rows, columns in _plane_shapes(stream, components)]
+    limit = max(_FREE_COEFFICIENTS, _COEFFICIENTS_PER_BYTE * stream.size) // 64
+    if sum(blocks) > limit:
+        raise JPEGFileError(
+            f"it claims {stream.width} x {stream.height} pixels in {stream.size} bytes, which is out of all proportion"
+        )
+    passes = sum(blocks[position] for scan in stream.scans for position in scan.components)
+    if len(stream.scans) > _MOST_SCANS or passes > _PASSES * limit:
+        raise JPEGFileError(f"its {len(stream.scans)} scans are out of all proportion")
+
+
 def _check_scans(stream: _Stream, components: tuple[Component, ...]) -> None:
     """Refuse what cannot be whole: too little data for the claimed size, or unfinished progressive scans."""
     shapes = _plane_shapes(stream, components)
-    for scan, size in zip(stream.scans, stream.scan_bytes, strict=True):
+    for scan in stream.scans:
         if scan.spectral_start == 0 and scan.successive_high == 0:
             blocks = sum(shapes[position][0] * shapes[position][1] for position in scan.components)
-            if 8 * size < blocks:  # every block has a DC code of one bit at least
-                raise JPEGFileError(
-                    f"truncated: it claims {stream.width} x {stream.height} pixels, but a scan has only {size} bytes"
+            if 8 * len(scan.data) < blocks:  # every block has a DC code of one bit at least
+                raise _DamageError(
+                    f"truncated: it claims {stream.width} x {stream.height} pixels,"
+                    f" but a scan has only {len(scan.data)} bytes"
                 )
     if stream.frame_type != 0xC2:
         return
@@ -451,7 +611,7 @@ def _check_scans(stream: _Stream, components: tuple[Component, ...]) -> None:
             remaining_bits[position, scan.spectral_start : scan.spectral_end + 1] = scan.successive_low
     if remaining_bits.any():
         component = int(remaining_bits.any(axis=1).argmax()) + 1
-        raise JPEGFileError(f"truncated: its progressive scans leave component {component} unfinished")
+        raise _DamageError(f"truncated: its progressive scans leave component {component} unfinished")
 
 
 def _plane_shapes(stream: _Stream, components: tuple[Component, ...]) -> list[tuple[int, int]]:
@@ -467,15 +627,35 @@ def _plane_shapes(stream: _Stream, components: tuple[Component, ...]) -> list[tu
     ]
 
 
-def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tuple[np.ndarray, ...]:
-    """Coefficient planes, padded to whole MCUs, read by libjpeg-turbo in a process of its own.
-
-    A separate process, because the C library may print, warn or crash on a damaged file: its warnings
-    are how damage is found, and a crash must not take a server down.
-    """
+def _whole_mcus(
+    planes: Sequence[np.ndarray], stream: _Stream, components: tuple[Component, ...], mode: str = "dc"
+) -> tuple[np.ndarray, ...]:
+    """Planes `[down, across, 8, 8]` padded to whole MCUs with the last block's DC, or, mode "edge", the last block."""
     most_h = max(c.horizontal_factor for c in components)
     most_v = max(c.vertical_factor for c in components)
     mcus_down, mcus_across = ceil(stream.height / (8 * most_v)), ceil(stream.width / (8 * most_h))
+    padded = []
+    for component, plane in zip(components, planes, strict=True):
+        rows, columns = plane.shape[:2]
+        extra = (
+            (0, mcus_down * component.vertical_factor - rows),
+            (0, mcus_across * component.horizontal_factor - columns),
+        )
+        if any(after for _, after in extra):
+            plane = np.pad(plane, (*extra, (0, 0), (0, 0)), mode="edge")
+            if mode == "dc":
+                for filling in (plane[rows:], plane[:, columns:]):
+                    filling.reshape(*filling.shape[:2], 64)[..., 1:] = 0
+        padded.append(plane)
+    return tuple(padded)
+
+
+def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> list[np.ndarray]:
+    """Coefficient planes, read by libjpeg-turbo in a process of its own.
+
+    A separate process, because the C library may print, warn or crash on a damaged file: its warnings
+    are how damage is found, and a crash must not take a server down. Its processor time and memory are limited.
+    """
     shapes = _plane_shapes(stream, components)
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
@@ -484,53 +664,52 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tu
         stripped, planes = Path(folder, "stream.jpg"), Path(folder, "coefficients.bin")
         stripped.write_bytes(b"".join(stream.decodable))
         geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
-            "TEMP": folder,
-            "TMP": folder,
-        }
         try:
-            reader = subprocess.run(
-                [sys.executable, __file__, str(stripped), str(planes), geometry],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=_READ_TIMEOUT,
-            )
+            status, messages = _run_reader(str(stripped), str(planes), geometry)
         except subprocess.TimeoutExpired:
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
-        messages = reader.stderr.decode(errors="replace").strip().splitlines()
-        damage = [line for line in messages if not _HARMLESS_WARNING.search(line)]
-        if reader.returncode or damage:
-            reason = damage[0] if damage else f"the reader stopped with status {reader.returncode}"
-            raise JPEGFileError(f"damaged or truncated: {reason}")
+        damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
+        if status or damage:
+            reason = damage[0] if damage else f"the reader stopped with status {status}"
+            raise _DamageError(f"damaged or truncated: {reason}")
         values = np.fromfile(planes, dtype=np.int16)
 
-    padded, offset = [], 0
-    for component, (rows, columns) in zip(components, shapes, strict=True):
-        plane = values[offset : offset + rows * columns * 64].reshape(rows, columns, 8, 8)
-        offset += plane.size
-        extra = (
-            (0, mcus_down * component.vertical_factor - rows),
-            (0, mcus_across * component.horizontal_factor - columns),
-        )
-        if any(after for _, after in extra):
-            dc = np.pad(plane[:, :, 0, 0], extra, mode="edge")
-            plane = np.pad(plane, (*extra, (0, 0), (0, 0)))
-            plane[:, :, 0, 0] = dc
-        padded.append(plane)
-    return tuple(padded)
+    ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
+    return [
+        part.reshape(rows, columns, 8, 8)
+        for part, (rows, columns) in zip(np.split(values, ends[:-1]), shapes, strict=True)
+    ]
+
+
+def _run_reader(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+    """Run `_reader_process` in a new interpreter; returns its exit status and what it wrote to stderr."""
+    folder = str(Path(planes_path).parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
+        "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
+        "TEMP": folder,
+        "TMP": folder,
+    }
+    reader = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, stream_path, planes_path, geometry],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=_READ_TIMEOUT,
+    )
+    return reader.returncode, reader.stderr.decode(errors="replace")
 
 
 def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
     """Entry point of the separate process: a stripped stream in, raw int16 planes out."""
+    shapes = np.array([[int(n) for n in shape.split("x")] for shape in geometry.split(",")])
+    _limit_resources(Path(stream_path).stat().st_size, 64 * int(shapes.prod(axis=1).sum()))
     import jpeglib
 
     jpeglib.version.set("turbo210")
-    shapes = np.array([[int(n) for n in shape.split("x")] for shape in geometry.split(",")])
     # Built here rather than by jpeglib.read_dct, which decodes the whole picture once more to count scans.
     jpeg = jpeglib.DCTJPEG(
         path=stream_path,
@@ -557,9 +736,30 @@ def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
             plane.tofile(file)
 
 
-if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
+def _limit_resources(size: int, coefficients: int) -> None:
+    """Bound what this process may use to some times what an honest file of that size takes, where the system can."""
     try:
-        _reader_process(*sys.argv[1:])
+        import resource
+    except ImportError:  # Windows
+        return
+    memory = _READER_MEMORY + 4 * size + 5 * coefficients  # two int16 planes, the library's and numpy's
+    processor = _READER_SECONDS + size // 2**20
+    for kind, limit in (("RLIMIT_DATA", memory), ("RLIMIT_CPU", processor), ("RLIMIT_CORE", 0)):
+        try:
+            resource.setrlimit(getattr(resource, kind), (limit, limit))
+        except (AttributeError, ValueError, OSError):  # not every system has, or grants, each of them
+            continue
+
+
+def _reader_main(*arguments: str) -> None:
+    try:
+        _reader_process(*arguments)
     except OSError:
         sys.exit("the decoder gave up")  # its own words, where it has any, stand before this line
+    except MemoryError:
+        sys.exit("not enough memory")
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
+    _reader_main(*sys.argv[1:])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .entropy_decoding import UNMEASURED
 from .quantization import SUBSAMPLING_FACTORS, quality_tables
 
 # Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
@@ -123,7 +125,11 @@ class JPEGOperator(Operator):
 
     @classmethod
     def from_file(cls, file: Any) -> JPEGOperator:
-        """The operator of a `JPEGFile`: its own tables, sampling factors and colour space."""
+        """The operator of a `JPEGFile`: its own tables, sampling factors and colour space.
+
+        What is missing of a damaged file is left free: a coefficient of which the lowest bits are missing agrees with
+        any value that has its other bits, and one that is not there at all agrees with anything.
+        """
         operator = cls.__new__(cls)
         operator._set_up(
             file.color_space,
@@ -131,9 +137,12 @@ class JPEGOperator(Operator):
             [(c.horizontal_factor, c.vertical_factor) for c in file.components],
             "libjpeg",
         )
+        if file.missing_bits is not None:
+            operator._freedom = [_freedom(*pair) for pair in zip(file.coefficients, file.missing_bits, strict=True)]
         return operator
 
     def _set_up(self, color_space, tables, factors, convention) -> None:
+        self._freedom = None
         self.color_space = color_space
         self.convention = convention
         self._encoding_dtype = torch.float64 if convention == "paper" else torch.float32
@@ -152,10 +161,18 @@ class JPEGOperator(Operator):
             self._forward, self._inverse = self._forward[:1], ((1.0,), (1.0,), (1.0,))
 
     def measurement(self, file: Any, device: torch.device | str = "cpu") -> Measurement:
-        """The coefficients of a `JPEGFile` as a measurement of batch 1."""
-        return tuple(
-            torch.from_numpy(plane).to(device=device, dtype=torch.float32).unsqueeze(0) for plane in file.coefficients
-        )
+        """The coefficients of a `JPEGFile` as a measurement of batch 1.
+
+        What a damaged file lacks is made up, smoothly and not in integers, from the means of the blocks around it: a
+        picture to start from, to which `project` and `nearest` do not hold.
+        """
+        y = [torch.from_numpy(plane).to(dtype=torch.float32).unsqueeze(0) for plane in file.coefficients]
+        for i, missing in enumerate(file.missing_bits or ()):
+            unmeasured, table = torch.from_numpy(missing == UNMEASURED), self.quantization_tables[i].cpu()
+            means = _filled(y[i][0, :, :, 0, 0], ~unmeasured[:, :, 0, 0]) * table[0, 0] / 8
+            smooth = F.interpolate(means[None, None], scale_factor=8, mode="bilinear")
+            y[i] = torch.where(unmeasured, _block_dct(smooth[0]) / table, y[i])
+        return tuple(part.to(device) for part in y)
 
     def encode(self, x: torch.Tensor) -> Measurement:
         """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
@@ -180,10 +197,10 @@ class JPEGOperator(Operator):
         decoding is affine. With one component, chroma is measured to be zero.
         """
         tables = self._tables(x.device)
-        moves = [
-            (target - (c / q).round().float()) * q
-            for c, q, target in zip(self._coefficients(x), tables, y, strict=True)
-        ]
+        moves = []
+        for c, q, low, high in zip(self._coefficients(x), tables, *self._bounds(y), strict=True):
+            levels = (c / q).round().float()
+            moves.append((torch.minimum(torch.maximum(levels, low), high) - levels) * q)
         return self._moved(x, moves)
 
     def nearest(self, x: torch.Tensor, y: Measurement, margin: float = 0.0) -> torch.Tensor:
@@ -194,16 +211,31 @@ class JPEGOperator(Operator):
         """
         tables = self._tables(x.device)
         moves = []
-        for c, q, target in zip(self._coefficients(x), tables, y, strict=True):
+        for c, q, low, high in zip(self._coefficients(x), tables, *self._bounds(y), strict=True):
             reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - _BIN_MARGIN * q
-            centre = target * q
-            moves.append((torch.minimum(torch.maximum(c, centre - reach), centre + reach) - c).float())
+            moves.append((torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float())
         return self._moved(x, moves)
 
     def uncertainty(self) -> float:
         """That of a uniform distribution over the bin of the ten lowest frequencies of the first component."""
         frequency = torch.arange(8)[:, None] + torch.arange(8)
         return self.quantization_tables[0].cpu()[frequency < 4].mean().item() / 12**0.5 / 127.5
+
+    def consistency(self, x: torch.Tensor, y: Measurement) -> float:
+        """Share of the coefficients of the file (0 to 1) that `x` reproduces; those it lacks do not count."""
+        agree = [
+            ((low <= ours) & (ours <= high))[(high - low).isfinite().expand_as(ours)]
+            for ours, low, high in zip(self.encode(x), *self._bounds(y), strict=True)
+        ]
+        return torch.cat(agree).float().mean(dtype=torch.float64).item()
+
+    def _bounds(self, y: Measurement) -> tuple[Measurement, Measurement]:
+        """The lowest and the highest levels that agree with `y`; the same, but for damaged files."""
+        if self._freedom is None:
+            return y, y
+        self._freedom = [(below.to(y[0].device), above.to(y[0].device)) for below, above in self._freedom]
+        low = tuple(part - below for part, (below, _) in zip(y, self._freedom, strict=True))
+        return low, tuple(part + above for part, (_, above) in zip(y, self._freedom, strict=True))
 
     def _moved(self, x: torch.Tensor, moves: Sequence[torch.Tensor]) -> torch.Tensor:
         """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there."""
@@ -248,6 +280,31 @@ class JPEGOperator(Operator):
                 plane = plane.repeat_interleave(across, dim=-1)
             planes.append(plane)
         return torch.stack(planes, dim=1)
+
+
+def _freedom(values: Any, missing: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far below and above each of `values` the true ones can be, by the number of bits they lack.
+
+    AC coefficients lack low bits of their magnitude, DC coefficients those of two's complement (T.81, G.1.2).
+    """
+    values, missing = torch.from_numpy(values), torch.from_numpy(missing)
+    reach = torch.where(missing == UNMEASURED, torch.inf, 2.0**missing - 1)
+    below, above = reach.where(values <= 0, 0.0), reach.where(values >= 0, 0.0)
+    dc = (..., 0, 0)
+    below[dc] = reach[dc].where(missing[dc] == UNMEASURED, 0.0)
+    above[dc] = reach[dc]
+    return below, above
+
+
+def _filled(plane: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """`[H, W]` with what is not known interpolated from what is, coarsely where that is far; zero where nothing is."""
+    if known.all() or not known.any():
+        return plane.where(known, 0.0)
+    weight = known.float()[None, None]
+    weight, total = (F.avg_pool2d(p, 2, ceil_mode=True) for p in (weight, plane.where(known, 0.0)[None, None] * weight))
+    coarse = _filled((total / weight)[0, 0], weight[0, 0] > 0)
+    smooth = F.interpolate(coarse[None, None], size=plane.shape, mode="bilinear")[0, 0]
+    return plane.where(known, smooth)
 
 
 def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
@@ -303,8 +360,8 @@ class QuantizationOperator(Operator):
     _EDGE = 1e-2
 
     def __init__(self, bits: int = 3, reconstruction: str = "left") -> None:
-        if not 1 <= bits <= 7:
-            raise ValueError(f"bits is {bits}; it must be between 1 and 7")
+        if not isinstance(bits, Integral) or not 1 <= bits <= 7:
+            raise ValueError(f"bits is {bits}; it must be a whole number between 1 and 7")
         if reconstruction not in ("left", "center"):
             raise ValueError(f'reconstruction is {reconstruction!r}; it must be "left" or "center"')
         self.bits = bits

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, ClassVar
@@ -20,10 +21,11 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from .entropy_decoding import decode_scans  # noqa: F401  jpeg_file.py needs it; the Hub copies only what is named here
 from .hub import complete, upload
 from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
-from .quantization import quality_tables  # noqa: F401  operators.py needs it; the Hub copies only what is named here
+from .quantization import quality_tables  # noqa: F401  so does operators.py
 from .scheduling_ddrm import DDRMScheduler
 from .tiling import count_windows, predict
 
@@ -191,8 +193,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
         """Raise `ValueError` for an argument of `__call__` that is out of range."""
-        if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+        if not isinstance(num_samples, Integral) or num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; it must be a whole number of at least 1")
         if correction not in ("paper", "nearest"):
             raise ValueError(f'correction is {correction!r}; it must be "paper" or "nearest"')
         if output_type not in ("pil", "np", "pt"):

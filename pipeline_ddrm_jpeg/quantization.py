@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -66,8 +67,8 @@ def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np
     Raises:
         ValueError: for a quality factor outside 1..100 or an unknown convention.
     """
-    if not 1 <= quality_factor <= 100:
-        raise ValueError(f"quality_factor is {quality_factor}; it must be between 1 and 100")
+    if not isinstance(quality_factor, Integral) or not 1 <= quality_factor <= 100:
+        raise ValueError(f"quality_factor is {quality_factor}; it must be a whole number between 1 and 100")
     if convention not in ("libjpeg", "paper"):
         raise ValueError(f'convention is {convention!r}; it must be "libjpeg" or "paper"')
     if quality_factor >= 50:

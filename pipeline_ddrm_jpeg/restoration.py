@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ class Result:
     seconds: float = 0.0
     consistency: float | None = None
     """Share of the file's coefficients that the picture written keeps; of its 8-bit values, before lossy formats."""
+    damage: tuple[str, ...] = ()
+    """What was wrong with a file that was repaired."""
+    invented: float = 0.0
+    """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where."""
+
+
+def mask_path(target: Path) -> Path:
+    """Where the mask of a repaired picture goes: white where all is made up, black where all was in the file."""
+    return target.with_name(f"{target.stem}.mask.png")
 
 
 def plan(
@@ -57,6 +66,7 @@ def plan(
     output: str | os.PathLike | None = None,
     recursive: bool = False,
     image_format: str | None = None,
+    on_error: Callable[[OSError], None] | None = None,
 ) -> list[Task]:
     """Pair every JPEG among files and folders with the file its picture goes to.
 
@@ -69,9 +79,11 @@ def plan(
         output: file or folder.
         recursive: whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
+        on_error: told of each folder that cannot be listed, which is then left out.
 
     Raises:
         FileNotFoundError: if an input does not exist.
+        OSError: if a folder cannot be listed, without `on_error`.
         ValueError: if the arguments contradict each other, or a picture would replace its own source.
     """
     if image_format is not None and image_format not in FORMATS:
@@ -91,7 +103,7 @@ def plan(
         tasks = [Task(_existing(first), folder)]
     else:
         suffix = FORMATS[image_format or "png"][0]
-        found = list({path.resolve(): (root, path) for root, path in _find(inputs, recursive)}.values())
+        found = list({_real(path): (root, path) for root, path in _find(inputs, recursive, on_error)}.values())
         if folder is None:
             stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
         else:
@@ -101,19 +113,22 @@ def plan(
             Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
             for (_, path), (parent, short, full) in zip(found, stems, strict=True)
         ]
-        named = {Path(item).resolve() for item in inputs}
-        made = {task.target.resolve() for task in tasks if task.target.resolve() != task.source.resolve()}
+        named = {_real(item) for item in inputs}
+        made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
         # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
-        tasks = [t for t in tasks if t.source.resolve() in named or t.source.resolve() not in made]
-    taken: dict[Path, Path] = {}
+        tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
+    taken: dict[str, Path] = {}
     for task in tasks:
-        target = task.target.resolve()
-        if target == task.source.resolve():
+        target = _real(task.target)
+        if target == _real(task.source):
             raise ValueError(f"{task.source} would be replaced by its own picture; choose another output")
         if target in taken:
             raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
         taken[target] = task.source
     return tasks
+
+
+_real = os.path.realpath  # Path.resolve raises where links go round in a circle
 
 
 def _existing(path: Path) -> Path:
@@ -122,17 +137,23 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _find(inputs: Iterable[str | os.PathLike], recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """(folder that was searched, file), in a fixed order; links to folders are not followed."""
+def _find(
+    inputs: Iterable[str | os.PathLike], recursive: bool, on_error: Callable[[OSError], None] | None
+) -> Iterator[tuple[Path, Path]]:
+    """(folder that was searched, file), in a fixed order; links to folders are not followed, pipes not read."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
     for item in map(Path, inputs):
         if not _existing(item).is_dir():
             yield item.parent, item
             continue
-        for parent, folders, names in os.walk(item):
+        for parent, folders, names in os.walk(item, onerror=on_error or fail):
             folders[:] = sorted(folders) if recursive else []
-            for name in sorted(names):
-                if Path(name).suffix.lower() in JPEG_SUFFIXES:
-                    yield item, Path(parent, name)
+            for path in (Path(parent, name) for name in sorted(names)):
+                if path.suffix.lower() in JPEG_SUFFIXES and (path.is_file() or not path.exists()):
+                    yield item, path  # a broken link too: it is a file that is missed
 
 
 def restore_files(
@@ -148,35 +169,47 @@ def restore_files(
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
         seed: of the random numbers of each file.
-        **settings: arguments of the pipeline's call.
+        **settings: `repair`, and arguments of the pipeline's call.
 
     Yields:
         A `Result` for each task, in order.
     """
     for task in tasks:
-        if task.target.exists() and not overwrite:
-            yield Result(task, "skipped")
-            continue
         start = time.monotonic()
         try:
-            consistency = restore_file(pipe, task, seed, **settings)
+            if task.target.exists() and not overwrite:
+                result = Result(task, "skipped")
+            else:
+                result = restore_file(pipe, task, seed, **settings)
         except Exception as error:  # whatever is wrong with one file must not cost the others
-            yield Result(task, "failed", _sentence(error, task), time.monotonic() - start)
-        else:
-            yield Result(task, "restored", "", time.monotonic() - start, consistency)
+            result = Result(task, "failed", _sentence(error, task))
+        yield replace(result, seconds=time.monotonic() - start)
 
 
-def restore_file(pipe: Any, task: Task, seed: int = 0, **settings: Any) -> float:
-    """Restore one file and write its picture; returns the consistency of its 8-bit values."""
+def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, **settings: Any) -> Result:
+    """Restore one file and write its picture, and beside it a mask of what was made up, if anything was.
+
+    Args:
+        pipe: a `DDRMJPEGPipeline`.
+        task: where the file is, and where its picture goes.
+        seed: of the random numbers.
+        repair: whether to restore what is left of a damaged file, instead of refusing it.
+        **settings: arguments of the pipeline's call.
+    """
     import torch  # here, so that what only plans or writes files starts at once
 
-    file = JPEGFile.open(task.source)
+    file = JPEGFile.open(task.source, repair=repair)
     result = pipe(file, generator=torch.Generator().manual_seed(seed), **settings)
     image = result.images[0]
+    if file.damage:  # the mask first: no picture without it
+        mask = Image.fromarray((255 * file.invented).round().astype("uint8"))
+        mask.info = {"exif": file.exif} if file.exif else {}
+        save_image(ImageOps.exif_transpose(mask), mask_path(task.target))
     if file.orientation != 1:
         image = ImageOps.exif_transpose(image)
     save_image(image, task.target)
-    return result.consistency_8bit[0]
+    invented = float(file.invented.mean()) if file.damage else 0.0
+    return Result(task, "restored", "", 0.0, result.consistency_8bit[0], file.damage, invented)
 
 
 def save_image(image: Image.Image, target: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -149,11 +150,12 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(f"timesteps must decrease strictly and lie in 0..{last - 1}, got {timesteps}")
         else:
             start = self.config.init_timestep if init_timestep is None else init_timestep
-            if not 1 <= start <= last:
-                raise ValueError(f"init_timestep is {start}; it must be between 1 and {last}")
-            if num_inference_steps is None or not 1 <= num_inference_steps <= start:
+            if not isinstance(start, Integral) or not 1 <= start <= last:
+                raise ValueError(f"init_timestep is {start}; it must be a whole number between 1 and {last}")
+            if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= start:
                 raise ValueError(
-                    f"num_inference_steps is {num_inference_steps}; it must be between 1 and init_timestep ({start})"
+                    f"num_inference_steps is {num_inference_steps}; it must be a whole number between 1 and"
+                    f" init_timestep ({start})"
                 )
             spacing = timestep_spacing or self.config.timestep_spacing
             if spacing not in ("leading", "log"):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import jpeg_bytes
@@ -33,7 +35,7 @@ def test_help_names_every_command_and_option():
     for option in (
         *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),
         *("--correction", "--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed"),
-        *("--overwrite", "--format"),
+        *("--overwrite", "--format", "--repair", "--json-log"),
     ):
         assert option in details
 
@@ -94,6 +96,90 @@ def test_an_unknown_prior_is_told_in_a_sentence(folder):
     assert result.returncode == 1
     assert "--prior" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
+    (folder / "c.jpg").write_bytes(b"no picture")
+    log = folder / "log.jsonl"
+    first = run("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
+    assert first.returncode == 1
+    assert "% made up" in first.stdout
+    (folder / "c.jpg").unlink()
+    again = run("restore", folder, "--json-log", "-")
+    assert again.returncode == 0, "everything is there"
+    lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
+    assert [line["status"] for line in skipped] == ["skipped", "skipped"]
+    assert [line["status"] for line in lines] == ["restored", "restored", "failed"]
+    assert "c.jpg: not a JPEG" in lines[2]["message"]
+    b = lines[1]
+    assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.png"))
+    assert 0 < b["invented"] < 1 == 1 - lines[0]["invented"]
+    assert "truncated" in b["damage"][0]
+    assert Image.open(b["mask"]).size == (40, 24)
+    assert b["consistency"] > 0.9
+    assert b["seconds"] > 0
+
+
+def unprivileged() -> list[str]:
+    """What makes a command heed permissions even where the tests are run by root."""
+    if os.geteuid():
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root heeds no permissions, and setpriv is not installed")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, prior_folder):
+    for name in ("out", "secret", "in"):
+        (folder / name).mkdir()
+    data = jpeg_bytes(photo.resize((40, 24)))
+    for path in ("in/a.jpg", "secret/b.jpg"):
+        (folder / path).write_bytes(data)
+    (folder / "b.jpg").chmod(0)
+    (folder / "secret").chmod(0)
+    (folder / "in").chmod(0o555)
+    arguments = ["restore", folder, "--recursive", "--prior", prior_folder, *QUICK]
+    result = subprocess.run([*unprivileged(), *COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    (folder / "secret").chmod(0o755)
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("ddrm-jpeg: ")]
+    names = ("secret", "b.jpg", "in/a_restored.png")
+    assert told == [f"ddrm-jpeg: {folder / name}: Permission denied" for name in names]
+    assert "1 restored, 3 failed" in result.stdout
+    assert sorted(path.name for path in folder.rglob("*restored*")) == ["a_restored.png"]
+
+
+def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder):
+    profile = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
+    (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), icc_profile=profile))
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "from pipeline_ddrm_jpeg.cli import app; app()"
+    )
+    arguments = ["restore", folder, "--prior", prior_folder, "--format", "tiff", *QUICK]
+    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"ddrm-jpeg: {folder / 'b_restored.tif'}: File too large" in result.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "a_restored.tif", "b.jpg"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence(folder):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*COMMAND, "inspect", str(folder / "a.jpg")], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 1
+    assert result.stderr == "ddrm-jpeg: standard output: No space left on device\n"
+
+
+def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every_file(folder, prior_folder):
+    arguments = ["--prior", prior_folder, *QUICK, "--samples", "3", "--seed", "5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # another number of threads may round otherwise
+    assert run("restore", folder, "-o", folder / "both", *arguments, env=environment).returncode == 0
+    assert run("restore", folder / "b.jpg", "-o", folder / "alone", *arguments, env=environment).returncode == 0
+    assert (folder / "both" / "b.png").read_bytes() == (folder / "alone" / "b.png").read_bytes()
 
 
 def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folder, tmp_path):

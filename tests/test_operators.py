@@ -236,3 +236,9 @@ def test_a_new_degradation_needs_only_encode_and_decode():
     torch.testing.assert_close(operator.nearest(x, y), operator.project(x, y))
     with pytest.raises(NotImplementedError, match="Operator does not implement encode"):
         Operator().encode(x)
+
+
+@pytest.mark.parametrize("make", [lambda: JPEGOperator(10.5), lambda: QuantizationOperator(2.5)])
+def test_fractions_where_whole_numbers_are_meant_are_refused(make):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        make()

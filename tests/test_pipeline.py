@@ -398,3 +398,22 @@ def test_broken_files_raise_the_error_of_the_reader(pipe):
 def test_arguments_are_checked(pipe, data, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipe([data, data], **arguments)
+
+
+def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, monkeypatch):
+    data = jpeg_bytes(photo.resize((40, 24)), quality=20)
+    settings = {"num_samples": 5, "num_inference_steps": 2, "init_timestep": 60, "window_size": 32, "output_type": "pt"}
+    pictures = []
+    for pixels in (1, 2 * 48 * 32, 2**22):
+        monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", pixels)
+        pictures.append(pipe(data, generator=torch.Generator().manual_seed(0), **settings).images)
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_samples", 2.5), ("num_inference_steps", 2.5), ("init_timestep", 40.5)]
+)
+def test_fractions_where_whole_numbers_are_meant_are_refused(pipe, photo, name, value):
+    with pytest.raises(ValueError, match=rf"{name} is {value}; it must be a whole number"):
+        pipe(jpeg_bytes(photo.resize((16, 16))), **{name: value})

@@ -1,5 +1,9 @@
 import errno
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,16 @@ import torch
 from conftest import jpeg_bytes
 from PIL import Image, ImageCms, ImageOps
 
-from pipeline_ddrm_jpeg.restoration import FORMATS, Task, plan, restore_files, save_image, write_atomically
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.restoration import (
+    FORMATS,
+    Task,
+    mask_path,
+    plan,
+    restore_files,
+    save_image,
+    write_atomically,
+)
 
 QUICK = {"num_inference_steps": 2, "init_timestep": 40}
 
@@ -194,25 +207,127 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(tmp_path, problem):
     assert target.read_bytes() == b"before"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_fails_the_file_and_not_the_run(pipe, small, tmp_path, monkeypatch):
-    (tmp_path / "a.jpg").write_bytes(small)
-    real_open = open
-
-    def open_full(path, mode="r", *args, **kwargs):
-        return real_open("/dev/full", "wb") if str(path).endswith(".tmp") else real_open(path, mode, *args, **kwargs)
-
-    monkeypatch.setattr("pipeline_ddrm_jpeg.restoration.open", open_full, raising=False)
-    (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), **QUICK)
-    assert result.status == "failed"
-    assert "No space left on device" in result.message
-    assert not result.task.target.exists()
-
-
 def test_a_very_long_name_is_written(tmp_path):
     target = tmp_path / ("x" * 251 + ".png")
     save_image(Image.new("RGB", (2, 2)), target)
     assert target.exists()
+
+
+def test_a_name_that_grows_too_long_fails_its_file_only(pipe, small, tmp_path):
+    for name in ("x" * 250 + ".jpg", "y.jpg"):
+        (tmp_path / name).write_bytes(small)
+    results = list(restore_files(pipe, plan([tmp_path]), **QUICK))
+    assert [result.status for result in results] == ["failed", "restored"]
+    assert results[0].message.endswith("x_restored.png: File name too long")
+
+
+def test_links_in_a_circle_and_to_nowhere_fail_and_pipes_are_passed_over(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (tmp_path / "b.jpg").symlink_to("b.jpg")
+    (tmp_path / "c.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "d.jpg")
+    (tmp_path / "e.jpg").symlink_to("/dev/zero")
+    results = list(restore_files(pipe, plan([tmp_path]), **QUICK))
+    assert [result.status for result in results] == ["restored", "failed", "failed"]
+    assert "symbolic links" in results[1].message
+    assert "No such file" in results[2].message
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
+    touch(tmp_path / "in" / "a.jpg")
+    deep = tmp_path / "in"
+    here = Path.cwd()
+    try:  # a path longer than the system takes cannot be listed, by whomever
+        for _ in range(20):
+            os.chdir(deep)
+            deep = Path("y" * 250)
+            deep.mkdir()
+    finally:
+        os.chdir(here)
+    errors = []
+    tasks = plan([tmp_path / "in"], recursive=True, on_error=errors.append)
+    assert names(tasks, tmp_path) == {"in/a.jpg": "in/a_restored.png"}
+    assert "File name too long" in errors[0].strerror
+    with pytest.raises(OSError, match="File name too long"):
+        plan([tmp_path / "in"], recursive=True)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_whole_or_refused(photo, tmp_path):
+    versions = [jpeg_bytes(photo.resize((320, 240)), quality=quality) for quality in (30, 95)]
+    sizes, path, stop = {len(data) for data in versions}, tmp_path / "a.jpg", threading.Event()
+    path.write_bytes(versions[0])
+
+    def rewrite():
+        while not stop.is_set():
+            for data in versions:
+                with path.open("wb", buffering=0) as stream:
+                    stream.write(data[:5000])
+                    stream.write(data[5000:])
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    found, refused = set(), []
+    try:
+        for _ in range(12):
+            try:
+                found.add(JPEGFile.open(path).file_size)
+            except JPEGFileError as error:
+                refused.append(str(error))
+    finally:
+        stop.set()
+        writer.join()
+    assert found <= sizes
+    assert all("truncated" in reason or "empty" in reason for reason in refused)
+
+
+def test_a_process_killed_while_it_writes_leaves_a_whole_picture_or_none(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from PIL import Image\n"
+        "from pipeline_ddrm_jpeg.restoration import save_image\n"
+        "picture = Image.effect_noise((300, 300), 90)\n"
+        "for i in range(10**6): save_image(picture, Path(sys.argv[1], f'{i % 7}.png'))"
+    )
+    for delay in (0.05, 0.12, 0.31):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*.png"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(delay)
+        writer.kill()
+        writer.wait()
+        written = list(tmp_path.glob("*.png"))
+        assert len(written) >= 3
+        for path in written:
+            with Image.open(path) as picture:
+                picture.load()
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir() if path.suffix != ".png")
+
+
+def test_a_damaged_file_is_restored_on_request_with_a_mask_that_is_upright_too(pipe, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg_bytes(photo.resize((64, 48)), quality=60, exif=exif)
+    (tmp_path / "a.jpg").write_bytes(data[: -len(data) // 4])
+    (tmp_path / "b.jpg").write_bytes(data)
+    plain = list(restore_files(pipe, plan([tmp_path]), **QUICK))
+    assert [result.status for result in plain] == ["failed", "restored"]
+    assert "--repair" in plain[0].message
+    results = list(restore_files(pipe, plan([tmp_path]), repair=True, overwrite=True, **QUICK))
+    assert [result.status for result in results] == ["restored", "restored"]
+    assert "truncated" in results[0].damage[0]
+    assert results[1].damage == ()
+    assert results[1].invented == 0
+    assert results[1].task.target.read_bytes() == Path(plain[1].task.target).read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "a_restored.mask.png",
+        "a_restored.png",
+        "b_restored.png",
+    ]
+    with Image.open(mask_path(results[0].task.target)) as mask, Image.open(results[0].task.target) as picture:
+        assert mask.size == picture.size == (48, 64)
+        shade = np.asarray(mask) / 255
+        assert shade.mean() == pytest.approx(results[0].invented, abs=0.01)
+        assert shade[:, 0].mean() > shade[:, -1].mean(), "the end of the file is the left border of the upright picture"
 
 
 def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):

@@ -238,7 +238,7 @@ def test_trained_betas_are_used_as_given():
     betas = [0.1, 0.2, 0.3]
     scheduler = DDRMScheduler.from_config(DDIMScheduler(num_train_timesteps=3, trained_betas=betas).config)
     torch.testing.assert_close(scheduler.alphas_cumprod, torch.tensor([0.9, 0.72, 0.504]))
-    with pytest.raises(ValueError, match="init_timestep is 300; it must be between 1 and 3"):
+    with pytest.raises(ValueError, match="init_timestep is 300; it must be a whole number between 1 and 3"):
         scheduler.set_timesteps(2)
 
 

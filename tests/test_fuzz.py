@@ -1,0 +1,37 @@
+"""Five hundred of the cases of `make fuzz`, always the same ones."""
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from jpeg_corpus import corpus, judge_cases, write_jpeg
+
+from pipeline_ddrm_jpeg import JPEGFile
+
+
+def test_every_file_is_read_rightly_or_refused_within_two_seconds_and_512_mebibytes():
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # their peaks of memory are their own
+        chunks = pool.map(judge_cases, [1] * 10, range(0, 500, 50), range(50, 501, 50))
+        verdicts = [verdict for chunk in chunks for verdict in chunk]
+    assert {number for number, _ in verdicts} == set(range(500))
+    bad = [(number, verdict) for number, verdict in verdicts if verdict.outcome.startswith("BAD")]
+    assert not bad
+    kinds = Counter(verdict.outcome.partition(":")[0] for _, verdict in verdicts)
+    assert {"read", "refused", "damaged", "repaired"} <= set(kinds), "the cases reach every outcome"
+
+
+@pytest.mark.parametrize("interval", [0, 3], ids=["", "restarts"])
+@pytest.mark.parametrize("interleaved", [True, False], ids=["interleaved", "apart"])
+@pytest.mark.parametrize("factors", [[(1, 1)], [(2, 1), (1, 1), (1, 1)], [(2, 2), (1, 2), (2, 1)]], ids=str)
+def test_coefficients_are_those_that_were_written(factors, interleaved, interval):
+    data, truth = write_jpeg(factors, (53, 38), interleaved=interleaved, interval=interval)
+    for plane, expected in zip(JPEGFile.open(data).coefficients, truth, strict=True):
+        np.testing.assert_array_equal(plane[: expected.shape[0], : expected.shape[1]], expected)
+
+
+def test_the_corpus_has_files_to_read_and_files_to_refuse():
+    refused = sum(name.startswith("!") for name in corpus())
+    assert refused >= 20
+    assert len(corpus()) - refused >= 50
