@@ -37,7 +37,7 @@ lint: .venv/installed-dev ## Check style
 	$(BIN)/ruff format --check .
 
 test: lint ## Check style and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	@echo "Left out: the tests of the web page, which need chromium (make test-browser)"
 
 test-browser: .venv/installed-space ## Test the web page, in the chromium of this machine

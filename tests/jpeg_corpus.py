@@ -490,7 +490,7 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
     seconds = _processor_seconds() - start
-    mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    mebibytes = _peak_mebibytes()
     if (largest := resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) > children:
         mebibytes = max(mebibytes, largest / 1024)
     if seconds > SECONDS and len(data) < 2**20 and not repair:
@@ -545,6 +545,14 @@ def judge_cases(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
         if verdict.outcome.startswith("damaged") and number % 4 == 0:
             verdicts.append((number, judge(f"{what} (repaired)", data, repair=True)))
     return verdicts
+
+
+def _peak_mebibytes() -> float:
+    """The most that this process has held; what `getrusage` says includes the process it was started from."""
+    status = Path("/proc/self/status")
+    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(peak[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _processor_seconds() -> float:
