@@ -24,6 +24,8 @@ Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spr
 - **Ours (S)** is the first sample, **Ours (A)** the average. Seconds are those of one CPU thread for a picture.
 - **PSNR** is over RGB before rounding to 8 bits, the mean over pictures; the others are on 8-bit RGB, defined in
   `pipeline_ddrm_jpeg/metrics.py`.
+- These are the results of `balanced`, the default; how other settings compare, the paper's among them, is in
+  [presets.md](presets.md), and curves over all quality factors in [rate_distortion.md](rate_distortion.md).
 - **jpegqs** is JPEG Quant Smooth (`-q 6`), **waifu2x** its cunet model, noise level 3, which was trained on JPEG.
 
 The paper's prior has 85 times as many parameters. On ImageNet its Table 1 has, for JPEG / Ours (S) / Ours (A), PSNR of

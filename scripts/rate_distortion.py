@@ -3,9 +3,9 @@
 ddrm-jpeg evaluate FOLDER --output RESULTS --quality 5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95
 python scripts/rate_distortion.py RESULTS --output docs/rate_distortion
 
-Rate is bits a pixel of the real files, distortion the mean over the pictures at one quality factor. Writes OUTPUT.png
-and OUTPUT.svg and prints BD-rate (per cent of the file size saved at equal quality, negative is better) and BD-quality
-(gain at equal file size), with piecewise cubic interpolation, for every metric and method.
+Rate is bits a pixel of the real files, distortion the mean over the pictures at one quality factor. Writes the plot as
+OUTPUT.png and OUTPUT.svg, and as OUTPUT.md a table, for every metric and method, of BD-rate (per cent of the file size,
+at equal quality; negative is a saving) and BD-quality (gain at equal file size), with piecewise cubic interpolation.
 """
 
 import argparse
@@ -17,8 +17,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pipeline_ddrm_jpeg.evaluation import AVERAGE, JPEG, SINGLE
+from pipeline_ddrm_jpeg.restoration import write_atomically
 
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2"}
 COLOURS = {JPEG: "tab:blue", AVERAGE: "tab:green", SINGLE: "tab:olive", "jpegqs": "tab:gray", "waifu2x": "tab:purple"}
@@ -43,7 +45,10 @@ def draw(sets: dict[str, list[dict]], names: list[str], output: Path) -> None:
             for method, (rates, distortions) in curves(means, name).items():
                 axis.plot(rates, distortions, ".-", color=COLOURS.get(method), label=method, linewidth=1, markersize=4)
             axis.set(xscale="log", xlabel="bits per pixel", ylabel=METRICS[name], title=dataset)
-            axis.grid(alpha=0.3, which="both")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3)
         row[0].legend()
     for suffix in (".png", ".svg"):
         figure.savefig(output.with_suffix(suffix), dpi=120, metadata={"Date": None} if suffix == ".svg" else None)
@@ -68,8 +73,8 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     draw(sets, names, output)
 
-    print("| Set | Method | " + " | ".join(f"BD-rate, {METRICS[n]} | BD-{METRICS[n]}" for n in names) + " |")
-    print("|---|---|" + "---:|" * (2 * len(names)))
+    heads = [f"BD-rate, {METRICS[name]} | BD-{METRICS[name]}" for name in names]
+    lines = ["| Set | Method | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (2 * len(names))]
     for dataset, group in sets.items():
         of_metric = {name: curves(group, name) for name in names}
         for method in of_metric[names[0]]:
@@ -80,8 +85,21 @@ def main() -> None:
                 pair = (*of_metric[name][JPEG], *of_metric[name][method])
                 cells.append(f"{bjontegaard.bd_rate(*pair, method='pchip'):+.1f} %")
                 cells.append(f"{bjontegaard.bd_psnr(*pair, method='pchip'):+.3f}")
-            print(f"| {dataset} | {method} | " + " | ".join(cells) + " |")
-    print(f"\n{output.with_suffix('.png')} and {output.with_suffix('.svg')} are written")
+            lines.append(f"| {dataset} | {method} | " + " | ".join(cells) + " |")
+    factors = sorted({mean["quality_factor"] for mean in means})
+    counts = ", ".join(f"{group[0]['images']} pictures of {dataset}" for dataset, group in sets.items())
+    text = f"""# Rate and distortion
+
+{counts}, quality factors {factors[0]} to {factors[-1]}, Bjontegaard deltas against JPEG:
+
+{chr(10).join(lines)}
+
+![rate-distortion curves]({output.name}.png)
+
+Made by `scripts/rate_distortion.py` from the results of `ddrm-jpeg evaluate`.
+"""
+    write_atomically(output.with_suffix(".md"), lambda stream: stream.write(text.encode()))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

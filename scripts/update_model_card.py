@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg.evaluation import AVERAGE
 
 ROOT = Path(__file__).parent.parent
 CARD = ROOT / "model_card.md"
@@ -174,7 +175,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def evaluations(results: dict | None) -> list[EvalResult]:
-    """The results of our own methods as metadata of the card."""
+    """The averages of real files as metadata of the card."""
     return [
         EvalResult(
             task_type="image-to-image",
@@ -187,7 +188,7 @@ def evaluations(results: dict | None) -> list[EvalResult]:
             metric_value=round(row["metrics"][metric], decimals),
         )
         for row in (results or {}).get("rows", [])
-        if row["method"].startswith("Ours")
+        if row["method"] == AVERAGE and row["operator"] == "libjpeg"
         for metric, (name, decimals, _) in METRICS.items()
         if row["metrics"].get(metric) is not None
     ]

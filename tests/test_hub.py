@@ -350,18 +350,18 @@ def test_the_card_is_what_the_script_makes_of_its_sources():
 
 def test_results_become_a_table_and_metadata_that_the_hub_reads():
     row = {"dataset": "imagenet", "images": 100, "operator": "libjpeg", "quality_factor": 10}
-    settings = {"correction": "paper", **PRESETS["paper"]}
+    settings = {"correction": "paper", **PRESETS["paper-average"]}
     jpeg = row | {"method": "JPEG", "settings": settings, "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
-    ours = row | {"method": "Ours (S)", "settings": settings, "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
+    ours = row | {"method": "Ours (A)", "settings": settings, "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
     rows = [jpeg, ours, jpeg | {"settings": {}}, jpeg | {"dataset": "kodak24"}]
     results = {"rows": rows, "command": ["ddrm-jpeg evaluate imagenet"], "versions": {"torch": "2.13"}}
     filled = FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text())
     assert filled.count("| 10 | JPEG | 24.13 | **0.700** |") == 1
-    assert "| 10 | Ours (S), paper | **24.80** | **0.700** |" in filled
+    assert "| 10 | Ours (A), paper-average | **24.80** | **0.700** |" in filled
     assert "<details>" in filled
     assert "ddrm-jpeg evaluate imagenet" in filled
     metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
-    assert metrics == {("PSNR (dB), Ours (S), paper", 24.8), ("SSIM, Ours (S), paper", 0.7)}
+    assert metrics == {("PSNR (dB), Ours (A), paper-average", 24.8), ("SSIM, Ours (A), paper-average", 0.7)}
     assert FILLED["fill"](filled, results, FILLED["PRIOR"].read_text()) == filled
 
 
