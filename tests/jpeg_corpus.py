@@ -456,7 +456,7 @@ class Verdict:
     seconds: float
     """Of processor time, the reader process included."""
     mebibytes: float
-    """The most that this process held, or the reader process if it is the largest one so far."""
+    """The most that this process took for it, or the reader process held, if it is the largest one so far."""
 
 
 class _HungError(BaseException):
@@ -472,6 +472,7 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     if _PEAK.exists():
         _PEAK.write_text("5")  # Linux: the peak starts anew
+    before = _memory("VmRSS")  # what malloc has kept of other files
     previous = signal.signal(signal.SIGALRM, _alarm)
     signal.alarm(_PATIENCE)
     start = _processor_seconds()
@@ -490,7 +491,7 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
     seconds = _processor_seconds() - start
-    mebibytes = _peak_mebibytes()
+    mebibytes = _memory("VmHWM") - before
     if (largest := resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) > children:
         mebibytes = max(mebibytes, largest / 1024)
     if seconds > SECONDS and len(data) < 2**20 and not repair:
@@ -547,12 +548,11 @@ def judge_cases(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
     return verdicts
 
 
-def _peak_mebibytes() -> float:
-    """The most that this process has held; what `getrusage` says includes the process it was started from."""
+def _memory(kind: str) -> float:
+    """MiB that this process holds (`"VmRSS"`), or has held at most (`"VmHWM"`), where the system tells."""
     status = Path("/proc/self/status")
-    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(peak[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = re.search(rf"{kind}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _processor_seconds() -> float:
