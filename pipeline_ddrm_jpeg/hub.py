@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import textwrap
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def assemble_space(folder: Path) -> None:
     """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
 
+    Its `requirements.txt` then names what the package needs, instead of the package.
+
     Raises:
         FileNotFoundError: if this is not a checkout that has it.
     """
@@ -206,6 +209,9 @@ def assemble_space(folder: Path) -> None:
     rubbish = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, folder, ignore=rubbish, dirs_exist_ok=True)
     shutil.copytree(_HERE, folder / _HERE.name, ignore=rubbish)
+    needed = (requirement.partition("; ") for requirement in requires("pipeline-ddrm-jpeg"))
+    lines = [name for name, _, marker in needed if not marker or marker == "extra == 'space'"]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def check(folder: Path, repo_id: str) -> None:

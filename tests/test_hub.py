@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -363,6 +364,17 @@ def test_results_become_a_table_and_metadata_that_the_hub_reads():
     metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
     assert metrics == {("PSNR (dB), Ours (A), paper-average", 24.8), ("SSIM, Ours (A), paper-average", 0.7)}
     assert FILLED["fill"](filled, results, FILLED["PRIOR"].read_text()) == filled
+
+
+def test_a_space_brings_the_package_and_names_what_it_needs(tmp_path):
+    hub.assemble_space(tmp_path)
+    requirements = (tmp_path / "requirements.txt").read_text().splitlines()
+    names = {re.match(r"[\w-]+", line)[0] for line in requirements}
+    assert {"torch", "diffusers", "jpeglib", "gradio"} < names
+    assert not {"pipeline-ddrm-jpeg", "pytest", "torchvision"} & names
+    assert (tmp_path / "pipeline_ddrm_jpeg" / "prior" / "unet" / "config.json").is_file()
+    for path in (tmp_path / "examples").iterdir():
+        assert not path.is_symlink()
 
 
 def test_the_parameters_on_the_card_are_those_of_the_call():
