@@ -491,9 +491,12 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
     seconds = _processor_seconds() - start
-    mebibytes = _memory("VmHWM") - before
+    own = _memory("VmHWM")
+    mebibytes = own - before
     if (largest := resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) > children:
-        mebibytes = max(mebibytes, largest / 1024)
+        # What a child holds at most is said together with what it had of ours: shared, or before it became another.
+        reader = largest / 1024 - (before if jpeg_file._run_reader is _run_reader_forked else 0)
+        mebibytes = max(mebibytes, reader if largest / 1024 > own else 0)
     if seconds > SECONDS and len(data) < 2**20 and not repair:
         outcome = f"BAD: took {seconds:.1f} s"
     elif mebibytes > MEBIBYTES and len(data) < 2**20:
