@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from numbers import Integral
 from typing import Any
@@ -32,6 +32,8 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 # Distance, in quantization bins, that `nearest` keeps from the edge of a bin, so that the float32 round-off of
 # decoding and encoding again cannot leave it.
 _BIN_MARGIN = 1e-3
+
+_PIXELS_IN_A_BAND = 2**20
 
 Measurement = tuple[torch.Tensor, ...]
 
@@ -176,12 +178,23 @@ class JPEGOperator(Operator):
 
     def encode(self, x: torch.Tensor) -> Measurement:
         """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
-        return tuple(
-            (c / q).round().float() for c, q in zip(self._coefficients(x), self._tables(x.device), strict=True)
-        )
+        tables = self._tables(x.device)
+        bands = [
+            [(c / q).round().float() for c, q in zip(self._coefficients(x[..., rows, :]), tables, strict=True)]
+            for rows, _ in self._bands(*x.shape[-2:])
+        ]
+        return tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
 
     def decode(self, y: Measurement) -> torch.Tensor:
         """Dequantize, inverse DCT, repeat chroma, RGB in [-1, 1]; neither clipped nor rounded."""
+        down, across = self.subsampling[0]
+        height, width = 8 * down * y[0].shape[1], 8 * across * y[0].shape[2]
+        x = y[0].new_empty(len(y[0]), 3, height, width)
+        for rows, blocks in self._bands(height, width):
+            x[..., rows, :] = self._decoded([part[:, own] for part, own in zip(y, blocks, strict=True)])
+        return x
+
+    def _decoded(self, y: Sequence[torch.Tensor]) -> torch.Tensor:
         tables = self._tables(y[0].device)
         planes = self._planes([c * q for c, q in zip(y, tables, strict=True)])
         if self.color_space != "RGB":  # only luma is level-shifted: chroma is centred on 0 here
@@ -196,12 +209,12 @@ class JPEGOperator(Operator):
         Equal to the base class's `x - decode(encode(x)) + decode(y)`, with one transform each way, because
         decoding is affine. With one component, chroma is measured to be zero.
         """
-        tables = self._tables(x.device)
-        moves = []
-        for c, q, low, high in zip(self._coefficients(x), tables, *self._bounds(y), strict=True):
+
+        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
             levels = (c / q).round().float()
-            moves.append((torch.minimum(torch.maximum(levels, low), high) - levels) * q)
-        return self._moved(x, moves)
+            return (torch.minimum(torch.maximum(levels, low), high) - levels) * q
+
+        return self._moved(x, y, move)
 
     def nearest(self, x: torch.Tensor, y: Measurement, margin: float = 0.0) -> torch.Tensor:
         """Clamp each coefficient to the measured bin `[(y - 1/2) q, (y + 1/2) q]`.
@@ -209,12 +222,12 @@ class JPEGOperator(Operator):
         The nearest consistent picture in the (subsampled) colour space of the file. `margin` narrows every
         bin by as many grey levels at both ends, by at most half of the way to its centre.
         """
-        tables = self._tables(x.device)
-        moves = []
-        for c, q, low, high in zip(self._coefficients(x), tables, *self._bounds(y), strict=True):
+
+        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
             reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - _BIN_MARGIN * q
-            moves.append((torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float())
-        return self._moved(x, moves)
+            return (torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float()
+
+        return self._moved(x, y, move)
 
     def uncertainty(self) -> float:
         """That of a uniform distribution over the bin of the ten lowest frequencies of the first component."""
@@ -237,11 +250,42 @@ class JPEGOperator(Operator):
         low = tuple(part - below for part, (below, _) in zip(y, self._freedom, strict=True))
         return low, tuple(part + above for part, (_, above) in zip(y, self._freedom, strict=True))
 
-    def _moved(self, x: torch.Tensor, moves: Sequence[torch.Tensor]) -> torch.Tensor:
-        """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there."""
-        if self.color_space == "L":
-            x = _mix(_mix(x, self._forward), self._inverse)
-        return x + _mix(self._planes(moves), self._inverse) / 127.5
+    def _moved(self, x: torch.Tensor, y: Measurement, move: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there.
+
+        Args:
+            x: picture.
+            y: measurement.
+            move: coefficients, quantization table, lowest and highest level that agree with `y` -> move.
+        """
+        tables, (low, high) = self._tables(x.device), self._bounds(y)
+        result = torch.empty_like(x)
+        for rows, blocks in self._bands(*x.shape[-2:]):
+            band = x[..., rows, :]
+            parts = zip(self._coefficients(band), tables, low, high, blocks, strict=True)
+            planes = self._planes([move(c, q, lowest[:, own], highest[:, own]) for c, q, lowest, highest, own in parts])
+            if self.color_space == "L":
+                band = _mix(_mix(band, self._forward), self._inverse)
+            result[..., rows, :] = band + _mix(planes, self._inverse) / 127.5
+        return result
+
+    def _bands(self, height: int, width: int) -> Iterator[tuple[slice, tuple[slice, ...]]]:
+        """Bands of whole MCUs: their rows of pixels, and their rows of blocks of each component.
+
+        No block needs another, so a picture is worked on band by band, which takes little memory besides its own.
+        """
+        if height % self.alignment[0] or width % self.alignment[1]:
+            raise ValueError(
+                f"the picture is {height} x {width}; height must be a multiple of {self.alignment[0]}"
+                f" and width of {self.alignment[1]}"
+            )
+        step = max(_PIXELS_IN_A_BAND // width // self.alignment[0], 1) * self.alignment[0]
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            yield (
+                slice(top, bottom),
+                tuple(slice(top // (8 * down), bottom // (8 * down)) for down, _ in self.subsampling),
+            )
 
     def _tables(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         if self.quantization_tables[0].device != device:
@@ -250,12 +294,6 @@ class JPEGOperator(Operator):
 
     def _coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
-        height, width = x.shape[-2:]
-        if height % self.alignment[0] or width % self.alignment[1]:
-            raise ValueError(
-                f"the picture is {height} x {width}; height must be a multiple of {self.alignment[0]}"
-                f" and width of {self.alignment[1]}"
-            )
         planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
         coefficients = []
         for i, (down, across) in enumerate(self.subsampling):

@@ -320,21 +320,23 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 measured_by, y, size, info = _measure(source, operator, device)
                 project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
-                start = measured_by.decode(y)
+                shape = measured_by.decode(y).shape
                 if automatic:
                     schedule["init_timestep"] = self._init_timestep(measured_by, num_inference_steps)
                     self.scheduler.set_timesteps(num_inference_steps, **schedule)
-                if isinstance(own, list) and len(own) != len(start):
-                    raise ValueError(f"got {len(own)} generators for {len(start)} pictures")
-                calls = len(start) * num_samples * len(self.scheduler.timesteps)
-                progress.total += calls * count_windows(self.unet, *start.shape[-2:], **windows)
+                if isinstance(own, list) and len(own) != shape[0]:
+                    raise ValueError(f"got {len(own)} generators for {shape[0]} pictures")
+                calls = shape[0] * num_samples * len(self.scheduler.timesteps)
+                progress.total += calls * count_windows(self.unet, *shape[-2:], **windows)
                 progress.refresh()
-                given = None if labels is None else labels[len(finished) : len(finished) + len(start)]
+                given = None if labels is None else labels[len(finished) : len(finished) + shape[0]]
                 conditioned = partial(predict_noise, class_labels=given)
                 batch = _Samples(measured_by, y, size, info, output_type)
-                for group, signs in _passes(own, num_samples, antithetic, start.shape):
-                    x = self._sample(start, project, group, temperature * signs, conditioned, step, on_step)
-                    for sample in x.split(len(start)):
+                for group, signs in _passes(own, num_samples, antithetic, shape):
+                    x = self._sample(
+                        measured_by.decode(y), project, group, temperature * signs, conditioned, step, on_step
+                    )
+                    for sample in x.split(shape[0]):
                         batch.add(_make_consistent(measured_by, sample, y) if consistent else sample.clamp(-1, 1))
                 finished.extend(batch.pictures())
         self.maybe_free_model_hooks()
@@ -387,6 +389,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             temperature = temperature.to(start.device)
         sample = temperature * randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
         sample = self.scheduler.add_noise(start, sample, self.scheduler.timesteps[0])
+        del start
         for i, t in enumerate(self.scheduler.timesteps):
             output = predict_noise(sample, t)
             sample, pred_original_sample = step(
@@ -557,18 +560,19 @@ class _Samples:
 
     def pictures(self) -> list[dict[str, Any]]:
         """The fields of the output, one dict a picture."""
-        std = (self.squares / len(self.presented)).sqrt()
-        rounded = (self.mean.clamp(0, 1) * 255).round() / 255
+        std = self.squares.div_(len(self.presented)).sqrt_()
         pictures = []
         for i in range(len(self.mean)):
             y = self.y[i : i + 1] if isinstance(self.y, torch.Tensor) else tuple(part[i : i + 1] for part in self.y)
+            mean = self.mean[i : i + 1]
+            rounded = mean.clamp(0, 1).mul_(255).round_().div_(255)
             pictures.append(
                 {
-                    "images": self._present(self.mean[i]),
+                    "images": self._present(mean[0]),
                     "samples": [sample[i] for sample in self.presented],
                     "std": self._present(std[i], as_image=False),
-                    "consistency": self.operator.consistency(2 * self.mean[i : i + 1] - 1, y),
-                    "consistency_8bit": self.operator.consistency(2 * rounded[i : i + 1] - 1, y),
+                    "consistency": self.operator.consistency(2 * mean - 1, y),
+                    "consistency_8bit": self.operator.consistency(2 * rounded - 1, y),
                 }
             )
         return pictures

@@ -243,11 +243,13 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         # 3. x'_t: the denoised picture, corrected by the measurement
         corrected = x0 if project is None else project(x0)
 
-        # 4. x_t
-        noise = temperature * _step_noise(sample.shape, generator, sample.device)
-        prev_sample = signal_next * (eta_b * corrected + (1 - eta_b) * x0) + noise_level_next * (
-            eta * noise + (1 - eta) * epsilon
-        )
+        # 4. x_t, in place where it can be: of a large picture few copies fit into memory
+        prev_sample = (eta_b * corrected).add_((1 - eta_b) * x0).mul_(signal_next)
+        del corrected
+        noise = _step_noise(sample.shape, generator, sample.device).mul_(temperature)
+        if eta < 1:
+            noise = noise.mul_(eta).add_((1 - eta) * epsilon)
+        prev_sample = prev_sample.add_(noise.mul_(noise_level_next))
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)

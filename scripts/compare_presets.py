@@ -77,7 +77,7 @@ def main() -> None:
                 axis.plot(*point, "s" if name.startswith("paper") else "o", color="tab:blue")
                 axis.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
             axis.set(xscale="log", xlabel="network evaluations", ylabel=f"gain in {label}", title=f"QF {factor}")
-            axis.margins(x=0.25, y=0.15)
+            axis.margins(x=0.45, y=0.15)
             axis.grid(alpha=0.3)
     for suffix in (".png", ".svg"):
         figure.savefig(
