@@ -527,7 +527,7 @@ def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tenso
     best, found, when = -1.0, x, 0
     for i, margin in enumerate(_ROUNDING_MARGINS):
         step = _OVER_RELAXATION if i else 1.0
-        x = (x + step * (operator.nearest(x, y, margin) - x)).clamp(-1, 1)
+        x = (operator.nearest(x, y, margin) - x).mul_(step).add_(x).clamp_(-1, 1)
         consistency = operator.consistency(x, y)
         if consistency > best:
             best, found, when = consistency, x, i
@@ -549,14 +549,16 @@ class _Samples:
 
     def add(self, x: torch.Tensor) -> None:
         """Take a sample `[B, 3, H, W]` in [-1, 1]."""
-        x = x / 2 + 0.5
+        x = (x / 2).add_(0.5)
         if self.grey:
             x = x.mean(dim=1, keepdim=True).expand_as(x)
         self.presented.append([self._present(picture) for picture in x])
-        # Welford: mean, and sum of squared distances from it
-        distance = x - self.mean
-        self.mean = self.mean + distance / len(self.presented)
-        self.squares = self.squares + distance * (x - self.mean)
+        if len(self.presented) == 1:
+            self.mean, self.squares = x, torch.zeros_like(x)
+        else:  # Welford: mean, and sum of squared distances from it
+            distance = x - self.mean
+            self.mean = self.mean + distance / len(self.presented)
+            self.squares += distance.mul_(x - self.mean)
 
     def pictures(self) -> list[dict[str, Any]]:
         """The fields of the output, one dict a picture."""
