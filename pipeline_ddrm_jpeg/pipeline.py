@@ -40,7 +40,7 @@ _ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
 _OVER_RELAXATION = 1.9
 _PATIENCE = 12  # projections without progress
 # init_timestep "auto": where the ratio of noise to signal is this many times the root of the operator's uncertainty.
-# Measured with the embedded prior: docs/presets.md.
+# Chosen with the embedded prior on a few evaluation pictures, by a search that is not in this repository.
 _AUTO_INIT = 1.2
 
 
