@@ -236,11 +236,14 @@ class JPEGOperator(Operator):
 
     def consistency(self, x: torch.Tensor, y: Measurement) -> float:
         """Share of the coefficients of the file (0 to 1) that `x` reproduces; those it lacks do not count."""
-        agree = [
-            ((low <= ours) & (ours <= high))[(high - low).isfinite().expand_as(ours)]
-            for ours, low, high in zip(self.encode(x), *self._bounds(y), strict=True)
-        ]
-        return torch.cat(agree).float().mean(dtype=torch.float64).item()
+        low, high = self._bounds(y)
+        agree = measured = torch.zeros((), dtype=torch.float64, device=x.device)
+        for rows, blocks in self._bands(*x.shape[-2:]):
+            for ours, lowest, highest, own in zip(self.encode(x[..., rows, :]), low, high, blocks, strict=True):
+                known = (highest[:, own] - lowest[:, own]).isfinite()
+                agree = agree + (known & (lowest[:, own] <= ours) & (ours <= highest[:, own])).sum()
+                measured = measured + known.expand_as(ours).sum()
+        return (agree / measured).item()
 
     def _bounds(self, y: Measurement) -> tuple[Measurement, Measurement]:
         """The lowest and the highest levels that agree with `y`; the same, but for damaged files."""

@@ -16,7 +16,6 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -333,11 +332,11 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 conditioned = partial(predict_noise, class_labels=given)
                 batch = _Samples(measured_by, y, size, info, output_type)
                 for group, signs in _passes(own, num_samples, antithetic, shape):
-                    x = self._sample(
+                    for sample in self._sample(
                         measured_by.decode(y), project, group, temperature * signs, conditioned, step, on_step
-                    )
-                    for sample in x.split(shape[0]):
+                    ).split(shape[0]):
                         batch.add(_make_consistent(measured_by, sample, y) if consistent else sample.clamp(-1, 1))
+                    del sample  # while the next one is made, that memory is needed
                 finished.extend(batch.pictures())
         self.maybe_free_model_hooks()
 
@@ -396,6 +395,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 output, t, sample, project=project, temperature=temperature, generator=generator
             )
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
+            del output, pred_original_sample  # likewise
         return sample
 
 
@@ -527,7 +527,7 @@ def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tenso
     best, found, when = -1.0, x, 0
     for i, margin in enumerate(_ROUNDING_MARGINS):
         step = _OVER_RELAXATION if i else 1.0
-        x = (operator.nearest(x, y, margin) - x).mul_(step).add_(x).clamp_(-1, 1)
+        x = torch.lerp(x, operator.nearest(x, y, margin), step).clamp_(-1, 1)
         consistency = operator.consistency(x, y)
         if consistency > best:
             best, found, when = consistency, x, i
@@ -548,45 +548,48 @@ class _Samples:
         self.mean = self.squares = torch.zeros(())
 
     def add(self, x: torch.Tensor) -> None:
-        """Take a sample `[B, 3, H, W]` in [-1, 1]."""
-        x = (x / 2).add_(0.5)
+        """Take a sample `[B, 3, H, W]` in [-1, 1]; it becomes ours."""
         if self.grey:
-            x = x.mean(dim=1, keepdim=True).expand_as(x)
+            x = x.mean(dim=1, keepdim=True)
         self.presented.append([self._present(picture) for picture in x])
         if len(self.presented) == 1:
-            self.mean, self.squares = x, torch.zeros_like(x)
+            self.mean, self.squares = x, torch.zeros((), device=x.device).expand_as(x)
         else:  # Welford: mean, and sum of squared distances from it
             distance = x - self.mean
-            self.mean = self.mean + distance / len(self.presented)
-            self.squares += distance.mul_(x - self.mean)
+            self.mean.add_(distance, alpha=1 / len(self.presented))
+            self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
 
     def pictures(self) -> list[dict[str, Any]]:
         """The fields of the output, one dict a picture."""
-        std = self.squares.div_(len(self.presented)).sqrt_()
         pictures = []
         for i in range(len(self.mean)):
             y = self.y[i : i + 1] if isinstance(self.y, torch.Tensor) else tuple(part[i : i + 1] for part in self.y)
-            mean = self.mean[i : i + 1]
-            rounded = mean.clamp(0, 1).mul_(255).round_().div_(255)
+            mean = self.mean[i : i + 1].expand(1, 3, -1, -1)
+            image = self._present(self.mean[i])
+            consistency = self.operator.consistency(mean, y)
+            rounded = self.mean[i : i + 1].add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
             pictures.append(
                 {
-                    "images": self._present(mean[0]),
+                    "images": image,
                     "samples": [sample[i] for sample in self.presented],
-                    "std": self._present(std[i], as_image=False),
-                    "consistency": self.operator.consistency(2 * mean - 1, y),
-                    "consistency_8bit": self.operator.consistency(2 * rounded - 1, y),
+                    "std": self._array(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+                    "consistency": consistency,
+                    "consistency_8bit": self.operator.consistency(rounded.expand_as(mean), y),
                 }
             )
         return pictures
 
-    def _present(self, picture: torch.Tensor, as_image: bool = True) -> Any:
-        picture = picture[:1] if self.grey else picture
-        picture = picture[:, : self.size[0], : self.size[1]].float().cpu()
-        if self.output_type == "pt":
-            return picture
-        picture = picture.permute(1, 2, 0).numpy()
-        if self.output_type == "np" or not as_image:
-            return picture
-        image = VaeImageProcessor.numpy_to_pil(picture.clip(0, 1))[0]
+    def _present(self, picture: torch.Tensor) -> Any:
+        """A picture in [-1, 1] as the caller wants it, in memory of its own."""
+        picture = (picture / 2).add_(0.5)
+        if self.output_type != "pil":
+            return self._array(picture)
+        pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
+        image = Image.fromarray(pixels[..., 0] if self.grey else pixels)
         image.info.update(self.info)
         return image
+
+    def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
+        """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""
+        values = values[:, : self.size[0], : self.size[1]].cpu()
+        return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()

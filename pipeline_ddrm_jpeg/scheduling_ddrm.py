@@ -244,12 +244,12 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         corrected = x0 if project is None else project(x0)
 
         # 4. x_t, in place where it can be: of a large picture few copies fit into memory
-        prev_sample = (eta_b * corrected).add_((1 - eta_b) * x0).mul_(signal_next)
+        prev_sample = torch.lerp(x0, corrected, eta_b).mul_(signal_next)
         del corrected
-        noise = _step_noise(sample.shape, generator, sample.device).mul_(temperature)
+        noise = _step_noise(sample.shape, generator, sample.device)
+        prev_sample.add_(noise.mul_(noise_level_next * eta * temperature))
         if eta < 1:
-            noise = noise.mul_(eta).add_((1 - eta) * epsilon)
-        prev_sample = prev_sample.add_(noise.mul_(noise_level_next))
+            prev_sample.add_(epsilon, alpha=noise_level_next * (1 - eta))
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)

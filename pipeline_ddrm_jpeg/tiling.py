@@ -84,7 +84,7 @@ def predict(
             total[b, :, y : y + window_height, x : x + window_width] += weight * output
             if b == 0:
                 weights[y : y + window_height, x : x + window_width] += weight
-    return (total / weights)[..., :height, :width]
+    return total.div_(weights)[..., :height, :width]
 
 
 def _mirror(sample: torch.Tensor, down: int, across: int) -> torch.Tensor:
