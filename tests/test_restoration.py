@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes
+from conftest import ROOT, jpeg_bytes
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
@@ -346,3 +346,33 @@ def test_seeds_change_the_picture(pipe, small, tmp_path):
         (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), overwrite=True, seed=seed, **QUICK)
         pictures.append(result.task.target.read_bytes())
     assert pictures[0] != pictures[1]
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import make_unet
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
+from pipeline_ddrm_jpeg.restoration import Task, restore_file
+
+pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
+task = Task(Path(sys.argv[2]), Path(sys.argv[2]).with_suffix(".tif"))
+restore_file(pipe, task, num_samples=2, num_inference_steps=1, init_timestep=5)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
+    """A float32 state takes 12 bytes a pixel; the peak, two samples and their mean included, is below ten."""
+    peaks, sizes = [], [(2400, 960), (2400, 1600)]
+    for size in sizes:
+        path = tmp_path / f"{size[1]}.jpg"
+        path.write_bytes(jpeg_bytes(photo.resize(size), quality=90))
+        command = [sys.executable, "-c", _PEAK, str(ROOT / "tests"), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    pixels = [width * height for width, height in sizes]
+    growth = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
+    assert growth < 120, growth
