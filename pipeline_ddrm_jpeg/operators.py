@@ -33,7 +33,7 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 # decoding and encoding again cannot leave it.
 _BIN_MARGIN = 1e-3
 
-_PIXELS_IN_A_BAND = 2**20
+_PIXELS_IN_A_BAND = 2**17
 
 Measurement = tuple[torch.Tensor, ...]
 
@@ -349,12 +349,9 @@ def _filled(plane: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 
 
 def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
-    """Apply a colour matrix to the channel axis of `[B, C, H, W]`, channel by channel, for any batch alike."""
-    rows = []
-    for row in matrix:
-        terms = [weight * planes[:, i] for i, weight in enumerate(row) if weight != 0.0]
-        rows.append(sum(terms[1:], terms[0]))
-    return torch.stack(rows, dim=1)
+    """Apply a colour matrix to the channel axis of `[B, C, H, W]`."""
+    weights = torch.tensor(matrix, dtype=planes.dtype, device=planes.device)
+    return F.conv2d(planes, weights[:, :, None, None])
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ from .jpeg_file import JPEGFile
 from .operators import JPEGOperator, Operator
 from .quantization import quality_tables  # noqa: F401  so does operators.py
 from .scheduling_ddrm import DDRMScheduler
-from .tiling import count_windows, predict
+from .tiling import count_windows, predict, windows_in_a_call
 
 Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
 Generator = torch.Generator | list[torch.Generator] | None
@@ -226,6 +226,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         class_labels: int | Sequence[int] | None = None,
         window_size: int | None = None,
         window_overlap: int | None = None,
+        window_batch_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
@@ -260,6 +261,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             window_size: the prior sees the picture through windows of this many pixels; by default its own size,
                 but at least 256, or 384 for a prior without attention.
             window_overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
+            window_batch_size: windows in one call of the prior; by default one on a CPU, and as many as half of the
+                free memory holds on a CUDA device.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors
@@ -293,7 +296,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             "window_size": window_size,
             "overlap": min(64, window_size // 4) if window_overlap is None else window_overlap,
         }
-        step = partial(self.scheduler.step, eta=eta, eta_b=eta_b, return_dict=False)
+        etas = {"eta": eta, "eta_b": eta_b}
 
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
         labels = self._labels(class_labels, pictures, device)
@@ -305,7 +308,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 predict,
                 self.unet,
                 **windows,
-                batch_size=1 if device.type == "cpu" else 8,
+                batch_size=window_batch_size or windows_in_a_call(self.unet, window_size, device),
                 on_windows=progress.update,
             )
 
@@ -333,7 +336,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 batch = _Samples(measured_by, y, size, info, output_type)
                 for group, signs in _passes(own, num_samples, antithetic, shape):
                     for sample in self._sample(
-                        measured_by.decode(y), project, group, temperature * signs, conditioned, step, on_step
+                        measured_by.decode(y), project, group, temperature * signs, conditioned, etas, on_step
                     ).split(shape[0]):
                         batch.add(_make_consistent(measured_by, sample, y) if consistent else sample.clamp(-1, 1))
                     del sample  # while the next one is made, that memory is needed
@@ -378,7 +381,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         generator: Generator,
         temperature: float | torch.Tensor,
         predict_noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        step: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+        etas: dict[str, float | None],
         on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
     ) -> torch.Tensor:
         """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
@@ -390,12 +393,18 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         sample = self.scheduler.add_noise(start, sample, self.scheduler.timesteps[0])
         del start
         for i, t in enumerate(self.scheduler.timesteps):
-            output = predict_noise(sample, t)
-            sample, pred_original_sample = step(
-                output, t, sample, project=project, temperature=temperature, generator=generator
+            sample, pred_original_sample = self.scheduler.step(
+                predict_noise(sample, t),  # without a name here, so that the scheduler can let go of it
+                t,
+                sample,
+                project=project,
+                temperature=temperature,
+                generator=generator,
+                return_dict=False,
+                **etas,
             )
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
-            del output, pred_original_sample  # likewise
+            del pred_original_sample  # likewise
         return sample
 
 

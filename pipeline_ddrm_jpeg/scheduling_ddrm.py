@@ -232,7 +232,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         prediction = model_output[:, : sample.shape[1]]
         if self.config.prediction_type == "epsilon":
             epsilon = prediction
-            x0 = (sample - noise_level * epsilon) / signal
+            x0 = torch.add(sample, epsilon, alpha=-noise_level).div_(signal)
         elif self.config.prediction_type == "sample":
             x0 = prediction
             epsilon = (sample - signal * x0) / noise_level
@@ -240,10 +240,13 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             x0 = signal * sample - noise_level * prediction
             epsilon = signal * prediction + noise_level * sample
 
+        if eta == 1:  # of a large picture few copies fit into memory: what is not used again goes
+            del model_output, prediction, epsilon
+
         # 3. x'_t: the denoised picture, corrected by the measurement
         corrected = x0 if project is None else project(x0)
 
-        # 4. x_t, in place where it can be: of a large picture few copies fit into memory
+        # 4. x_t, in place where it can be
         prev_sample = torch.lerp(x0, corrected, eta_b).mul_(signal_next)
         del corrected
         noise = _step_noise(sample.shape, generator, sample.device)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+_MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
+
 
 def count_windows(unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64) -> int:
     """Calls of the prior (windows, not batches of them) that `predict` makes for one state of this size."""
@@ -68,7 +70,7 @@ def predict(
     for start in range(0, len(corners), batch_size):
         chunk = corners[start : start + batch_size]
         windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
-        labels = None if class_labels is None else class_labels.expand(batch)[[b for b, _, _ in chunk]]
+        labels = None if class_labels is None else torch.stack([class_labels.expand(batch)[b] for b, _, _ in chunk])
         outputs = unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
         if on_windows is not None:
             on_windows(len(chunk))
@@ -85,6 +87,21 @@ def predict(
             if b == 0:
                 weights[y : y + window_height, x : x + window_width] += weight
     return total.div_(weights)[..., :height, :width]
+
+
+def windows_in_a_call(unet: torch.nn.Module, window_size: int, device: torch.device) -> int:
+    """Windows that a call of the prior may hold: one on a CPU, where more are slower, else what memory is free for.
+
+    A window takes about sixteen feature maps of the first level (14 measured, with the embedded prior); half of a
+    CUDA device's free memory is given to them. Other devices do not tell: eight.
+    """
+    if device.type == "cpu":
+        return 1
+    if device.type != "cuda":
+        return 8
+    free, _ = torch.cuda.mem_get_info(device)
+    window = 16 * unet.config.block_out_channels[0] * window_size**2 * unet.dtype.itemsize
+    return min(max(free // 2 // window, 1), _MOST_WINDOWS)
 
 
 def _mirror(sample: torch.Tensor, down: int, across: int) -> torch.Tensor:

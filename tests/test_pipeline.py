@@ -417,3 +417,16 @@ def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, 
 def test_fractions_where_whole_numbers_are_meant_are_refused(pipe, photo, name, value):
     with pytest.raises(ValueError, match=rf"{name} is {value}; it must be a whole number"):
         pipe(jpeg_bytes(photo.resize((16, 16))), **{name: value})
+
+
+def test_a_compiled_prior_restores_the_same_picture(photo):
+    """`unet.compile()`, with dynamo's own backend: it traces the network as the real one does, without a C++ compiler."""
+    options = {"num_inference_steps": 2, "init_timestep": 20, "window_size": 128, "window_overlap": 32}
+
+    def restore(pipe):
+        return pipe(jpeg_bytes(photo, quality=20), **options, generator=torch.Generator().manual_seed(0)).images[0]
+
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
+    expected = restore(pipe)
+    pipe.unet.compile(backend="eager", fullgraph=True)
+    assert restore(pipe) == expected

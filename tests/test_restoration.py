@@ -358,14 +358,14 @@ from pipeline_ddrm_jpeg.restoration import Task, restore_file
 
 pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
 task = Task(Path(sys.argv[2]), Path(sys.argv[2]).with_suffix(".tif"))
-restore_file(pipe, task, num_samples=2, num_inference_steps=1, init_timestep=5)
+restore_file(pipe, task, num_inference_steps=1, init_timestep=5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
 def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
-    """A float32 state takes 12 bytes a pixel; the peak, two samples and their mean included, is below ten."""
-    peaks, sizes = [], [(2400, 960), (2400, 1600)]
+    """A float32 state takes 12 bytes a pixel: fewer than seven more at the peak. (Masked planes once made it ten.)"""
+    peaks, sizes = [], [(1200, 1000), (1200, 2000)]
     for size in sizes:
         path = tmp_path / f"{size[1]}.jpg"
         path.write_bytes(jpeg_bytes(photo.resize(size), quality=90))
@@ -375,4 +375,4 @@ def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
         peaks.append(int(done.stdout))
     pixels = [width * height for width, height in sizes]
     growth = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
-    assert growth < 120, growth
+    assert growth < 80, growth

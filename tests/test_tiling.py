@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import make_unet
 
-from pipeline_ddrm_jpeg.tiling import count_windows, predict
+from pipeline_ddrm_jpeg.tiling import count_windows, predict, windows_in_a_call
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,8 @@ def test_a_prior_with_learned_variance_keeps_its_six_channels(unet):
 def test_windows_that_do_not_fit_the_prior_are_refused(unet, window_size, overlap):
     with pytest.raises(ValueError, match="window_size"):
         predict(unet, torch.zeros(1, 3, 64, 64), 0, window_size=window_size, overlap=overlap)
+
+
+def test_windows_go_one_by_one_where_more_are_slower(unet):
+    assert windows_in_a_call(unet, 256, torch.device("cpu")) == 1
+    assert windows_in_a_call(unet, 256, torch.device("meta")) > 1
