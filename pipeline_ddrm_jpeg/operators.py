@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
 from numbers import Integral
 from typing import Any
 
@@ -348,6 +348,18 @@ def _filled(plane: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return plane.where(known, smooth)
 
 
+def _exactly(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Outside autocast, under which a product of matrices has the eight bits of bfloat16, too few for coefficients."""
+
+    @wraps(function)
+    def exact(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *arguments)
+
+    return exact
+
+
+@_exactly
 def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
     """Apply a colour matrix to the channel axis of `[B, C, H, W]`."""
     weights = torch.tensor(matrix, dtype=planes.dtype, device=planes.device)
@@ -365,6 +377,7 @@ def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return matrix.to(device=device, dtype=dtype)
 
 
+@_exactly
 def _block_dct(plane: torch.Tensor) -> torch.Tensor:
     """`[B, H, W]` -> `[B, H/8, W/8, 8, 8]`."""
     blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
@@ -372,6 +385,7 @@ def _block_dct(plane: torch.Tensor) -> torch.Tensor:
     return matrix @ blocks @ matrix.T
 
 
+@_exactly
 def _inverse_block_dct(coefficients: torch.Tensor) -> torch.Tensor:
     """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
     matrix = _dct_matrix(coefficients.device, coefficients.dtype)

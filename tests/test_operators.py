@@ -242,3 +242,12 @@ def test_a_new_degradation_needs_only_encode_and_decode():
 def test_fractions_where_whole_numbers_are_meant_are_refused(make):
     with pytest.raises(ValueError, match="must be a whole number"):
         make()
+
+
+def test_autocast_around_it_changes_no_coefficient(photo):
+    x = torch.from_numpy(np.array(photo.crop((0, 0, 64, 48)))).permute(2, 0, 1)[None] / 127.5 - 1
+    operator = JPEGOperator(90)
+    y = operator.encode(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(ours, own) for ours, own in zip(operator.encode(x), y, strict=True))
+        assert operator.consistency(operator.nearest(torch.zeros_like(x), y), y) == 1.0

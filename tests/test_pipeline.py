@@ -420,7 +420,7 @@ def test_fractions_where_whole_numbers_are_meant_are_refused(pipe, photo, name, 
 
 
 def test_a_compiled_prior_restores_the_same_picture(photo):
-    """`unet.compile()`, with dynamo's own backend: it traces the network as the real one does, without a C++ compiler."""
+    """With dynamo's own backend, which traces the network as the real ones do, but needs no C++ compiler."""
     options = {"num_inference_steps": 2, "init_timestep": 20, "window_size": 128, "window_overlap": 32}
 
     def restore(pipe):

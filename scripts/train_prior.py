@@ -1,0 +1,405 @@
+"""Train an unconditional diffusion prior on a folder of pictures.
+
+python scripts/train_prior.py PICTURES OUTPUT [--config scripts/train_prior.yaml] [--set run.steps=20000 ...]
+accelerate launch --num_processes 8 scripts/train_prior.py PICTURES OUTPUT        # GPUs; --multi_gpu --cpu: CPU cores
+
+PICTURES holds photographs without JPEG's traces (scripts/prepare_data.py makes such a folder). The network predicts the
+noise of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
+stopped (Ctrl-C saves first): crop, timestep and noise of every training sample follow from the seed and the sample's
+number, so that a resumed run is the run that was not stopped. OUTPUT receives
+
+  checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
+  prior/           the averaged weights that restored best so far, as a pipeline for from_prior, --prior, push
+  training.csv, validation.csv, training.png, pictures/N.png (validation pictures, JPEG and restored)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import hashlib
+import io
+import json
+import math
+import shutil
+import signal
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler
+from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.restoration import write_atomically
+
+VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)
+VALIDATION_QUALITIES = (5, 10, 30)
+VALIDATION_CROP = 128
+KEPT_CHECKPOINTS = 2
+
+
+class Crops(Dataset):
+    """Training samples by number: a crop in [-1, 1], a timestep and noise, all functions of (seed, number).
+
+    Args:
+        pictures: paths. They are decoded once and stay in memory.
+        crop: pixels a side.
+        scales: least and greatest factor by which pictures are shrunk.
+        levels: noise level of each timestep, `[T]`.
+        timesteps: first and last timestep, both drawn.
+        sampling: "uniform" in t, or "log": uniform in the logarithm of the noise level.
+        count: number of samples.
+        seed: of everything.
+    """
+
+    def __init__(
+        self,
+        pictures: list[Path],
+        *,
+        crop: int,
+        scales: tuple[float, float],
+        levels: np.ndarray,
+        timesteps: tuple[int, int],
+        sampling: str,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.crop, self.scales, self.count, self.seed = crop, scales, count, seed
+        self.pictures = [_read(path, crop) for path in pictures]
+        self.areas = np.cumsum([picture.width * picture.height for picture in self.pictures], dtype=np.float64)
+        self.areas /= self.areas[-1]
+        steps = np.arange(timesteps[0], timesteps[1] + 1)
+        density = {"uniform": np.ones(len(steps)), "log": np.gradient(np.log(levels))[steps]}[sampling]
+        self.timesteps, self.cumulative = steps, np.cumsum(density) / density.sum()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        rng = np.random.default_rng((self.seed, number))
+        picture = self.pictures[np.searchsorted(self.areas, rng.random())]
+        scale = max(rng.uniform(*self.scales), self.crop / min(picture.size))
+        side = self.crop / scale
+        left, top = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
+        pixels = np.asarray(
+            picture.resize((self.crop, self.crop), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+        )
+        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        # successive samples spread evenly over the timesteps (golden ratio), which lowers the gradient's variance
+        position = (number * 0.6180339887498949 + rng.random() * 1e-3) % 1
+        return {
+            "clean": np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1,
+            "noise": rng.standard_normal((3, self.crop, self.crop), dtype=np.float32),
+            "timestep": self.timesteps[np.searchsorted(self.cumulative, position)],
+        }
+
+
+def _read(path: Path, least: int) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise SystemExit(f"{path}: {error}. Remove it from the folder.") from None
+    if min(picture.size) < least:
+        raise SystemExit(f"{path}: {picture.width} x {picture.height} pixels are too few for crops of {least}.")
+    return picture
+
+
+class Validation:
+    """How well a network denoises and restores pictures it was not trained on: always the same crops and noises."""
+
+    def __init__(self, pictures: list[Path], scheduler: DDRMScheduler) -> None:
+        self.scheduler = scheduler
+        self.crops = []
+        for path in pictures:
+            picture = _read(path, VALIDATION_CROP)
+            picture.thumbnail((320, 320), Image.Resampling.BICUBIC)
+            box = ((picture.width - VALIDATION_CROP) // 2, (picture.height - VALIDATION_CROP) // 2)
+            self.crops.append(picture.crop((*box, box[0] + VALIDATION_CROP, box[1] + VALIDATION_CROP)))
+        stacked = torch.from_numpy(np.stack([np.asarray(crop) for crop in self.crops]))
+        self.clean = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+        self.noise = torch.randn(self.clean.shape, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, unet: UNet2DModel) -> tuple[dict[str, float], Image.Image]:
+        """Residual over noise variance by timestep, PSNR gains over JPEG in dB by quality factor, and a picture."""
+        found = {}
+        for timestep in VALIDATION_TIMESTEPS:
+            t = torch.full((len(self.clean),), timestep)
+            noisy = self.scheduler.add_noise(self.clean, self.noise, t).to(unet.device, unet.dtype)
+            predicted = unet(noisy, t.to(unet.device)).sample.float().cpu()
+            found[f"residual {timestep}"] = (predicted - self.noise).square().mean().item()
+        pipe = DDRMJPEGPipeline(unet=unet, scheduler=self.scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        rows = []
+        for quality in VALIDATION_QUALITIES:
+            gains = []
+            for crop in self.crops:
+                stream = io.BytesIO()
+                crop.save(stream, "JPEG", quality=quality)
+                restored = pipe(
+                    stream.getvalue(), **PRESETS["balanced"], generator=torch.Generator().manual_seed(0)
+                ).images[0]
+                jpeg = Image.open(stream).convert("RGB")
+                gains.append(psnr(restored, crop) - psnr(jpeg, crop))
+                if quality == 10:
+                    rows.append(np.concatenate([np.asarray(part) for part in (crop, jpeg, restored)], axis=1))
+            found[f"gain {quality}"] = float(np.mean(gains))
+        found["gain"] = float(np.mean([found[f"gain {quality}"] for quality in VALIDATION_QUALITIES]))
+        return found, Image.fromarray(np.concatenate(rows))
+
+
+def split(folder: Path, validation: int, exclude: list[str]) -> tuple[list[Path], list[Path]]:
+    """Pictures to train on and to validate with; which is which depends on the names alone."""
+    suffixes = set(Image.registered_extensions())
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    pictures = [path for path in pictures if not any(fnmatch(path.name, pattern) for pattern in exclude)]
+    if len(pictures) <= validation:
+        raise SystemExit(f"{folder}: {len(pictures)} pictures, and {validation} are kept for validation. Add some.")
+    by_hash = sorted(pictures, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    return sorted(by_hash[validation:]), sorted(by_hash[:validation])
+
+
+def load_config(path: Path, changes: list[str]) -> dict[str, Any]:
+    config = yaml.safe_load(path.read_text())
+    for change in changes:
+        key, _, value = change.partition("=")
+        *tables, name = key.split(".")
+        table = config
+        for each in tables:
+            table = table.get(each, {})
+        if name not in table:
+            raise SystemExit(f"--set {change}: {path} has no {key!r}.")
+        table[name] = yaml.safe_load(value)
+    return config
+
+
+class Table:
+    """A CSV file that grows by a row at a time, and forgets what a resumed run will write again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows = []
+        if path.exists():
+            self.rows = [row for row in csv.DictReader(path.open(newline="")) if int(row["step"]) <= step]
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, row, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, lambda out: out.write(stream.getvalue().encode()))
+
+
+def plot(training: Table, validation: Table, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot([float(row["hours"]) for row in training.rows], [float(row["loss"]) for row in training.rows], lw=0.8)
+    left.set(xlabel="hours", ylabel="loss", yscale="log")
+    for quality in VALIDATION_QUALITIES:
+        values = [float(row[f"gain {quality}"]) for row in validation.rows]
+        right.plot([float(row["hours"]) for row in validation.rows], values, marker=".", label=f"QF {quality}")
+    right.set(xlabel="hours", ylabel="validation: PSNR gain over JPEG (dB)")
+    right.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    plt.close(figure)
+    write_atomically(path, lambda out: out.write(stream.getvalue()))
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    found = [path for path in output.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def save_checkpoint(accelerator: Accelerator, output: Path, step: int, hours: float, kept: int) -> None:
+    """A folder that appears under its name only when it is whole; older ones but that of step `kept` are removed."""
+    partial, final = output / "checkpoint.partial", output / f"checkpoint-{step:08d}"
+    if final.exists():
+        return
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "progress.json").write_text(json.dumps({"step": step, "hours": hours}))
+        partial.rename(final)
+        for old in sorted(output.glob("checkpoint-[0-9]*"))[:-KEPT_CHECKPOINTS]:
+            if not old.name.endswith(f"{kept:08d}"):
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def save_prior(unet: UNet2DModel, scheduler: DDRMScheduler, output: Path) -> None:
+    partial = output / "prior.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    half = UNet2DModel.from_config(unet.config)
+    half.load_state_dict(unet.state_dict())
+    half.half().save_pretrained(partial / "unet", safe_serialization=True)
+    scheduler.save_pretrained(partial / "scheduler")
+    shutil.rmtree(output / "prior", ignore_errors=True)
+    partial.rename(output / "prior")
+
+
+def train(pictures: Path, output: Path, config: dict[str, Any]) -> None:
+    run, noise = config["run"], config["noise"]
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(run["precision"], run["precision"]))
+    set_seed(run["seed"])
+    if run["batch"] % accelerator.num_processes:
+        raise SystemExit(f"run.batch = {run['batch']} does not divide among {accelerator.num_processes} processes.")
+    output.mkdir(parents=True, exist_ok=True)
+
+    unet = (
+        UNet2DModel.from_pretrained(config["initial"], subfolder="unet", torch_dtype=torch.float32)
+        if config["initial"]
+        else UNet2DModel(**config["model"])
+    )
+    unet.to(memory_format=torch.channels_last)
+    average = EMAModel(unet.parameters(), decay=run["ema"], use_ema_warmup=True, power=0.75, foreach=True)
+    averaged = UNet2DModel.from_config(unet.config).to(accelerator.device, memory_format=torch.channels_last).eval()
+    scheduler = DDRMScheduler(init_timestep=noise["timesteps"][1] + 1)
+    levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+    weights = (levels ** noise["weight_power"]).to(accelerator.device)
+    optimizer = torch.optim.AdamW(unet.parameters(), fused=True, **config["optimizer"])
+
+    def rate(step: int) -> float:
+        rise, fall = (step + 1) / max(run["warmup"], 1), (run["steps"] - step) / max(run["decay"], 1)
+        return min(1.0, rise, fall)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
+    weights = weights / weights[noise["timesteps"][0] : noise["timesteps"][1] + 1].mean()
+    if run["compile"]:
+        unet.compile()
+    model, optimizer = accelerator.prepare(unet, optimizer)
+    accelerator.register_for_checkpointing(schedule, average)
+    average.to(accelerator.device)
+
+    step, hours = 0, 0.0
+    if checkpoint := latest_checkpoint(output):
+        accelerator.load_state(str(checkpoint))
+        progress = json.loads((checkpoint / "progress.json").read_text())
+        step, hours = progress["step"], progress["hours"]
+        accelerator.print(f"Going on from {checkpoint}")
+    samples = Crops(
+        train_on,
+        crop=config["data"]["crop"],
+        scales=tuple(config["data"]["scales"]),
+        levels=levels.double().numpy(),
+        timesteps=tuple(noise["timesteps"]),
+        sampling=noise["sampling"],
+        count=run["steps"] * run["batch"],
+        seed=run["seed"],
+    )
+    own = run["batch"] // accelerator.num_processes
+    first = accelerator.process_index * own
+    batches = [range(n * run["batch"] + first, n * run["batch"] + first + own) for n in range(step, run["steps"])]
+    loader = DataLoader(samples, batch_sampler=batches, pin_memory=accelerator.device.type == "cuda")
+    training, validations = Table(output / "training.csv", step), Table(output / "validation.csv", step)
+    validation = Validation(validate_on, scheduler)
+    best = max((float(row["gain"]) for row in validations.rows), default=-math.inf)
+
+    def validate() -> None:
+        nonlocal best
+        average.copy_to(averaged.parameters())
+        precision = torch.bfloat16 if run["precision"] == "bf16" else torch.float32
+        with torch.inference_mode():
+            found, picture = validation(copy.deepcopy(averaged).to(precision))
+        validations.add({"step": step, "hours": f"{hours:.4f}"} | {name: f"{each:.4f}" for name, each in found.items()})
+        accelerator.print(f"step {step}: " + ", ".join(f"{name} {each:.3f}" for name, each in found.items()))
+        (output / "pictures").mkdir(exist_ok=True)
+        picture.save(output / "pictures" / f"{step:08d}.png")
+        plot(training, validations, output / "training.png")
+        if found["gain"] > best:
+            best = found["gain"]
+            save_prior(averaged, scheduler, output)
+
+    for stop in (signal.SIGINT, signal.SIGTERM):  # seen between steps, by all processes at the same one
+        signal.signal(stop, lambda *_: accelerator.set_trigger())
+    if accelerator.is_main_process and not validations.rows:
+        validate()
+    accelerator.wait_for_everyone()
+    progress_bar = tqdm(total=run["steps"], initial=step, disable=not accelerator.is_main_process, unit="step")
+    losses: list[torch.Tensor] = []
+    begun = time.perf_counter()
+    try:
+        for batch in loader:
+            clean, drawn, t = (batch[name].to(accelerator.device) for name in ("clean", "noise", "timestep"))
+            noisy = scheduler.add_noise(clean, drawn, t).contiguous(memory_format=torch.channels_last)
+            with accelerator.autocast():
+                predicted = model(noisy, t).sample
+            error = (predicted.float() - drawn).square().mean(dim=(1, 2, 3))
+            loss = (error * weights[t]).mean()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(unet.parameters(), run["clip"])
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.step(unet.parameters())
+            losses.append(loss.detach())
+            step += 1
+            now = time.perf_counter()
+            hours, begun = hours + (now - begun) / 3600, now
+            progress_bar.update()
+            if step % 100 == 0:
+                mean = torch.stack(losses).mean()
+                mean = accelerator.reduce(mean, "mean").item()
+                losses.clear()
+                if accelerator.is_main_process:
+                    training.add(
+                        {
+                            "step": step,
+                            "hours": f"{hours:.4f}",
+                            "loss": f"{mean:.5f}",
+                            "gradient": f"{float(norm):.4f}",
+                            "rate": f"{schedule.get_last_lr()[0]:.3e}",
+                        }
+                    )
+                    progress_bar.set_postfix(loss=f"{mean:.4f}")
+            if step % run["validate_every"] == 0 or step == run["steps"]:
+                if accelerator.is_main_process:
+                    validate()
+                accelerator.wait_for_everyone()
+                begun = time.perf_counter()
+            stopped = accelerator.check_trigger()
+            if stopped or step % run["checkpoint_every"] == 0 or step == run["steps"]:
+                save_checkpoint(accelerator, output, step, hours, kept=run["steps"] - run["decay"])
+            if stopped:
+                accelerator.print(f"\nStopped and saved at step {step}. The same command goes on.")
+                raise SystemExit(130)
+    finally:
+        progress_bar.close()
+        accelerator.end_training()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, help="folder of photographs, read with its subfolders")
+    parser.add_argument("output", type=Path, help="folder for checkpoints, logs and the prior")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
+    arguments = parser.parse_args()
+    if not arguments.pictures.is_dir():
+        raise SystemExit(f"{arguments.pictures}: no such folder.")
+    train(arguments.pictures, arguments.output, load_config(arguments.config, arguments.set))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The training scripts, on a tiny network and four pictures."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, jpeg_bytes
+from safetensors.torch import load_file
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+
+TINY = [
+    *("initial=null", "model.block_out_channels=[8,16]", "model.norm_num_groups=4"),
+    *("model.down_block_types=[DownBlock2D,DownBlock2D]", "model.up_block_types=[UpBlock2D,UpBlock2D]"),
+    *("data.crop=32", "data.validation=1", "run.batch=2", "run.steps=40", "run.decay=10", "run.compile=false"),
+    *("run.precision=fp32", "run.checkpoint_every=20", "run.validate_every=40"),
+]
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def pictures(photo, tmp_path_factory):
+    """What scripts/prepare_data.py makes of a JPEG, two PNG files, a tiny and a broken one."""
+    source, output = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("training")
+    (source / "a.jpg").write_bytes(jpeg_bytes(photo.resize((700, 500))))
+    photo.save(source / "b.png")
+    photo.crop((0, 0, 200, 200)).save(source / "c.png")
+    photo.crop((0, 0, 90, 200)).save(source / "tiny.png")
+    (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for _ in range(2):  # the second time, everything is there
+        done = subprocess.run(
+            command("prepare_data.py", source, output, "--licence", "CC0-1.0"), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"3 pictures in {output}, 2 left out" in done.stdout
+    return output
+
+
+def test_the_manifest_names_source_size_and_licence(pictures):
+    rows = {row["source"]: row for row in csv.DictReader((pictures / "manifest.csv").open(newline=""))}
+    assert sorted(rows) == ["a.jpg", "b.png", "c.png"]
+    assert rows["a.jpg"]["original_width"] == "700"
+    assert rows["a.jpg"]["original_format"] == "JPEG"
+    assert rows["a.jpg"]["licence"] == "CC0-1.0"
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_path):
+    def arguments(output):
+        return command("train_prior.py", pictures, output, *(f"--set={change}" for change in TINY))
+
+    done = subprocess.run(arguments(tmp_path / "whole"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    stopped = subprocess.Popen(arguments(tmp_path / "parts"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (tmp_path / "parts" / "validation.csv").exists():
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(0.2)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate(timeout=120)[0].decode()
+    assert stopped.returncode == 130, said
+    assert "The same command goes on" in said
+    done = subprocess.run(arguments(tmp_path / "parts"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from" in done.stdout
+
+    weights = [load_file(tmp_path / run / "checkpoint-00000040" / "model.safetensors") for run in ("whole", "parts")]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    gains = [list(csv.DictReader((tmp_path / run / "validation.csv").open())) for run in ("whole", "parts")]
+    assert [row["gain"] for row in gains[0]] == [row["gain"] for row in gains[1]]
+    assert (tmp_path / "whole" / "training.png").exists()
+
+    pipe = DDRMJPEGPipeline.from_prior(tmp_path / "whole" / "prior")
+    assert pipe(jpeg_bytes(photo), num_inference_steps=1, init_timestep=10).images[0].size == photo.size
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [("run.stepz=3", "has no 'run.stepz'"), ("data.validation=9", "9 are kept for validation")],
+)
+def test_what_cannot_be_trained_is_said_in_a_sentence(pictures, tmp_path, change, complaint):
+    done = subprocess.run(
+        command("train_prior.py", pictures, tmp_path / "out", "--set=initial=null", f"--set={change}"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
