@@ -89,3 +89,13 @@ def test_presets_are_compared_in_one_table(results, tmp_path):
     assert row in done.stdout
     assert row in (tmp_path / "presets.md").read_text()
     assert Image.open(tmp_path / "presets.png").width > 500
+
+
+def test_the_benchmark_measures_and_judges_by_a_ratio(tmp_path):
+    script = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--sizes", "64x64", "--dtype", "float32"]
+    done = subprocess.run([*script, "--output", str(tmp_path / "b"), "--check", "0"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "of the network's time" in done.stderr
+    (row,) = json.loads((tmp_path / "b.json").read_text())["sizes"]
+    assert row["seconds"]["correction"] < row["seconds"]["network"]
+    assert "| peak memory, MiB |" in (tmp_path / "b.md").read_text()
