@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -408,6 +408,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         return sample
 
 
+@lru_cache  # a second measurement could differ
 def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """What a network computes in fastest, without harm to its pictures: bfloat16 or float32.
 
