@@ -112,7 +112,13 @@ def inspect(path: str | None) -> tuple:
         return show.refused(error.message), *empty, ""
 
 
-def restore(path: str, request: gr.Request, seed: int = 0, progress=gr.Progress(), **settings: Any) -> dict:  # noqa: B008
+def restore(
+    path: str,
+    request: gr.Request,
+    seed: int = 0,
+    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
+    **settings: Any,
+) -> dict:
     """Restore a JPEG file."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
@@ -135,7 +141,7 @@ def explore(
     longest: int,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008
+    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
 ) -> dict:
     """Compress a clean picture to a JPEG file, and restore that."""
@@ -168,7 +174,7 @@ def dequantize(
     longest: int,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008
+    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
 ) -> dict:
     """Keep a few bits of each channel of a clean picture, and restore that."""

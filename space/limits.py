@@ -70,7 +70,7 @@ def refusals(path: str | None = None) -> Iterator[None]:
         raise refusal(f"{name}{_first_line(error)}") from None
     except (MemoryError, torch.OutOfMemoryError):
         raise refusal("This server has not enough memory for it; try a smaller picture") from None
-    except Exception:
+    except Exception:  # a visitor gets a sentence, whatever it was; the log gets the rest
         log.exception("unforeseen")
         raise refusal("Something went wrong on this server, which is not your file's fault; its log has more") from None
 
