@@ -1,7 +1,7 @@
 """Train an unconditional diffusion prior on a folder of pictures.
 
 python scripts/train_prior.py PICTURES OUTPUT [--config scripts/train_prior.yaml] [--set run.steps=20000 ...]
-accelerate launch --num_processes 8 scripts/train_prior.py PICTURES OUTPUT        # GPUs; --multi_gpu --cpu: CPU cores
+accelerate launch --num_processes 8 scripts/train_prior.py PICTURES OUTPUT        # GPUs; not yet run
 
 PICTURES holds photographs without JPEG's traces (scripts/prepare_data.py makes such a folder). The network predicts the
 noise of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
@@ -91,7 +91,7 @@ class Crops(Dataset):
         rng = np.random.default_rng((self.seed, number))
         picture = self.pictures[np.searchsorted(self.areas, rng.random())]
         scale = max(rng.uniform(*self.scales), self.crop / min(picture.size))
-        side = self.crop / scale
+        side = min(self.crop / scale, *picture.size)  # rounding may lift it above
         left, top = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
         pixels = np.asarray(
             picture.resize((self.crop, self.crop), Image.Resampling.BICUBIC, (left, top, left + side, top + side))

@@ -365,11 +365,12 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
             preset = gr.Radio(
                 [(PRESET_LABELS.get(name, name), name) for name in PRESETS], value=DEFAULT_PRESET, label="Preset"
             )
+            start_button = {"variant": "primary", "size": "lg", "interactive": False}  # until the address has been read
             with gr.Row():
                 start_buttons = [
-                    gr.Button("Restore", variant="primary", size="lg"),
-                    gr.Button("Compress, then restore", variant="primary", size="lg", visible=False),
-                    gr.Button("Quantize, then restore", variant="primary", size="lg", visible=False),
+                    gr.Button("Restore", **start_button),
+                    gr.Button("Compress, then restore", **start_button, visible=False),
+                    gr.Button("Quantize, then restore", **start_button, visible=False),
                 ]
                 cancel_button = gr.Button("Cancel", size="lg", visible=False)
             with gr.Accordion("Settings", open=False):
@@ -462,7 +463,9 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
         [component.input for component in settings.values()], preset_of, list(settings.values()), preset, **QUIET
     ).then(**to_address)
     seed.input(**to_address)
-    demo.load(from_address, None, [preset, *settings.values(), seed], **(QUIET | AT_ONCE))
+    demo.load(from_address, None, [preset, *settings.values(), seed], **(QUIET | AT_ONCE)).then(
+        lambda: busy(False), None, buttons, **QUIET
+    )
 
 
 def main() -> None:
