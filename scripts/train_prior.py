@@ -1,7 +1,8 @@
 """Train an unconditional diffusion prior on a folder of pictures.
 
 python scripts/train_prior.py PICTURES OUTPUT [--config scripts/train_prior.yaml] [--set run.steps=20000 ...]
-accelerate launch --num_processes 8 scripts/train_prior.py PICTURES OUTPUT        # GPUs; not yet run
+torchrun --nproc-per-node 8 scripts/train_prior.py PICTURES OUTPUT                # GPUs; not yet run
+ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 ...         # processor cores
 
 PICTURES holds photographs without JPEG's traces (scripts/prepare_data.py makes such a folder). The network predicts the
 noise of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
@@ -47,6 +48,7 @@ from pipeline_ddrm_jpeg.restoration import write_atomically
 VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)
 VALIDATION_QUALITIES = (5, 10, 30)
 VALIDATION_CROP = 128
+LOGGED_STEPS = 100
 KEPT_CHECKPOINTS = 2
 
 
@@ -258,135 +260,169 @@ def save_prior(unet: UNet2DModel, scheduler: DDRMScheduler, output: Path) -> Non
     partial.rename(output / "prior")
 
 
-def train(pictures: Path, output: Path, config: dict[str, Any]) -> None:
-    run, noise = config["run"], config["noise"]
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(run["precision"], run["precision"]))
-    set_seed(run["seed"])
-    if run["batch"] % accelerator.num_processes:
-        raise SystemExit(f"run.batch = {run['batch']} does not divide among {accelerator.num_processes} processes.")
-    output.mkdir(parents=True, exist_ok=True)
+class Trainer:
+    """Network, average, optimizer, schedule and tables of one run, which may go on from a checkpoint.
 
-    unet = (
-        UNet2DModel.from_pretrained(config["initial"], subfolder="unet", torch_dtype=torch.float32)
-        if config["initial"]
-        else UNet2DModel(**config["model"])
-    )
-    unet.to(memory_format=torch.channels_last)
-    average = EMAModel(unet.parameters(), decay=run["ema"], use_ema_warmup=True, power=0.75, foreach=True)
-    averaged = UNet2DModel.from_config(unet.config).to(accelerator.device, memory_format=torch.channels_last).eval()
-    scheduler = DDRMScheduler(init_timestep=noise["timesteps"][1] + 1)
-    levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
-    weights = (levels ** noise["weight_power"]).to(accelerator.device)
-    optimizer = torch.optim.AdamW(unet.parameters(), fused=True, **config["optimizer"])
+    Args:
+        pictures: folder of photographs.
+        output: folder of the run; begun if it has no checkpoint, continued if it has.
+        config: as `load_config` returns it.
+    """
 
-    def rate(step: int) -> float:
-        rise, fall = (step + 1) / max(run["warmup"], 1), (run["steps"] - step) / max(run["decay"], 1)
+    def __init__(self, pictures: Path, output: Path, config: dict[str, Any]) -> None:
+        self.output, self.config, self.run = output, config, config["run"]
+        run, noise = config["run"], config["noise"]
+        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(run["precision"], run["precision"]))
+        if run["batch"] % self.accelerator.num_processes:
+            processes = self.accelerator.num_processes
+            raise SystemExit(f"run.batch = {run['batch']} does not divide among {processes} processes.")
+        set_seed(run["seed"])
+        output.mkdir(parents=True, exist_ok=True)
+
+        device = self.accelerator.device
+        self.scheduler = DDRMScheduler(init_timestep=noise["timesteps"][1] + 1)
+        self.levels = ((1 - self.scheduler.alphas_cumprod) / self.scheduler.alphas_cumprod).sqrt()
+        weights = self.levels ** noise["weight_power"]
+        self.weights = (weights / weights[noise["timesteps"][0] : noise["timesteps"][1] + 1].mean()).to(device)
+
+        self.unet = (
+            UNet2DModel.from_pretrained(config["initial"], subfolder="unet", torch_dtype=torch.float32)
+            if config["initial"]
+            else UNet2DModel(**config["model"])
+        )
+        self.unet.to(memory_format=torch.channels_last)
+        self.average = EMAModel(self.unet.parameters(), decay=run["ema"], use_ema_warmup=True, power=0.75, foreach=True)
+        self.averaged = UNet2DModel.from_config(self.unet.config).to(device, memory_format=torch.channels_last).eval()
+        optimizer = torch.optim.AdamW(self.unet.parameters(), fused=True, **config["optimizer"])
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        self.train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
+        self.validation = Validation(validate_on, self.scheduler)
+        if run["compile"]:
+            self.unet.compile()
+        self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
+        self.accelerator.register_for_checkpointing(self.schedule, self.average)
+        self.average.to(device)
+
+        self.step, self.hours = 0, 0.0
+        if checkpoint := latest_checkpoint(output):
+            self.accelerator.load_state(str(checkpoint))
+            progress = json.loads((checkpoint / "progress.json").read_text())
+            self.step, self.hours = progress["step"], progress["hours"]
+            self.accelerator.print(f"Going on from {checkpoint}")
+        self.training, self.validations = (
+            Table(output / name, self.step) for name in ("training.csv", "validation.csv")
+        )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step over the config's: a linear rise, a plateau, a linear fall to zero."""
+        rise, fall = (step + 1) / max(self.run["warmup"], 1), (self.run["steps"] - step) / max(self.run["decay"], 1)
         return min(1.0, rise, fall)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
-    weights = weights / weights[noise["timesteps"][0] : noise["timesteps"][1] + 1].mean()
-    if run["compile"]:
-        unet.compile()
-    model, optimizer = accelerator.prepare(unet, optimizer)
-    accelerator.register_for_checkpointing(schedule, average)
-    average.to(accelerator.device)
+    def batches(self) -> DataLoader:
+        """What is left of the run; of each batch, the share of this process."""
+        config, run, accelerator = self.config, self.run, self.accelerator
+        samples = Crops(
+            self.train_on,
+            crop=config["data"]["crop"],
+            scales=tuple(config["data"]["scales"]),
+            levels=self.levels.double().numpy(),
+            timesteps=tuple(config["noise"]["timesteps"]),
+            sampling=config["noise"]["sampling"],
+            count=run["steps"] * run["batch"],
+            seed=run["seed"],
+        )
+        share = run["batch"] // accelerator.num_processes
+        starts = (n * run["batch"] + accelerator.process_index * share for n in range(self.step, run["steps"]))
+        numbers = [range(start, start + share) for start in starts]
+        return DataLoader(samples, batch_sampler=numbers, pin_memory=accelerator.device.type == "cuda")
 
-    step, hours = 0, 0.0
-    if checkpoint := latest_checkpoint(output):
-        accelerator.load_state(str(checkpoint))
-        progress = json.loads((checkpoint / "progress.json").read_text())
-        step, hours = progress["step"], progress["hours"]
-        accelerator.print(f"Going on from {checkpoint}")
-    samples = Crops(
-        train_on,
-        crop=config["data"]["crop"],
-        scales=tuple(config["data"]["scales"]),
-        levels=levels.double().numpy(),
-        timesteps=tuple(noise["timesteps"]),
-        sampling=noise["sampling"],
-        count=run["steps"] * run["batch"],
-        seed=run["seed"],
-    )
-    own = run["batch"] // accelerator.num_processes
-    first = accelerator.process_index * own
-    batches = [range(n * run["batch"] + first, n * run["batch"] + first + own) for n in range(step, run["steps"])]
-    loader = DataLoader(samples, batch_sampler=batches, pin_memory=accelerator.device.type == "cuda")
-    training, validations = Table(output / "training.csv", step), Table(output / "validation.csv", step)
-    validation = Validation(validate_on, scheduler)
-    best = max((float(row["gain"]) for row in validations.rows), default=-math.inf)
+    def learn(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the optimizer. Returns the loss and the gradient's norm before clipping."""
+        clean, noise, t = (batch[name].to(self.accelerator.device) for name in ("clean", "noise", "timestep"))
+        noisy = self.scheduler.add_noise(clean, noise, t).contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            predicted = self.model(noisy, t).sample
+        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        loss = (error * self.weights[t]).mean()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.run["clip"])
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.step(self.unet.parameters())
+        self.step += 1
+        return loss.detach(), norm
 
-    def validate() -> None:
-        nonlocal best
-        average.copy_to(averaged.parameters())
-        precision = torch.bfloat16 if run["precision"] == "bf16" else torch.float32
+    def validate(self) -> None:
+        """Write a row, a plot, the pictures, and the averaged weights if none restored better (main process only)."""
+        best = max((float(row["gain"]) for row in self.validations.rows), default=-math.inf)
+        self.average.copy_to(self.averaged.parameters())
+        precision = torch.bfloat16 if self.run["precision"] == "bf16" else torch.float32
         with torch.inference_mode():
-            found, picture = validation(copy.deepcopy(averaged).to(precision))
-        validations.add({"step": step, "hours": f"{hours:.4f}"} | {name: f"{each:.4f}" for name, each in found.items()})
-        accelerator.print(f"step {step}: " + ", ".join(f"{name} {each:.3f}" for name, each in found.items()))
-        (output / "pictures").mkdir(exist_ok=True)
-        picture.save(output / "pictures" / f"{step:08d}.png")
-        plot(training, validations, output / "training.png")
+            found, picture = self.validation(copy.deepcopy(self.averaged).to(precision))
+        row = {"step": self.step, "hours": f"{self.hours:.4f}"} | {name: f"{each:.4f}" for name, each in found.items()}
+        self.validations.add(row)
+        self.accelerator.print(f"step {self.step}: " + ", ".join(f"{name} {each:.3f}" for name, each in found.items()))
+        (self.output / "pictures").mkdir(exist_ok=True)
+        picture.save(self.output / "pictures" / f"{self.step:08d}.png")
+        plot(self.training, self.validations, self.output / "training.png")
         if found["gain"] > best:
-            best = found["gain"]
-            save_prior(averaged, scheduler, output)
+            save_prior(self.averaged, self.scheduler, self.output)
 
-    for stop in (signal.SIGINT, signal.SIGTERM):  # seen between steps, by all processes at the same one
-        signal.signal(stop, lambda *_: accelerator.set_trigger())
-    if accelerator.is_main_process and not validations.rows:
-        validate()
-    accelerator.wait_for_everyone()
-    progress_bar = tqdm(total=run["steps"], initial=step, disable=not accelerator.is_main_process, unit="step")
-    losses: list[torch.Tensor] = []
-    begun = time.perf_counter()
-    try:
-        for batch in loader:
-            clean, drawn, t = (batch[name].to(accelerator.device) for name in ("clean", "noise", "timestep"))
-            noisy = scheduler.add_noise(clean, drawn, t).contiguous(memory_format=torch.channels_last)
-            with accelerator.autocast():
-                predicted = model(noisy, t).sample
-            error = (predicted.float() - drawn).square().mean(dim=(1, 2, 3))
-            loss = (error * weights[t]).mean()
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(unet.parameters(), run["clip"])
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            average.step(unet.parameters())
-            losses.append(loss.detach())
-            step += 1
-            now = time.perf_counter()
-            hours, begun = hours + (now - begun) / 3600, now
-            progress_bar.update()
-            if step % 100 == 0:
-                mean = torch.stack(losses).mean()
-                mean = accelerator.reduce(mean, "mean").item()
-                losses.clear()
-                if accelerator.is_main_process:
-                    training.add(
-                        {
-                            "step": step,
-                            "hours": f"{hours:.4f}",
-                            "loss": f"{mean:.5f}",
-                            "gradient": f"{float(norm):.4f}",
-                            "rate": f"{schedule.get_last_lr()[0]:.3e}",
-                        }
-                    )
+    def log(self, loss: float, norm: float) -> None:
+        self.training.add(
+            {
+                "step": self.step,
+                "hours": f"{self.hours:.4f}",
+                "loss": f"{loss:.5f}",
+                "gradient": f"{norm:.4f}",
+                "rate": f"{self.schedule.get_last_lr()[0]:.3e}",
+            }
+        )
+
+    def __call__(self) -> None:
+        """Train to the config's last step, or until SIGINT or SIGTERM, after which the state is saved.
+
+        Raises:
+            SystemExit: 130, stopped.
+        """
+        run, accelerator, main = self.run, self.accelerator, self.accelerator.is_main_process
+        for stop in (signal.SIGINT, signal.SIGTERM):  # seen between steps, by all processes at the same one
+            signal.signal(stop, lambda *_: accelerator.set_trigger())
+        if main and not self.validations.rows:
+            self.validate()
+        accelerator.wait_for_everyone()
+        losses: list[torch.Tensor] = []
+        stopped, begun = False, time.perf_counter()
+        with tqdm(total=run["steps"], initial=self.step, disable=not main, unit="step") as progress_bar:
+            for batch in self.batches():
+                loss, norm = self.learn(batch)
+                losses.append(loss)
+                now = time.perf_counter()
+                self.hours, begun = self.hours + (now - begun) / 3600, now
+                progress_bar.update()
+                if self.step % LOGGED_STEPS == 0:
+                    mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+                    losses.clear()
                     progress_bar.set_postfix(loss=f"{mean:.4f}")
-            if step % run["validate_every"] == 0 or step == run["steps"]:
-                if accelerator.is_main_process:
-                    validate()
-                accelerator.wait_for_everyone()
-                begun = time.perf_counter()
-            stopped = accelerator.check_trigger()
-            if stopped or step % run["checkpoint_every"] == 0 or step == run["steps"]:
-                save_checkpoint(accelerator, output, step, hours, kept=run["steps"] - run["decay"])
-            if stopped:
-                accelerator.print(f"\nStopped and saved at step {step}. The same command goes on.")
-                raise SystemExit(130)
-    finally:
-        progress_bar.close()
+                    if main:
+                        self.log(mean, float(norm))
+                last = self.step == run["steps"]
+                if last or self.step % run["validate_every"] == 0:
+                    if main:
+                        self.validate()
+                    accelerator.wait_for_everyone()
+                    begun = time.perf_counter()  # hours of training alone
+                stopped = accelerator.check_trigger()
+                if stopped or last or self.step % run["checkpoint_every"] == 0:
+                    kept = run["steps"] - run["decay"]
+                    save_checkpoint(accelerator, self.output, self.step, self.hours, kept=kept)
+                if stopped:
+                    accelerator.print(f"\nStopped and saved at step {self.step}. The same command goes on.")
+                    break
         accelerator.end_training()
+        if stopped:
+            raise SystemExit(130)
 
 
 def main() -> None:
@@ -398,7 +434,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.pictures.is_dir():
         raise SystemExit(f"{arguments.pictures}: no such folder.")
-    train(arguments.pictures, arguments.output, load_config(arguments.config, arguments.set))
+    Trainer(arguments.pictures, arguments.output, load_config(arguments.config, arguments.set))()
 
 
 if __name__ == "__main__":

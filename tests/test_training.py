@@ -1,12 +1,14 @@
 """The training scripts, on a tiny network and four pictures."""
 
 import csv
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT, jpeg_bytes
 from safetensors.torch import load_file
 
@@ -78,6 +80,23 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
 
     pipe = DDRMJPEGPipeline.from_prior(tmp_path / "whole" / "prior")
     assert pipe(jpeg_bytes(photo), num_inference_steps=1, init_timestep=10).images[0].size == photo.size
+
+
+def test_two_processes_learn_what_one_learns(pictures, tmp_path):
+    changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "run.batch=4"]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    for processes in (1, 2):
+        script = [str(ROOT / "scripts" / "train_prior.py"), str(pictures), str(tmp_path / str(processes))]
+        done = subprocess.run(
+            [*torchrun, str(processes), *script, *changes],
+            env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("step 0:") == 1  # only the main process validates
+    one, two = (load_file(tmp_path / run / "checkpoint-00000004" / "model.safetensors") for run in "12")
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
 @pytest.mark.parametrize(
