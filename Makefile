@@ -2,8 +2,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two pools of threads that spin while they wait slow each other down many times over.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo card space test test-browser fuzz audit lint clean
 help: ## Show this list

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Threads that spin while they wait slow the others of a busy machine down many times over. OpenMP reads this once, when
+# torch is imported; what a user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. Imported on first use, so that reading a file's header does not load torch.
 _MODULES = {

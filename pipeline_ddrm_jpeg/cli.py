@@ -230,12 +230,13 @@ def restore(
         pipe = _load(prior, state.device, dtype) if pending else None
         if pipe is not None:
             _check_schedule(pipe, settings)
+        dtype_name = pipe and str(pipe.unet.dtype).removeprefix("torch.")
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             announced = _announced([*skipped, *mine], pipe, quiet)
             for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
                 statuses[result.status] += 1
-                log(_facts(result))
+                log(_facts(result) | {"dtype": dtype_name})
                 if result.status == "failed":
                     typer.echo(f"ddrm-jpeg: {result.message}", err=True)
                 elif quiet_report:
@@ -347,7 +348,7 @@ def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
 
     from .pipeline import DDRMJPEGPipeline, fastest_dtype
 
-    # Processes that measure at the same time may disagree: the first decides.
+    # Machines may differ in what they have units for: the first decides.
     precision = _gather(fastest_dtype(device))[0] if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
     if prior is None:
         pipe = DDRMJPEGPipeline.from_embedded(dtype=precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def jpeg_bytes(picture: Image.Image, **options) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", **options)
     return stream.getvalue()
+
+
+def heed_ctrl_c() -> None:
+    """A `preexec_fn` for processes that a test stops with SIGINT, which children of a shell's background job ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import jpeg_bytes
+from conftest import heed_ctrl_c, jpeg_bytes
 from PIL import Image
 
 COMMAND = [sys.executable, "-m", "pipeline_ddrm_jpeg"]
@@ -119,6 +119,7 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     assert Image.open(b["mask"]).size == (40, 24)
     assert b["consistency"] > 0.9
     assert b["seconds"] > 0
+    assert b["dtype"] in ("float32", "bfloat16")
 
 
 def unprivileged() -> list[str]:
@@ -191,7 +192,7 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
         stderr=subprocess.PIPE,
         text=True,
         stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
@@ -249,6 +250,14 @@ def test_inspect_starts_without_torch(photo, tmp_path):
         f"app(['inspect', {str(tmp_path / 'a.jpg')!r}], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_do_not_spin_unless_a_user_wants_it(given, found):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "import os, sys, pipeline_ddrm_jpeg.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
 
 
 def test_a_preset_is_where_the_options_start(folder, prior_folder):

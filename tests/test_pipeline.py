@@ -1,11 +1,12 @@
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import jpeg_bytes, make_unet
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -305,11 +306,25 @@ def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
     assert set(states) == {torch.float32}
 
 
-def test_the_fastest_dtype_is_the_faster_one_and_can_be_asked_for(prior_folder):
-    dtype = fastest_dtype()
-    assert dtype in (torch.float32, torch.bfloat16)
-    assert DDRMJPEGPipeline.from_prior(prior_folder, dtype="auto").unet.dtype == dtype
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells there what the processor has")
+def test_the_fastest_dtype_is_that_of_the_processor_and_can_be_asked_for(prior_folder):
+    flags = Path("/proc/cpuinfo").read_text().split()
+    units = "amx_bf16" in flags or "avx512_bf16" in flags
+    assert fastest_dtype() == (torch.bfloat16 if units else torch.float32)
+    assert DDRMJPEGPipeline.from_prior(prior_folder, dtype="auto").unet.dtype == fastest_dtype()
     assert fastest_dtype("meta") == torch.float32
+
+
+def test_weights_at_odd_addresses_get_memory_of_their_own(prior_folder, tmp_path):
+    folder = shutil.copytree(prior_folder, tmp_path / "prior")
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    stored, start = path.read_bytes(), 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    header = stored[8:start] + b" " * 12  # moves the weights behind it
+    path.write_bytes(len(header).to_bytes(8, "little") + header + stored[start:])
+    assert any(p.data_ptr() % 64 for p in UNet2DModel.from_pretrained(folder, subfolder="unet").parameters())
+    unet = DDRMJPEGPipeline.from_prior(folder).unet
+    assert not any(p.data_ptr() % 64 for p in unet.parameters())
+    assert all(map(torch.equal, unet.parameters(), DDRMJPEGPipeline.from_prior(prior_folder).unet.parameters()))
 
 
 def test_large_pictures_go_through_windows(pipe, photo):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes
+from conftest import ROOT, heed_ctrl_c, jpeg_bytes
 from safetensors.torch import load_file
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
@@ -59,11 +59,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
     done = subprocess.run(arguments(tmp_path / "whole"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    stopped = subprocess.Popen(arguments(tmp_path / "parts"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    stopped = subprocess.Popen(
+        arguments(tmp_path / "parts"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
+    )
     while not (tmp_path / "parts" / "validation.csv").exists():
         assert stopped.poll() is None, stopped.communicate()[0]
         time.sleep(0.05)
-    time.sleep(0.2)
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate(timeout=120)[0].decode()
     assert stopped.returncode == 130, said
