@@ -1,33 +1,32 @@
-"""A new degradation, JPEG after downsampling by 2: python examples/new_operator.py examples/cat.jpg large.png
+"""A new degradation, and one after another: python examples/new_operator.py examples/cat.jpg large.png
 
-An operator is two methods with `encode(decode(y)) == y`. The result has twice the size of the file, and becomes the
-file when it is made small and compressed again.
+An operator is two methods with `encode(decode(y)) == y`; `a @ b` is b and then a. Here a file is taken for that of a
+mirrored picture of twice its size; made small, mirrored and compressed, the result becomes the file again.
 """
 
 import sys
 
-import torch.nn.functional as F
-
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGOperator, Operator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Downsampling, PictureOperator, observe
 
 
-class DownsampledJPEG(Operator):
-    def __init__(self, file):
-        self.jpeg = JPEGOperator.from_file(file)
-        self.alignment = tuple(2 * pixels for pixels in self.jpeg.alignment)
-
+class Mirror(PictureOperator):
     def encode(self, x):
-        return self.jpeg.encode(F.avg_pool2d(x, 2))
+        return x.flip(-1)
 
     def decode(self, y):
-        return F.interpolate(self.jpeg.decode(y), scale_factor=2, mode="nearest")
+        return y.flip(-1)
 
 
 source, target = sys.argv[1:]
-file = JPEGFile.open(source)
-operator = DownsampledJPEG(file)
-start = operator.decode(operator.jpeg.measurement(file))  # what encodes to the coefficients of the file
-pipe = DDRMJPEGPipeline.from_embedded()
-result = pipe(start, operator=operator, num_inference_steps=12, init_timestep=150, num_samples=2, consistent=True)
-result.images[0].crop((0, 0, 2 * file.width, 2 * file.height)).save(target)
+jpeg = observe(source)
+result = DDRMJPEGPipeline.from_embedded()(
+    measurement=jpeg.y,
+    operator=jpeg.operator @ Mirror() @ Downsampling(2),
+    size=(2 * jpeg.size[0], 2 * jpeg.size[1]),
+    num_inference_steps=12,
+    init_timestep=150,
+    num_samples=2,
+    consistent=True,
+)
+result.images[0].save(target)
 print(f"{100 * result.consistency[0]:.1f} % of the file's coefficients kept")

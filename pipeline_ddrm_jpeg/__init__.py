@@ -18,12 +18,19 @@ _MODULES = {
     "DDRMJPEGPipelineOutput": "pipeline",
     "DDRMScheduler": "scheduling_ddrm",
     "DDRMSchedulerOutput": "scheduling_ddrm",
+    "Coefficients": "jpeg_operator",
+    "Crop": "operators",
+    "Downsampling": "operators",
     "JPEGFile": "jpeg_file",
     "JPEGFileError": "jpeg_file",
-    "JPEGOperator": "operators",
+    "JPEGOperator": "jpeg_operator",
+    "Observation": "inputs",
     "Operator": "operators",
     "PRESETS": "presets",
+    "PictureOperator": "operators",
     "QuantizationOperator": "operators",
+    "observe": "inputs",
+    "read_picture": "inputs",
 }
 __all__ = [*_MODULES, "__version__"]
 

@@ -47,7 +47,7 @@ app = _App(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Correction = Enum("Correction", {"paper": "paper", "nearest": "nearest"}, type=str)
+Correction = Enum("Correction", {name: name for name in ("ddrm", "nearest")}, type=str)
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
 TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "log")}, type=str)
@@ -159,7 +159,7 @@ def restore(
     eta_b: EtaB = None,
     temperature: Temperature = None,
     antithetic: Antithetic = None,
-    correction: CorrectionRule = Correction.paper,
+    correction: CorrectionRule = Correction.ddrm,
     consistent: Consistent = None,
     prior: Prior = None,
     class_label: Annotated[
@@ -346,7 +346,8 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
 def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
     import torch
 
-    from .pipeline import DDRMJPEGPipeline, fastest_dtype
+    from .pipeline import DDRMJPEGPipeline
+    from .priors import fastest_dtype
 
     # Machines may differ in what they have units for: the first decides.
     precision = _gather(fastest_dtype(device))[0] if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
@@ -386,7 +387,7 @@ def evaluate(
     eta_b: EtaB = None,
     temperature: Temperature = None,
     antithetic: Antithetic = None,
-    correction: CorrectionRule = Correction.paper,
+    correction: CorrectionRule = Correction.ddrm,
     consistent: Consistent = None,
     metrics: Annotated[
         str | None, typer.Option(help="Metrics beside PSNR, with commas.", show_default="all that are installed")

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from . import __version__, baselines
+from .jpeg_operator import JPEGOperator
 from .metrics import METRICS, psnr
-from .operators import JPEGOperator
 from .presets import PRESETS
 from .restoration import write_atomically
 
@@ -175,7 +175,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
         generator = torch.Generator().manual_seed(seed)
         result = pipe(source, operator=operator, generator=generator, output_type="np", **protocol.settings)
         seconds = time.perf_counter() - start
-        samples, steps = len(result.samples[0]), len(pipe.scheduler.timesteps)
+        samples, steps = len(result.samples[0]), len(result.timesteps[0])
         facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}
         rows.append(row(SINGLE, result.samples[0][0], **facts))
         if samples > 1:
@@ -207,7 +207,7 @@ def _degrade(
         stream = io.BytesIO()
         reference.save(stream, "JPEG", quality=quality_factor, subsampling=protocol.chroma_subsampling)
         return np.asarray(Image.open(stream)) / 255, stream.getvalue(), None
-    operator = JPEGOperator(quality_factor, protocol.chroma_subsampling, "paper")
+    operator = JPEGOperator(quality_factor, protocol.chroma_subsampling, "released")
     x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None].float() / 127.5 - 1
     padding = (0, -x.shape[-1] % operator.alignment[1], 0, -x.shape[-2] % operator.alignment[0])
     padded = torch.nn.functional.pad(x, padding, mode="replicate")

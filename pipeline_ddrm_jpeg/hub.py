@@ -23,9 +23,13 @@ _MODULES = (
     "pipeline",
     "entropy_decoding",
     "hub",
+    "inputs",
     "jpeg_file",
+    "jpeg_operator",
     "operators",
+    "priors",
     "quantization",
+    "samples",
     "scheduling_ddrm",
     "tiling",
 )

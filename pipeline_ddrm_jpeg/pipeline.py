@@ -1,8 +1,9 @@
-"""The conversation between a diffusion prior, the DDRM scheduler and the measurement of a JPEG file."""
+"""The conversation between a diffusion prior, a scheduler and the measurement of a JPEG file."""
 
 from __future__ import annotations
 
-import io
+import copy
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,33 +11,29 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .entropy_decoding import decode_scans  # noqa: F401  jpeg_file.py needs it; the Hub copies only what is named here
+from .entropy_decoding import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .hub import complete, upload
-from .jpeg_file import JPEGFile
-from .operators import JPEGOperator, Operator
-from .quantization import quality_tables  # noqa: F401  so does operators.py
+from .inputs import Source, observe
+from .jpeg_file import JPEGFile  # noqa: F401
+from .jpeg_operator import JPEGOperator  # noqa: F401
+from .operators import Operator
+from .priors import EMBEDDED, align, load_prior
+from .quantization import quality_tables  # noqa: F401
+from .samples import Generator, Noise, Samples, make_consistent, passes
 from .scheduling_ddrm import DDRMScheduler
-from .tiling import count_windows, predict, windows_in_a_call
+from .tiling import count_windows, default_window_size, predict, windows_in_a_call
 
-Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
-Generator = torch.Generator | list[torch.Generator] | None
+CORRECTIONS = ("ddrm", "nearest")
 
-# Samples of one picture share a pass through the loop while their states have at most this many pixels together.
-_PIXELS_IN_A_PASS = 2**22
-# Grey levels that the last projections stay inside the measured bins, so that rounding to 8 bits rarely leaves them;
-# less and less where that cannot be had together with values in [0, 1].
-_ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
-_OVER_RELAXATION = 1.9
-_PATIENCE = 12  # projections without progress
 # init_timestep "auto": where the ratio of noise to signal is this many times the root of the operator's uncertainty.
 # Chosen with the embedded prior on a few evaluation pictures, by a search that is not in this repository.
 _AUTO_INIT = 1.2
@@ -56,6 +53,7 @@ class DDRMJPEGPipelineOutput(BaseOutput):
         consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
             with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
         consistency_8bit: the same after rounding to 8 bits.
+        timesteps: for each picture those of a sample, the largest first.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
@@ -63,6 +61,7 @@ class DDRMJPEGPipelineOutput(BaseOutput):
     std: list | None = None
     consistency: list[float] | None = None
     consistency_8bit: list[float] | None = None
+    timesteps: list[list[int]] | None = None
 
 
 class DDRMJPEGPipeline(DiffusionPipeline):
@@ -73,7 +72,11 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     Args:
         unet: a pixel-space prior that predicts on RGB in [-1, 1], with three or six (learned variance) channels out.
-        scheduler: a `DDRMScheduler`; any other scheduler is converted by its config.
+        scheduler: a `DDRMScheduler`, or another that follows its protocol (docs/architecture.md). That of a prior of
+            the DDPM kind is converted by its config.
+
+    Raises:
+        ValueError: for a prior that does not take RGB, or a scheduler of another kind.
 
     Example:
         >>> from pipeline_ddrm_jpeg import DDRMJPEGPipeline
@@ -84,57 +87,47 @@ class DDRMJPEGPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs: ClassVar = ["sample", "pred_original_sample"]
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDRMScheduler) -> None:
+    def __init__(self, unet: UNet2DModel, scheduler: Any) -> None:
         super().__init__()
         if unet.config.in_channels != 3:
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
-        if not hasattr(scheduler.config, "eta_b"):
-            scheduler = DDRMScheduler.from_config(scheduler.config)
-        _align(unet)
-        self.register_modules(unet=unet, scheduler=scheduler)
+        align(unet)
+        self.register_modules(unet=unet, scheduler=_of_protocol(scheduler))
+        self._num_timesteps, self._interrupt = 0, False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _of_protocol(value) if name == "scheduler" else value)
 
     @classmethod
-    def from_embedded(cls, dtype: torch.dtype | str = torch.float32) -> DDRMJPEGPipeline:
+    def from_embedded(cls, dtype: torch.dtype | str = "auto") -> DDRMJPEGPipeline:
         """The pipeline with the small prior that is part of this package; nothing is downloaded.
 
         Args:
-            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`.
+            dtype: what the network computes in; `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
         """
-        folder = Path(__file__).parent / "prior"
-        if not folder.is_dir():
+        if not EMBEDDED.is_dir():
             raise FileNotFoundError(
                 "the embedded prior is not beside this module; install the package, or use from_pretrained"
             )
-        return cls.from_prior(folder, dtype=dtype)
+        return cls.from_prior(EMBEDDED, dtype=dtype)
 
     @classmethod
-    def from_prior(
-        cls, prior: str | os.PathLike, dtype: torch.dtype | str = torch.float32, **kwargs: Any
-    ) -> DDRMJPEGPipeline:
+    def from_prior(cls, prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kwargs: Any) -> DDRMJPEGPipeline:
         """The pipeline with the UNet and the noise schedule of a folder or Hub repo in the layout of a pipeline.
 
         Args:
             prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
-            dtype: what the network computes in, or `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
+            dtype: what the network computes in; `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
             **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
         Raises:
             OSError: if there is no such folder or repo, or a part of it is missing.
+            ValueError: for a dtype that is none, or a scheduler of another kind.
         """
-        dtype = fastest_dtype() if dtype == "auto" else dtype
-        try:
-            unet = _load_unet(prior, subfolder="unet", dtype=dtype, **kwargs)
-            config = DDRMScheduler.load_config(prior, subfolder="scheduler", **kwargs)
-        except OSError as error:
-            try:  # the layout of the first DDPM repos: everything at the root
-                unet = _load_unet(prior, dtype=dtype, **kwargs)
-                config = DDRMScheduler.load_config(prior, **kwargs)
-            except OSError:
-                raise error from None
-        unet.to(memory_format=torch.channels_last)
-        return cls(unet=unet, scheduler=DDRMScheduler.from_config(config))
+        unet, scheduler = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
+        return cls(unet=unet, scheduler=scheduler)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
 
         Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
@@ -142,12 +135,13 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
         Args:
             save_directory: folder, made if need be.
-            **kwargs: as of `DiffusionPipeline.save_pretrained`, but for `push_to_hub=True`: use the method of that
-                name, which uploads what this one writes.
+            *args: as of `DiffusionPipeline.save_pretrained`.
+            **kwargs: likewise, but for `push_to_hub=True`: use the method of that name, which uploads what this one
+                writes.
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         complete(Path(save_directory), self.unet)
 
     def push_to_hub(
@@ -181,24 +175,43 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                 folder, repo_id, private, revision, token=token, commit_message=commit_message, create_pr=create_pr
             )
 
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of a sample of the picture at hand."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether to stop: a callback that sets `pipe._interrupt = True` ends the sampling after its step."""
+        return self._interrupt
+
     def check_inputs(
         self,
         num_samples: int,
         correction: str,
         output_type: str,
-        eta: float | None,
-        eta_b: float | None,
-        temperature: float | None,
+        fractions: dict[str, float | None],
+        sizes: dict[str, int | None],
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
-        """Raise `ValueError` for an argument of `__call__` that is out of range."""
-        if not isinstance(num_samples, Integral) or num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; it must be a whole number of at least 1")
-        if correction not in ("paper", "nearest"):
-            raise ValueError(f'correction is {correction!r}; it must be "paper" or "nearest"')
+        """Raise `ValueError` for an argument of `__call__` that is out of range.
+
+        Args:
+            num_samples: at least 1.
+            correction: one of `CORRECTIONS`.
+            output_type: `"pil"`, `"np"` or `"pt"`.
+            fractions: arguments between 0 and 1, by name.
+            sizes: arguments that are whole numbers of at least 1, by name.
+            callback_on_step_end_tensor_inputs: among those that there are.
+        """
+        for name, value in {"num_samples": num_samples, **sizes}.items():
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
+        if correction not in CORRECTIONS:
+            raise ValueError(f"correction is {correction!r}; it must be one of {', '.join(CORRECTIONS)}")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
-        for name, value in (("eta", eta), ("eta_b", eta_b), ("temperature", temperature)):
+        for name, value in fractions.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must be between 0 and 1")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -210,17 +223,17 @@ class DDRMJPEGPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: Source | Image.Image | torch.Tensor | list,
+        image: Source | Image.Image | torch.Tensor | list | None = None,
         operator: Operator | None = None,
         num_inference_steps: int = 20,
         init_timestep: int | str | None = None,
         timestep_spacing: str | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
-        temperature: float | None = None,
+        temperature: float = 1.0,
         num_samples: int = 1,
         antithetic: bool = False,
-        correction: str = "paper",
+        correction: str = "ddrm",
         consistent: bool = False,
         generator: Generator = None,
         class_labels: int | Sequence[int] | None = None,
@@ -230,7 +243,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("sample",),
+        measurement: Any = None,
+        size: tuple[int, int] | None = None,
     ) -> DDRMJPEGPipelineOutput | tuple:
         """Restore one JPEG file or several. The defaults are the paper's.
 
@@ -242,15 +257,17 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             num_inference_steps: network evaluations in a sample, 1..`init_timestep`.
             init_timestep: where sampling starts; the scheduler's (the paper's 300) unless given. `"auto"`: by how
                 coarse the quantization tables of a file are, or what the operator says of itself.
-            timestep_spacing: `"leading"` (the paper's) or `"log"`; the scheduler's unless given.
+            timestep_spacing: `"leading"` (the paper's), `"trailing"`, `"linspace"` or `"log"`; the scheduler's unless
+                given.
             eta: weight of fresh against predicted noise, 0 to 1; the scheduler's (1.0) unless given.
             eta_b: weight of the corrected picture, 0 to 1; the scheduler's (0.4) unless given. With less than 1 a
                 sample need not agree with the file exactly.
-            temperature: scale of all noise, 0 to 1; the scheduler's (1.0) unless given.
+            temperature: scale of all noise, 0 to 1; 1 is the paper's. With less, samples are nearer to their mean.
             num_samples: samples to average; 1 is the paper's "(S)", 8 its "(A)".
             antithetic: whether every second sample has the noise of the one before with its sign changed, which makes
                 the average of few samples better; otherwise they are independent.
-            correction: `"paper"` (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the measured bins).
+            correction: `"ddrm"`, the paper's (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the
+                measured bins).
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
                 gives. Values lie in [0, 1] as well, unless no such picture was found (files of saturated noise or
                 graphics, mostly): then float values overshoot.
@@ -266,8 +283,10 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors
-                in the dict it returns replace the pipeline's.
+                in the dict it returns replace the pipeline's. Or a `PipelineCallback` of diffusers.
             callback_on_step_end_tensor_inputs: which of `"sample"` and `"pred_original_sample"` it is given.
+            measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
+            size: with `measurement`, height and width of the picture; by default all of what it decodes to.
 
         Returns:
             The pictures in the orientation of the file as stored; PIL images carry its EXIF and ICC data in `info`.
@@ -277,84 +296,106 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             ValueError, TypeError: for arguments that do not fit.
             OSError: if a path cannot be read.
         """
-        # 1. Check the arguments, and set the schedule.
+        # 1. Check the arguments.
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        wanted = callback_on_step_end_tensor_inputs or ()
         self.check_inputs(
-            num_samples, correction, output_type, eta, eta_b, temperature, callback_on_step_end_tensor_inputs
+            num_samples,
+            correction,
+            output_type,
+            {"eta": eta, "eta_b": eta_b, "temperature": temperature},
+            {"window_size": window_size, "window_batch_size": window_batch_size},
+            wanted,
         )
         sources = image if isinstance(image, list) else [image]
         if not sources:
             raise ValueError("the list of pictures is empty")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
-        device = self._execution_device
-        temperature = self.scheduler.config.temperature if temperature is None else temperature
-        automatic = init_timestep == "auto"
-        schedule = {"timestep_spacing": timestep_spacing, "init_timestep": None if automatic else init_timestep}
-        self.scheduler.set_timesteps(num_inference_steps, **schedule)
-        window_size = window_size or _window_size(self.unet.config)
-        windows = {
-            "window_size": window_size,
-            "overlap": min(64, window_size // 4) if window_overlap is None else window_overlap,
-        }
-        etas = {"eta": eta, "eta_b": eta_b}
-
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
+        if image is None and measurement is not None and operator is not None:
+            pictures = operator.batch_size(measurement)
+        device = self._execution_device
         labels = self._labels(class_labels, pictures, device)
 
-        # 2. One picture after the other: its measurement, its samples, their mean.
-        finished = []
+        # 2. Prepare what all pictures share. A schedule is state, and other threads may be using this pipeline.
+        scheduler = copy.copy(self.scheduler)
+        schedule = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
+        schedule = {name: value for name, value in schedule.items() if value not in (None, "auto")}
+        scheduler.set_timesteps(num_inference_steps, **schedule)
+        etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
+        windows = {"window_size": window_size or default_window_size(self.unet.config)}
+        windows["overlap"] = min(64, windows["window_size"] // 4) if window_overlap is None else window_overlap
+        windows_a_call = window_batch_size or windows_in_a_call(self.unet, windows["window_size"], device)
+        self._interrupt = False
+
+        # 3. One picture after the other: its measurement, its samples, their mean.
+        finished: list[dict[str, Any]] = []
         with self.progress_bar(total=0) as progress:
-            predict_noise = partial(
-                predict,
-                self.unet,
-                **windows,
-                batch_size=window_batch_size or windows_in_a_call(self.unet, window_size, device),
-                on_windows=progress.update,
-            )
-
-            def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-                if callback_on_step_end is None:
-                    return tensors
-                chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                return tensors | (callback_on_step_end(self, i, t, chosen) or {})
-
             for index, source in enumerate(sources):
-                measured_by, y, size, info = _measure(source, operator, device)
-                project = partial(measured_by.project if correction == "paper" else measured_by.nearest, y=y)
-                own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
-                shape = measured_by.decode(y).shape
-                if automatic:
-                    schedule["init_timestep"] = self._init_timestep(measured_by, num_inference_steps)
-                    self.scheduler.set_timesteps(num_inference_steps, **schedule)
-                if isinstance(own, list) and len(own) != shape[0]:
-                    raise ValueError(f"got {len(own)} generators for {shape[0]} pictures")
-                calls = shape[0] * num_samples * len(self.scheduler.timesteps)
-                progress.total += calls * count_windows(self.unet, *shape[-2:], **windows)
+                seen = observe(source, operator, measurement, size, device)
+                if init_timestep == "auto":
+                    start = _automatic_start(scheduler, seen.operator, num_inference_steps)
+                    scheduler.set_timesteps(num_inference_steps, **schedule, **start)
+                self._num_timesteps = len(scheduler.timesteps)
+                shape = seen.operator.decode(seen.y).shape
+                progress.total += (
+                    shape[0] * num_samples * self._num_timesteps * count_windows(self.unet, *shape[-2:], **windows)
+                )
                 progress.refresh()
-                given = None if labels is None else labels[len(finished) : len(finished) + shape[0]]
-                conditioned = partial(predict_noise, class_labels=given)
-                batch = _Samples(measured_by, y, size, info, output_type)
-                for group, signs in _passes(own, num_samples, antithetic, shape):
-                    for sample in self._sample(
-                        measured_by.decode(y), project, group, temperature * signs, conditioned, etas, on_step
-                    ).split(shape[0]):
-                        batch.add(_make_consistent(measured_by, sample, y) if consistent else sample.clamp(-1, 1))
-                    del sample  # while the next one is made, that memory is needed
-                finished.extend(batch.pictures())
+                prior = partial(
+                    predict,
+                    self.unet,
+                    **windows,
+                    batch_size=windows_a_call,
+                    class_labels=None if labels is None else labels[len(finished) : len(finished) + shape[0]],
+                    on_windows=progress.update,
+                )
+                correct = seen.operator.project if correction == "ddrm" else seen.operator.nearest
+                step = partial(scheduler.step, project=partial(correct, y=seen.y), return_dict=False, **etas)
+                samples = Samples(seen, output_type)
+                own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
+                for noise in passes(own, num_samples, antithetic, temperature, shape, device):
+                    start = seen.operator.decode(seen.y).expand(noise.shape)
+                    sample = scheduler.add_noise(start, noise.start(), scheduler.timesteps[0])
+                    del start
+                    sample = self._sample(scheduler.timesteps, sample, prior, step, noise, callback_on_step_end, wanted)
+                    for one in sample.split(shape[0]):
+                        samples.add(make_consistent(seen.operator, one, seen.y) if consistent else one.clamp(-1, 1))
+                    del sample, one  # while the next are made, that memory is needed
+                timesteps = scheduler.timesteps.tolist()
+                finished.extend(fields | {"timesteps": timesteps} for fields in samples.finish())
         self.maybe_free_model_hooks()
 
-        # 3. Gather.
+        # 4. Gather.
         output = DDRMJPEGPipelineOutput(**{name: [one[name] for one in finished] for name in finished[0]})
         if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
             output.images = (np if output_type == "np" else torch).stack(output.images)
         return output if return_dict else (output.images,)
 
-    def _init_timestep(self, operator: Operator, num_inference_steps: int) -> int | None:
-        """Where to start for an operator: the coarser its measurement, the more noise; `None` if it cannot tell."""
-        uncertainty = operator.uncertainty()
-        if uncertainty is None:
-            return None
-        return max(self.scheduler.nearest_timestep(_AUTO_INIT * uncertainty**0.5), num_inference_steps)
+    def _sample(
+        self,
+        timesteps: torch.Tensor,
+        sample: torch.Tensor,
+        prior: Callable[..., torch.Tensor],
+        step: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+        noise: Noise,
+        callback: Callable[..., dict] | None,
+        wanted: Sequence[str],
+    ) -> torch.Tensor:
+        """The sampler of the paper (section 3), from the noised measurement `sample` to `x_0`."""
+        for i, t in enumerate(timesteps):
+            # What the prior predicts has no name here, so that the scheduler can let go of it.
+            sample, pred_original_sample = step(prior(sample, t), t, sample, noise=noise.step)
+            if callback is not None:
+                tensors = {"sample": sample, "pred_original_sample": pred_original_sample}
+                changed = callback(self, i, t, {name: tensors[name] for name in wanted}) or {}
+                sample = changed.get("sample", sample)
+            if self.interrupt:
+                return pred_original_sample
+            del pred_original_sample  # of a large picture few copies fit into memory
+        return sample
 
     def _labels(
         self, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
@@ -374,234 +415,18 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             raise ValueError(f"class_labels are {labels.tolist()}; each must be between 0 and {classes - 1}")
         return labels.expand(pictures)
 
-    def _sample(
-        self,
-        start: torch.Tensor,
-        project: Callable[[torch.Tensor], torch.Tensor],
-        generator: Generator,
-        temperature: float | torch.Tensor,
-        predict_noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        etas: dict[str, float | None],
-        on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
-    ) -> torch.Tensor:
-        """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
-        if isinstance(generator, list):
-            start = start.expand(len(generator), -1, -1, -1)
-        if isinstance(temperature, torch.Tensor):
-            temperature = temperature.to(start.device)
-        sample = temperature * randn_tensor(start.shape, generator=generator, device=start.device, dtype=torch.float32)
-        sample = self.scheduler.add_noise(start, sample, self.scheduler.timesteps[0])
-        del start
-        for i, t in enumerate(self.scheduler.timesteps):
-            sample, pred_original_sample = self.scheduler.step(
-                predict_noise(sample, t),  # without a name here, so that the scheduler can let go of it
-                t,
-                sample,
-                project=project,
-                temperature=temperature,
-                generator=generator,
-                return_dict=False,
-                **etas,
-            )
-            sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})["sample"]
-            del pred_original_sample  # likewise
-        return sample
+
+def _of_protocol(scheduler: Any) -> Any:
+    """A scheduler as it is if its steps take a correction and noise, else a `DDRMScheduler` of its config."""
+    step = getattr(scheduler, "step", None)
+    if step is not None and {"project", "noise"} <= inspect.signature(step).parameters.keys():
+        return scheduler
+    return DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
 
 
-def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """What a network computes in fastest, without harm to its pictures: bfloat16 or float32.
-
-    By what the processor or GPU has, not by measuring, so that a machine always gives the same pictures: bfloat16 is
-    one and a half times (AVX-512 BF16) to four times (AMX) as fast on processors with units for it, and several times
-    as slow on those without.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        units = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch before 2.11
-        fast = device.type == "cpu" and (units.get("amx_bf16", False) or units.get("avx512_bf16", False))
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _align(unet: torch.nn.Module) -> None:
-    """Give weights at odd addresses memory of their own.
-
-    safetensors leaves them as views into the mapped file, wherever they lie there, and some matrix products round by
-    the alignment of what they multiply.
-    """
-    for tensor in (*unet.parameters(), *unet.buffers()):
-        if tensor.data_ptr() % 64:  # what torch's own allocator aligns to
-            tensor.data = tensor.data.clone()
-
-
-def _load_unet(prior: str | os.PathLike, **kwargs: Any) -> UNet2DModel:
-    """`UNet2DModel.from_pretrained`, refusing weights that do not fit instead of making some up."""
-    try:
-        unet, report = UNet2DModel.from_pretrained(prior, output_loading_info=True, **kwargs)
-    except NotImplementedError:  # what moving weights that are nowhere raises
-        raise OSError(f"{prior}: the weights do not fit the config; tensors are missing") from None
-    for kind in ("missing_keys", "unexpected_keys"):
-        if report[kind]:
-            name = sorted(report[kind])[0]
-            raise OSError(f"{prior}: the weights do not fit the config; tensor {name} is {kind.partition('_')[0]}")
-    return unet
-
-
-def _window_size(config: Any) -> int:
-    """Large windows waste less on overlap, but attention is at home only in the size it was trained on.
-
-    Without attention 384 pixels are fastest on a CPU: the activations of larger ones no longer fit what malloc keeps.
-    """
-    attention = config.add_attention or any("Attn" in block for block in config.down_block_types)
-    trained = config.sample_size if isinstance(config.sample_size, int) else max(config.sample_size or [256])
-    return max(trained, 256 if attention else 384)
-
-
-def _measure(source: Any, operator: Operator | None, device: torch.device) -> tuple[Operator, Any, tuple, dict]:
-    """Operator, measurement, true (height, width), and metadata under Pillow's names, of one input."""
-    if operator is None:
-        if isinstance(source, (Image.Image, torch.Tensor, np.ndarray)):
-            raise TypeError(
-                f"a decoded picture ({type(source).__name__}) no longer carries the coefficients of its file: give"
-                " the path or the bytes of the JPEG, or say with operator= what the picture went through"
-            )
-        file = source if hasattr(source, "coefficients") else JPEGFile.open(source)
-        operator = JPEGOperator.from_file(file)
-        metadata = {"exif": file.exif, "icc_profile": file.icc_profile, "xmp": file.xmp, "comment": file.comment}
-        info = {name: value for name, value in metadata.items() if value is not None}
-        return operator, operator.measurement(file, device), (file.height, file.width), info
-
-    if not isinstance(source, torch.Tensor):
-        if isinstance(source, np.ndarray) or hasattr(source, "coefficients"):
-            raise TypeError(
-                f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(source).__name__}"
-            )
-        if not isinstance(source, Image.Image):
-            source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        pixels = torch.from_numpy(np.array(source.convert("RGB")))
-        source = pixels.permute(2, 0, 1).float() / 127.5 - 1.0
-    if not source.is_floating_point() or not source.isfinite().all():
-        raise ValueError("a picture given as a tensor must hold finite floating-point values in [-1, 1]")
-    x = source if source.ndim == 4 else source.unsqueeze(0)
-    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-        raise ValueError(f"expected a picture [B, 3, H, W] or [3, H, W], got {list(source.shape)}")
-    height, width = x.shape[-2:]
-    extra = (0, -width % operator.alignment[1], 0, -height % operator.alignment[0])
-    x = torch.nn.functional.pad(x.to(device, torch.float32), extra, mode="replicate")
-    return operator, operator.encode(x), (height, width), {}
-
-
-def _sample_generators(generator: Generator, num_samples: int, antithetic: bool) -> list[Generator]:
-    """The generator itself for the first sample, others seeded from a copy of it, which leaves it as it was.
-
-    Antithetic samples go in pairs, of which the second has a copy of the first one's.
-    """
-    if isinstance(generator, list):
-        each = (_sample_generators(g, num_samples, antithetic) for g in generator)
-        return [list(one) for one in zip(*each, strict=True)]
-    generator = torch.default_generator if generator is None else generator
-    different = (num_samples + 1) // 2 if antithetic else num_samples
-    seeds = torch.randint(2**62, (different - 1,), generator=_copy(generator), device=generator.device).tolist()
-    generators = [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
-    if antithetic:
-        generators = [one for each in generators for one in (each, _copy(each))]
-    return generators[:num_samples]
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    copy = torch.Generator(generator.device)
-    copy.set_state(generator.get_state())
-    return copy
-
-
-def _passes(
-    generator: Generator, num_samples: int, antithetic: bool, shape: torch.Size
-) -> list[tuple[Generator, float | torch.Tensor]]:
-    """The samples of one picture in batches that go through the sampler together: their generators and the signs of
-    their noise."""
-    generators = _sample_generators(generator, num_samples, antithetic)
-    signs = [-1.0 if antithetic and i % 2 else 1.0 for i in range(num_samples)]
-    size = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
-    if shape[0] > 1 or size <= 1 or isinstance(generators[0], list):
-        return list(zip(generators, signs, strict=True))
-    return [
-        (generators[i : i + size], torch.tensor(signs[i : i + size]).reshape(-1, 1, 1, 1))
-        for i in range(0, num_samples, size)
-    ]
-
-
-def _make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
-    """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
-
-    Now and then no such picture exists, because the encoder rounded on its way; then the measurement comes first.
-    """
-    best, found, when = -1.0, x, 0
-    for i, margin in enumerate(_ROUNDING_MARGINS):
-        step = _OVER_RELAXATION if i else 1.0
-        x = torch.lerp(x, operator.nearest(x, y, margin), step).clamp_(-1, 1)
-        consistency = operator.consistency(x, y)
-        if consistency > best:
-            best, found, when = consistency, x, i
-        if best == 1.0:
-            return found
-        if i - when >= _PATIENCE:
-            break
-    return operator.nearest(found, y)
-
-
-class _Samples:
-    """The samples of one batch of pictures: each is presented as it comes, and only their mean and spread are kept."""
-
-    def __init__(self, operator: Operator, y: Any, size: tuple[int, int], info: dict, output_type: str) -> None:
-        self.operator, self.y, self.size, self.info, self.output_type = operator, y, size, info, output_type
-        self.grey = getattr(operator, "color_space", None) == "L"
-        self.presented: list[list] = []
-        self.mean = self.squares = torch.zeros(())
-
-    def add(self, x: torch.Tensor) -> None:
-        """Take a sample `[B, 3, H, W]` in [-1, 1]; it becomes ours."""
-        if self.grey:
-            x = x.mean(dim=1, keepdim=True)
-        self.presented.append([self._present(picture) for picture in x])
-        if len(self.presented) == 1:
-            self.mean, self.squares = x, torch.zeros((), device=x.device).expand_as(x)
-        else:  # Welford: mean, and sum of squared distances from it
-            distance = x - self.mean
-            self.mean.add_(distance, alpha=1 / len(self.presented))
-            self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
-
-    def pictures(self) -> list[dict[str, Any]]:
-        """The fields of the output, one dict a picture."""
-        pictures = []
-        for i in range(len(self.mean)):
-            y = self.y[i : i + 1] if isinstance(self.y, torch.Tensor) else tuple(part[i : i + 1] for part in self.y)
-            mean = self.mean[i : i + 1].expand(1, 3, -1, -1)
-            image = self._present(self.mean[i])
-            consistency = self.operator.consistency(mean, y)
-            rounded = self.mean[i : i + 1].add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
-            pictures.append(
-                {
-                    "images": image,
-                    "samples": [sample[i] for sample in self.presented],
-                    "std": self._array(self.squares[i].div(4 * len(self.presented)).sqrt_()),
-                    "consistency": consistency,
-                    "consistency_8bit": self.operator.consistency(rounded.expand_as(mean), y),
-                }
-            )
-        return pictures
-
-    def _present(self, picture: torch.Tensor) -> Any:
-        """A picture in [-1, 1] as the caller wants it, in memory of its own."""
-        picture = (picture / 2).add_(0.5)
-        if self.output_type != "pil":
-            return self._array(picture)
-        pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
-        image = Image.fromarray(pixels[..., 0] if self.grey else pixels)
-        image.info.update(self.info)
-        return image
-
-    def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
-        """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""
-        values = values[:, : self.size[0], : self.size[1]].cpu()
-        return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()
+def _automatic_start(scheduler: Any, operator: Operator, num_inference_steps: int) -> dict[str, int]:
+    """`init_timestep` for an operator, the later the finer its measurement; nothing if it cannot tell."""
+    uncertainty = operator.uncertainty()
+    if uncertainty is None:
+        return {}
+    return {"init_timestep": max(scheduler.nearest_timestep(_AUTO_INIT * uncertainty**0.5), num_inference_steps)}

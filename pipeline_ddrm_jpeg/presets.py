@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _FEW_STEPS = {"init_timestep": "auto", "timestep_spacing": "log", "consistent": True}
-_PAPER = {"num_inference_steps": 20, "init_timestep": 300, "eta": 1.0, "eta_b": 0.4}
+_PAPER = {"num_inference_steps": 20, "init_timestep": 300, "timestep_spacing": "leading", "eta": 1.0, "eta_b": 0.4}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"num_samples": 1, "num_inference_steps": 5, "temperature": 0.6, **_FEW_STEPS},

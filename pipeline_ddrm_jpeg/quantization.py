@@ -57,7 +57,7 @@ def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np
 
     Args:
         quality_factor: 1 (most compressed) to 100.
-        convention: `"libjpeg"` scales with the integer of `jpeg_quality_scaling`; `"paper"` scales with
+        convention: `"libjpeg"` scales with the integer of `jpeg_quality_scaling`; `"released"` scales with
             a real number below 50, as the program released with Kawar et al. (2022) does. The two give
             different tables at 34 quality factors, all of them below 50.
 
@@ -69,8 +69,8 @@ def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np
     """
     if not isinstance(quality_factor, Integral) or not 1 <= quality_factor <= 100:
         raise ValueError(f"quality_factor is {quality_factor}; it must be a whole number between 1 and 100")
-    if convention not in ("libjpeg", "paper"):
-        raise ValueError(f'convention is {convention!r}; it must be "libjpeg" or "paper"')
+    if convention not in ("libjpeg", "released"):
+        raise ValueError(f'convention is {convention!r}; it must be "libjpeg" or "released"')
     if quality_factor >= 50:
         scale = 200 - 2 * quality_factor
     elif convention == "libjpeg":

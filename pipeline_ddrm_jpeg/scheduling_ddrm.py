@@ -9,30 +9,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
 
 
-def _step_noise(
-    shape: torch.Size, generator: torch.Generator | list[torch.Generator] | None, device: torch.device
-) -> torch.Tensor:
-    """Fresh Gaussian noise `[B, C, H, W]` in float32, drawn where the generator lives; a list draws one image each.
-
-    The numbers are laid out pixel by pixel (channels last), because the released sampler draws them so: its state
-    inherits that layout from its JPEG decoder, and torch fills a tensor of another layout with another stream.
-    """
-    if isinstance(generator, list):
-        if len(generator) != shape[0]:
-            raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}")
-        return torch.cat([_step_noise((1, *shape[1:]), g, device) for g in generator])
-    source = device if generator is None else generator.device
-    noise = torch.empty(shape, dtype=torch.float32, device=source, memory_format=torch.channels_last)
-    return noise.normal_(generator=generator).to(device)
+def _spaced(spacing: str, start: int, count: int, last: int) -> list[int]:
+    """`count` timesteps below `start`, the largest first; `last` is the length of the schedule."""
+    if spacing == "leading":
+        return [i * (start // count) for i in reversed(range(count))]
+    if spacing == "trailing":
+        return [round(start - i * start / count) - 1 for i in range(count)]
+    if spacing == "linspace":
+        return torch.linspace(start - 1, 0, count, dtype=torch.float64).round().int().tolist()
+    if spacing == "log":
+        return _log_spaced(min(start, last - 1), count)
+    raise ValueError(f"timestep_spacing is {spacing!r}; it must be one of {', '.join(TIMESTEP_SPACINGS)}")
 
 
 def _log_spaced(start: int, count: int) -> list[int]:
@@ -61,23 +61,25 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
     """The DDRM update for noiseless measurements, started part of the way (paper, sections 3 and 4).
 
     It knows nothing of the degradation: the measurement enters through the callable `project` of `step`. Configs of
-    `DDPMScheduler` and `DDIMScheduler` load with `DDRMScheduler.from_config`.
+    schedulers for priors of the same kind (DDPM, DDIM, PNDM, DPM-Solver, ...) load with `DDRMScheduler.from_config`.
 
     Args:
         num_train_timesteps: length of the schedule the prior was trained with.
         beta_start: first beta.
         beta_end: last beta.
         beta_schedule: `"linear"`, or any other schedule of `DDPMScheduler` by its name there.
-        trained_betas: betas given one by one; the three arguments before are then ignored.
+        trained_betas: betas given one by one; the four arguments before are then ignored.
         prediction_type: what the prior predicts: `"epsilon"`, `"v_prediction"` or `"sample"`.
         eta: weight of fresh noise against predicted noise, 0 to 1.
         eta_b: weight of the corrected picture against the denoiser's own, 0 to 1.
-        init_timestep: sampling starts below this timestep, from the noised measurement (1..num_train_timesteps).
-        timestep_spacing: `"leading"`, the paper's uniform steps, or `"log"`, denser near the end.
-        temperature: scale of the fresh noise; 1 is the paper's. With less, samples are nearer to their mean.
+        init_timestep: sampling starts below this timestep, from the noised measurement (1..num_train_timesteps); by
+            default at 3/10 of the schedule, the paper's 300 of 1000.
+        timestep_spacing: `"leading"`, `"trailing"` or `"linspace"`, as diffusers defines them, below `init_timestep`;
+            or `"log"`, denser near the end. The paper's is `"leading"`.
+        rescale_betas_zero_snr: whether the last training timestep is pure noise (Lin et al., 2023, algorithm 1).
     """
 
-    _compatibles: ClassVar = []
+    _compatibles: ClassVar = [kind.name for kind in KarrasDiffusionSchedulers if not kind.name.startswith("EDM")]
     order = 1
 
     @register_to_config
@@ -91,9 +93,9 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         eta: float = 1.0,
         eta_b: float = 0.4,
-        init_timestep: int = 300,
+        init_timestep: int | None = None,
         timestep_spacing: str = "leading",
-        temperature: float = 1.0,
+        rescale_betas_zero_snr: bool = False,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
@@ -105,10 +107,27 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             self.betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64).float()
         else:
             self.betas = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule).betas
+        if rescale_betas_zero_snr:
+            self.betas = rescale_zero_terminal_snr(self.betas)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self.betas) - 1, -1, -1)
+
+    @classmethod
+    def from_config(cls, config: Any = None, **kwargs: Any) -> DDRMScheduler:
+        """As of the base class, from the config of this scheduler or of one for priors of the same kind.
+
+        Raises:
+            ValueError: for the config of a scheduler of another kind: score SDE, EDM, flow matching, consistency.
+        """
+        kind = (config or {}).get("_class_name", cls.__name__)
+        if kind not in (cls.__name__, *cls._compatibles):
+            raise ValueError(
+                f"the prior's scheduler is a {kind}; {cls.__name__} needs a prior of the DDPM kind, such as one with a"
+                " DDPMScheduler or DDIMScheduler"
+            )
+        return super().from_config(config, **kwargs)
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -123,9 +142,9 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         """Set the timesteps, the largest first.
 
-        With spacing `"leading"` they are `i * init_timestep // num_inference_steps`: with 20 steps below 300, 285, 270,
-        ..., 15, 0, the paper's "20 uniformly-spaced steps". With `"log"` each is the same fraction of the one before,
-        from `init_timestep` down to a fifteenth of it: with 4 steps from 100, 100, 40, 16, 6.
+        Spacing `"leading"` with 20 steps below 300 gives 285, 270, ..., 15, 0, the paper's "20 uniformly-spaced steps".
+        With `"log"` each is the same fraction of the one before, from `init_timestep` down to a fifteenth of it: with 4
+        steps from 100, 100, 40, 16, 6.
 
         Args:
             num_inference_steps: network evaluations in a sample, 1..init_timestep.
@@ -150,6 +169,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(f"timesteps must decrease strictly and lie in 0..{last - 1}, got {timesteps}")
         else:
             start = self.config.init_timestep if init_timestep is None else init_timestep
+            start = max(3 * last // 10, 1) if start is None else start
             if not isinstance(start, Integral) or not 1 <= start <= last:
                 raise ValueError(f"init_timestep is {start}; it must be a whole number between 1 and {last}")
             if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= start:
@@ -158,11 +178,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
                     f" init_timestep ({start})"
                 )
             spacing = timestep_spacing or self.config.timestep_spacing
-            if spacing not in ("leading", "log"):
-                raise ValueError(f'timestep_spacing is {spacing!r}; it must be "leading" or "log"')
-            timesteps = [i * start // num_inference_steps for i in reversed(range(num_inference_steps))]
-            if spacing == "log":
-                timesteps = _log_spaced(min(start, last - 1), num_inference_steps)
+            timesteps = _spaced(spacing, int(start), int(num_inference_steps), last)
         self.num_inference_steps = len(timesteps)
         self.timesteps = torch.tensor(timesteps, device=device)
 
@@ -178,7 +194,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
     ) -> torch.Tensor:
         """Equation 1 of the paper: `sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) noise`, for one timestep or one a sample."""
-        alpha = self.alphas_cumprod.to(original_samples.device)[torch.as_tensor(timesteps)]
+        alpha = self.alphas_cumprod.to(original_samples.device, original_samples.dtype)[torch.as_tensor(timesteps)]
         alpha = alpha.reshape(-1, *[1] * (original_samples.ndim - 1)) if alpha.ndim else alpha
         return alpha.sqrt() * original_samples + (1 - alpha).sqrt() * noise
 
@@ -190,8 +206,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         project: Callable[[torch.Tensor], torch.Tensor] | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
-        temperature: float | torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | Callable[[], torch.Tensor] | None = None,
         return_dict: bool = True,
     ) -> DDRMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """One DDRM update (paper, section 3, last equation), from `x_{t+1}` to `x_t`.
@@ -204,8 +220,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             project: the correction `x0 -> x0'` by the measurement; without it the prior samples freely.
             eta: overrides the one of the config.
             eta_b: overrides the one of the config.
-            temperature: overrides the one of the config; a tensor `[B, 1, 1, 1]` gives every state its own.
-            generator: source of the fresh noise, one draw of float32 a step, the unused last one included.
+            generator: source of the fresh noise, unless that is given.
+            noise: the fresh noise, `[B, C, H, W]`, or what makes it when it is needed, which takes less memory.
             return_dict: whether to return a `DDRMSchedulerOutput` or a tuple.
 
         Raises:
@@ -215,7 +231,6 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("call set_timesteps before step")
         eta = self.config.eta if eta is None else eta
         eta_b = self.config.eta_b if eta_b is None else eta_b
-        temperature = self.config.temperature if temperature is None else temperature
         timestep = int(timestep)
         schedule = self.timesteps.tolist()
         if timestep not in schedule:
@@ -249,8 +264,11 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         # 4. x_t, in place where it can be
         prev_sample = torch.lerp(x0, corrected, eta_b).mul_(signal_next)
         del corrected
-        noise = _step_noise(sample.shape, generator, sample.device)
-        prev_sample.add_(noise.mul_(noise_level_next * eta * temperature))
+        if callable(noise):
+            noise = noise()
+        elif noise is None:
+            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+        prev_sample.add_(noise, alpha=noise_level_next * eta)
         if eta < 1:
             prev_sample.add_(epsilon, alpha=noise_level_next * (1 - eta))
         if not return_dict:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGOperator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, observe
 from pipeline_ddrm_jpeg.restoration import save_image, write_atomically
 from pipeline_ddrm_jpeg.tiling import predict
 
@@ -134,8 +134,8 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
         timed("write", lambda: save_image(result.images[0], Path(folder, "picture.png")))
     facts = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
-    operator = JPEGOperator.from_file(file)
-    y = operator.measurement(file)
+    seen = observe(file)
+    operator, y = seen.operator, seen.y
     with torch.inference_mode():
         x = operator.decode(y)
         timed("correction", lambda: operator.project(x, y), few)

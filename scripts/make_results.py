@@ -54,7 +54,7 @@ def command(record: dict[str, Any]) -> str:
     words = ["ddrm-jpeg evaluate", *sets, "--output RESULTS"]
     words.append("--quality " + ",".join(map(str, protocol["quality_factors"])))
     words.append(f"--operator {protocol['operator']}")
-    given = {name: value for name, value in settings.items() if (name, value) != ("correction", "paper")}
+    given = {name: value for name, value in settings.items() if (name, value) != ("correction", "ddrm")}
     named = [name for name, preset in PRESETS.items() if preset == given]
     if named:
         words.append(f"--preset {named[0]}")

@@ -133,7 +133,7 @@ def results_table(rows: list[dict]) -> str:
 
 def label(row: dict) -> str:
     """The method, and the preset or settings of our own ones."""
-    settings = {name: value for name, value in row["settings"].items() if (name, value) != ("correction", "paper")}
+    settings = {name: value for name, value in row["settings"].items() if (name, value) != ("correction", "ddrm")}
     if not row["method"].startswith("Ours") or not settings:
         return row["method"]
     named = [name for name, preset in PRESETS.items() if preset == settings]

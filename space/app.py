@@ -236,7 +236,7 @@ PRESET_LABELS = {"paper": "paper (S)", "paper-average": "paper (A)"}
 DEFAULTS = {
     **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b", "temperature")},
     "antithetic": False,
-    "correction": "paper",
+    "correction": "ddrm",
     "consistent": False,
 }
 AUTO = 0  # what the slider of init_timestep says for "auto"
@@ -391,7 +391,7 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
                     "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
                     "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
                     "correction": gr.Radio(
-                        ["paper", "nearest"], info="How a picture is made to agree with the file at every step."
+                        ["ddrm", "nearest"], info="How a picture is made to agree with the file at every step."
                     ),
                     "consistent": gr.Checkbox(info="Project the result onto what the file says."),
                 }

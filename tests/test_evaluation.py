@@ -143,7 +143,7 @@ def test_the_paper_operator_restores_what_it_measured(pipe, pictures):
     rows = evaluate_picture(pipe, Picture("photos", pictures / "c.webp"), protocol)
     reference = prepare(pictures / "c.webp", None)
     x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None] / 127.5 - 1
-    operator = JPEGOperator(30, convention="paper")
+    operator = JPEGOperator(30, convention="released")
     decoded = (operator.decode(operator.encode(x)) / 2 + 0.5).clamp(0, 1)
     expected = psnr(decoded[0].permute(1, 2, 0).numpy(), np.asarray(reference) / 255, peak=1)
     assert rows[0]["psnr"] == pytest.approx(expected, abs=1e-4)
@@ -209,7 +209,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     found = find_pictures([pictures])
     protocol = Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_inference_steps": 20}}))
     alone = Evaluation(tmp_path / "alone", protocol, {})
-    ((path, reason),) = alone.run(DDRMJPEGPipeline.from_prior(prior_folder), found)
+    ((path, reason),) = alone.run(DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32"), found)
     assert path.endswith("broken.png")
     assert "cannot identify image file" in reason
     alone.finish(found)
@@ -228,7 +228,11 @@ def test_two_processes_restore_a_folder(photo, prior_folder, tmp_path, one_threa
     assert printed.splitlines().count("3 restored") == 1
 
     tasks = plan([tmp_path], tmp_path / "one")
-    list(restore_files(DDRMJPEGPipeline.from_prior(prior_folder), tasks, **(SETTINGS | {"num_samples": 1})))
+    list(
+        restore_files(
+            DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32"), tasks, **(SETTINGS | {"num_samples": 1})
+        )
+    )
     assert [task.target.name for task in tasks] == ["a.png", "b.png", "c.png"]
     for task in tasks:
         assert (tmp_path / "two" / task.target.name).read_bytes() == task.target.read_bytes()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, JPEGOperator
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
 
 
 def cjpeg(picture, *options):
@@ -69,8 +69,8 @@ def test_coefficients_decode_to_the_pixels_that_a_decoder_gives(photo, encoder, 
         jpeg.samp_factor = "4:4:4"
         jpeg.write_spatial(str(path), qt=60)
     file = JPEGFile.open(path)
-    operator = JPEGOperator.from_file(file)
-    ours = (operator.decode(operator.measurement(file))[0] + 1) * 127.5
+    seen = observe(file)
+    ours = (seen.operator.decode(seen.y)[0] + 1) * 127.5
     ours = ours[:, : file.height, : file.width].clamp(0, 255).permute(1, 2, 0).numpy()
     theirs = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
     assert np.abs(ours - theirs).max() < 5  # the decoder rounds at every stage
@@ -95,8 +95,8 @@ def test_every_whole_sampling_ratio_is_read(photo, factors, name):
     data = cjpeg(photo.resize((53, 38)), "-quality", "40", "-sample", factors)
     file = JPEGFile.open(data)
     assert file.chroma_subsampling == name
-    operator = JPEGOperator.from_file(file)
-    picture = (operator.decode(operator.measurement(file))[0, :, :38, :53] + 1) * 127.5
+    seen = observe(file)
+    picture = (seen.operator.decode(seen.y)[0, :, :38, :53] + 1) * 127.5
     decoded = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32)
     error = picture.clamp(0, 255).permute(1, 2, 0).numpy() - decoded
     assert np.abs(error).mean() < 6  # decoders smooth chroma, and this repeats it
@@ -301,9 +301,9 @@ def test_reading_does_not_load_torch():
 
 def test_measurement_of_a_file_is_float32_with_integer_values(photo):
     file = JPEGFile.open(jpeg_bytes(photo.resize((32, 32))))
-    y = JPEGOperator.from_file(file).measurement(file)
-    assert [part.dtype for part in y] == [torch.float32] * 3
-    np.testing.assert_array_equal(y[0][0].numpy(), file.coefficients[0])
+    levels = observe(file).y.levels
+    assert [part.dtype for part in levels] == [torch.float32] * 3
+    np.testing.assert_array_equal(levels[0][0].numpy(), file.coefficients[0])
 
 
 def test_a_frame_of_motion_jpeg_without_huffman_tables_is_read_with_the_standard_ones(photo):

@@ -5,7 +5,16 @@ from conftest import jpeg_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGOperator, Operator, QuantizationOperator
+from pipeline_ddrm_jpeg import (
+    Coefficients,
+    Crop,
+    Downsampling,
+    JPEGFile,
+    JPEGOperator,
+    Operator,
+    QuantizationOperator,
+    observe,
+)
 from pipeline_ddrm_jpeg.quantization import SUBSAMPLING_FACTORS
 
 REFERENCE_QUALITY_FACTORS = [5, 10, 30, 50, 90]
@@ -14,7 +23,7 @@ jpeg_operators = st.builds(
     JPEGOperator,
     quality_factor=st.integers(1, 100),
     chroma_subsampling=st.sampled_from(list(SUBSAMPLING_FACTORS)),
-    convention=st.sampled_from(["libjpeg", "paper"]),
+    convention=st.sampled_from(["libjpeg", "released"]),
 )
 quantizers = st.builds(
     QuantizationOperator, bits=st.integers(1, 7), reconstruction=st.sampled_from(["left", "center"])
@@ -32,32 +41,34 @@ def random_picture(operator: Operator, seed: int, batch: int = 2, scale: float =
     return scale * torch.randn(batch, 3, height, width, generator=generator)
 
 
-def random_measurement(operator: JPEGOperator, seed: int) -> tuple[torch.Tensor, ...]:
+def random_measurement(operator: JPEGOperator, seed: int) -> Coefficients:
     """Integers as large as 8-bit samples can give: dequantized at most 1024 and half a step."""
     generator = torch.Generator().manual_seed(seed)
     zero = operator.encode(torch.zeros_like(random_picture(operator, 0)))
     limits = [(1024 / table + 0.5).floor() for table in operator.quantization_tables]
-    return tuple(
-        ((2 * torch.rand(part.shape, generator=generator) - 1) * limit).round()
-        for part, limit in zip(zero, limits, strict=True)
+    return Coefficients(
+        tuple(
+            ((2 * torch.rand(part.shape, generator=generator) - 1) * limit).round()
+            for part, limit in zip(zero.levels, limits, strict=True)
+        )
     )
 
 
-def equal(ours, theirs) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+def equal(ours: Coefficients, theirs: Coefficients) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours.levels, theirs.levels, strict=True))
 
 
 @pytest.mark.parametrize("quality_factor", REFERENCE_QUALITY_FACTORS)
 def test_paper_operator_gives_the_integers_of_the_released_program(reference, quality_factor):
-    operator = JPEGOperator(quality_factor, convention="paper")
-    luma, *chroma = operator.encode(torch.from_numpy(reference["x"]))
+    operator = JPEGOperator(quality_factor, convention="released")
+    luma, *chroma = operator.encode(torch.from_numpy(reference["x"])).levels
     np.testing.assert_array_equal(plane(luma), reference[f"luma_{quality_factor}"][:, 0])
     np.testing.assert_array_equal(torch.stack([plane(c) for c in chroma], 1), reference[f"chroma_{quality_factor}"])
 
 
 @pytest.mark.parametrize("quality_factor", [10, 90])
 def test_paper_operator_decodes_as_the_released_program(reference, quality_factor):
-    operator = JPEGOperator(quality_factor, convention="paper")
+    operator = JPEGOperator(quality_factor, convention="released")
     decoded = operator.decode(operator.encode(torch.from_numpy(reference["x"])))
     np.testing.assert_allclose(decoded[:1], reference[f"decoded_{quality_factor}"], atol=2e-6)
 
@@ -72,10 +83,9 @@ def test_encoding_a_decoded_random_measurement_gives_it_back_exactly(operator, s
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("quality", [3, 10, 50, 95, 100])
 def test_encoding_a_decoded_real_file_gives_its_coefficients_back_exactly(photo, subsampling, quality):
-    file = JPEGFile.open(jpeg_bytes(photo.crop((0, 0, 123, 90)), quality=quality, subsampling=subsampling))
-    operator = JPEGOperator.from_file(file)
-    y = operator.measurement(file)
-    assert equal(operator.encode(operator.decode(y)), y)
+    seen = observe(jpeg_bytes(photo.crop((0, 0, 123, 90)), quality=quality, subsampling=subsampling))
+    assert seen.size == (90, 123)
+    assert equal(seen.operator.encode(seen.operator.decode(seen.y)), seen.y)
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,7 +131,8 @@ def test_a_batch_of_measurements_is_treated_one_by_one(photo):
     x = random_picture(operator, 0, batch=3)
     y = operator.encode(x)
     single = operator.encode(x[1:2])
-    assert equal([part[1:2] for part in y], single)
+    assert equal(operator.select(y, 1), single)
+    assert operator.batch_size(y) == 3
     torch.testing.assert_close(operator.decode(y)[1:2], operator.decode(single))
     assert operator.project(x, single).shape == x.shape  # one measurement serves several samples
 
@@ -129,16 +140,15 @@ def test_a_batch_of_measurements_is_treated_one_by_one(photo):
 def test_consistency_is_the_share_of_coefficients_in_their_bins():
     operator = JPEGOperator(10, "4:4:4")
     y = operator.encode(torch.zeros(1, 3, 8, 8))
-    moved = tuple(part.clone() for part in y)
-    moved[0][0, 0, 0, 3, 2] += 1
+    moved = Coefficients(tuple(part.clone() for part in y.levels))
+    moved.levels[0][0, 0, 0, 3, 2] += 1
     assert operator.consistency(operator.decode(moved), y) == 1 - 1 / 192
 
 
 def test_greyscale_files_measure_chroma_to_be_zero(photo):
-    file = JPEGFile.open(jpeg_bytes(photo.convert("L").crop((0, 0, 40, 40)), quality=20))
-    operator = JPEGOperator.from_file(file)
-    y = operator.measurement(file)
-    assert len(y) == 1
+    seen = observe(jpeg_bytes(photo.convert("L").crop((0, 0, 40, 40)), quality=20))
+    operator, y = seen.operator, seen.y
+    assert len(y.levels) == operator.channels == 1
     assert equal(operator.encode(operator.decode(y)), y)
     x = random_picture(operator, 0)[..., :40, :40].repeat(1, 1, 2, 2)[..., :40, :40]
     for picture in (operator.decode(y), operator.project(x, y), operator.nearest(x, y)):
@@ -151,8 +161,8 @@ def test_rgb_coded_files_keep_their_channels_apart(photo):
     data = jpeg_bytes(photo.crop((0, 0, 32, 32)), quality=80, keep_rgb=True)
     file = JPEGFile.open(data)
     assert file.color_space == "RGB"
-    operator = JPEGOperator.from_file(file)
-    y = operator.measurement(file)
+    seen = observe(file)
+    operator, y = seen.operator, seen.y
     assert equal(operator.encode(operator.decode(y)), y)
     red, green, blue = operator.decode(y)[0]
     original = torch.from_numpy(np.array(photo.crop((0, 0, 32, 32)))).permute(2, 0, 1) / 127.5 - 1
@@ -167,12 +177,14 @@ def test_libjpeg_convention_and_not_the_papers_is_what_libjpeg_encodes(photo):
     agreement = {
         convention: [
             (ours[0].numpy() == theirs).mean()
-            for ours, theirs in zip(JPEGOperator(90, "4:2:0", convention).encode(x), file.coefficients, strict=True)
+            for ours, theirs in zip(
+                JPEGOperator(90, "4:2:0", convention).encode(x).levels, file.coefficients, strict=True
+            )
         ]
-        for convention in ("libjpeg", "paper")
+        for convention in ("libjpeg", "released")
     }
     assert min(agreement["libjpeg"]) > 0.93  # the encoder works in integers
-    for averaged, top_left in zip(agreement["libjpeg"][1:], agreement["paper"][1:], strict=True):
+    for averaged, top_left in zip(agreement["libjpeg"][1:], agreement["released"][1:], strict=True):
         assert averaged > top_left + 0.01  # the paper takes one pixel of four for chroma
 
 
@@ -249,5 +261,42 @@ def test_autocast_around_it_changes_no_coefficient(photo):
     operator = JPEGOperator(90)
     y = operator.encode(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(torch.equal(ours, own) for ours, own in zip(operator.encode(x), y, strict=True))
+        assert equal(operator.encode(x), y)
         assert operator.consistency(operator.nearest(torch.zeros_like(x), y), y) == 1.0
+
+
+COMPOSED = {
+    "crop, then JPEG": lambda: JPEGOperator(20) @ Crop(top=3, left=5, bottom=1),
+    "smaller, then JPEG": lambda: JPEGOperator(20) @ Downsampling(2),
+    "JPEG, then the same grid again": lambda: JPEGOperator(90) @ JPEGOperator(20),
+    "JPEG, crop, then JPEG": lambda: JPEGOperator(95, "4:4:4") @ Crop(top=8, left=16) @ JPEGOperator(20, "4:4:4"),
+    "crop, smaller, then fewer bits": lambda: QuantizationOperator(3) @ (Downsampling(3) @ Crop(left=1)),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_composed_degradations_keep_what_they_measured(photo, name):
+    operator = COMPOSED[name]()
+    height, width = operator.aligned(90, 122)
+    assert (height, width) >= (90, 122)
+    assert operator.aligned(height, width) == (height, width)
+    x = torch.from_numpy(np.array(photo.resize((width, height)))).permute(2, 0, 1)[None] / 127.5 - 1
+    y = operator.encode(x)
+    start = operator.decode(y)
+    assert start.shape == x.shape
+    again = operator.encode(start)
+    assert equal(again, y) if isinstance(y, Coefficients) else torch.equal(again, y)
+    for corrected in (operator.project(x.roll(9, -1), y), operator.nearest(x.roll(9, -1), y)):
+        assert operator.consistency(corrected, y) > 0.999
+    torch.testing.assert_close(operator.project(x, y), x, atol=2e-3, rtol=0)  # the margin of `nearest`
+
+
+def test_a_crop_is_corrected_inside_and_left_alone_outside():
+    operator, x = JPEGOperator(10) @ Crop(top=8, left=8), torch.rand(1, 3, 40, 40) - 0.5
+    corrected = operator.nearest(x, operator.encode(torch.zeros_like(x)))
+    assert torch.equal(corrected[..., :8, :], x[..., :8, :])
+    assert not torch.allclose(corrected[..., 8:, 8:], x[..., 8:, 8:])
+    with pytest.raises(ValueError, match="none may be negative"):
+        Crop(top=-1)
+    with pytest.raises(ValueError, match="factor is 0"):
+        Downsampling(0)

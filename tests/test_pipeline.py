@@ -1,16 +1,28 @@
 import io
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from conftest import jpeg_bytes, make_unet
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
+from diffusers.callbacks import PipelineCallback
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_ddrm_jpeg import (
+    Coefficients,
     DDRMJPEGPipeline,
     DDRMScheduler,
     JPEGFile,
@@ -18,8 +30,9 @@ from pipeline_ddrm_jpeg import (
     JPEGOperator,
     Operator,
     QuantizationOperator,
+    observe,
 )
-from pipeline_ddrm_jpeg.pipeline import fastest_dtype
+from pipeline_ddrm_jpeg.priors import fastest_dtype
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
 
@@ -36,7 +49,7 @@ def data(photo):
 
 def test_defaults_are_the_papers(pipe, data):
     result = pipe(data, generator=seeded())
-    assert pipe.scheduler.timesteps.tolist() == list(range(285, -1, -15))
+    assert result.timesteps == [list(range(285, -1, -15))]
     picture = result.images[0]
     assert (picture.mode, picture.size) == ("RGB", (53, 38))
     assert len(result.samples[0]) == 1
@@ -45,7 +58,7 @@ def test_defaults_are_the_papers(pipe, data):
 def test_the_sampler_is_the_one_of_the_released_program(pipe, reference, monkeypatch):
     """With the analytic denoiser in place of the network's output, a whole run gives the reference sample."""
     x = torch.from_numpy(reference["x"])
-    operator = JPEGOperator(10, convention="paper")
+    operator = JPEGOperator(10, convention="released")
 
     def gaussian(sample, timestep, class_labels, return_dict):
         return ((1 - pipe.scheduler.alphas_cumprod[timestep]).sqrt() * sample,)
@@ -119,7 +132,7 @@ def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one
 
 def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
     together = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
-    monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", 1)
+    monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", 1)
     one_by_one = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
     for ours, theirs in zip(together, one_by_one, strict=True):
         assert torch.equal(ours, theirs)
@@ -149,7 +162,7 @@ def test_antithetic_samples_do_not_depend_on_how_they_are_grouped(pipe, data, mo
         return pipe(data, generator=generator, num_samples=4, antithetic=True, output_type="pt", **QUICK).samples[0]
 
     together = run()
-    monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", 1)
+    monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", 1)
     assert all(torch.equal(a, b) for a, b in zip(together, run(), strict=True))
 
 
@@ -184,12 +197,10 @@ def test_an_automatic_start_of_an_operator_that_cannot_tell_is_the_schedulers(pi
             return y
 
     x = torch.zeros(1, 3, 16, 16)
-    pipe(x, operator=Keep(), num_inference_steps=3, init_timestep="auto")
-    assert pipe.scheduler.timesteps.tolist() == [200, 100, 0]
-    pipe(x, operator=QuantizationOperator(bits=1), num_inference_steps=3, init_timestep="auto")
-    coarse = pipe.scheduler.timesteps.tolist()
-    pipe(x, operator=QuantizationOperator(bits=7), num_inference_steps=3, init_timestep="auto")
-    assert coarse[0] > pipe.scheduler.timesteps.tolist()[0]
+    automatic = {"num_inference_steps": 3, "init_timestep": "auto"}
+    assert pipe(x, operator=Keep(), **automatic).timesteps == [[200, 100, 0]]
+    coarse, fine = (pipe(x, operator=QuantizationOperator(bits), **automatic).timesteps[0] for bits in (1, 7))
+    assert coarse[0] > fine[0]
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipe, data):
@@ -233,10 +244,9 @@ def test_even_saturated_noise_keeps_every_coefficient(pipe, kind, quality):
 def test_what_is_reported_as_consistency_is_that_of_the_picture(pipe, photo):
     data = jpeg_bytes(photo.crop((0, 0, 64, 48)), quality=30)
     result = pipe(data, generator=seeded(), eta_b=0.0, **QUICK)
-    file = JPEGFile.open(data)
-    operator = JPEGOperator.from_file(file)
+    seen = observe(data)
     x = torch.from_numpy(np.array(result.images[0])).permute(2, 0, 1)[None] / 127.5 - 1
-    measured = operator.consistency(x, operator.measurement(file))
+    measured = seen.operator.consistency(x, seen.y)
     assert result.consistency_8bit[0] == pytest.approx(measured, abs=1e-3)
     assert measured < 0.99  # nothing pulled the picture towards the file
 
@@ -347,9 +357,133 @@ def test_schedulers_of_other_pipelines_are_converted(data):
     assert pipe.scheduler.config.beta_end == 0.01
 
 
+@pytest.mark.parametrize("kind", [ScoreSdeVeScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler])
+def test_schedulers_of_another_kind_are_refused_by_name(pipe, kind, tmp_path):
+    for attempt in (
+        lambda: DDRMJPEGPipeline(unet=pipe.unet, scheduler=kind()),
+        lambda: setattr(pipe, "scheduler", kind()),
+        lambda: DDRMJPEGPipeline.from_prior(tmp_path),
+    ):
+        pipe.unet.save_pretrained(tmp_path / "unet")
+        kind().save_pretrained(tmp_path / "scheduler")
+        with pytest.raises(ValueError, match=f"the prior's scheduler is a {kind.__name__}"):
+            attempt()
+
+
+def test_a_scheduler_put_in_later_is_converted_too(pipe, data):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    assert type(pipe.scheduler) is DDRMScheduler
+    assert pipe(data, num_inference_steps=3, init_timestep=60).timesteps == [[59, 39, 19]]
+
+
+class HalfWay(SchedulerMixin, ConfigMixin):
+    """A scheduler of a stranger, from the protocol in docs/architecture.md: each step goes half of the way to x0'."""
+
+    @register_to_config
+    def __init__(self, sigma: float = 0.5):
+        self.timesteps = torch.arange(0)
+
+    def set_timesteps(self, num_inference_steps, init_timestep=None, timestep_spacing=None):
+        self.timesteps = torch.arange(num_inference_steps).flip(0)
+
+    def add_noise(self, original_samples, noise, timesteps):
+        return original_samples + self.config.sigma * noise
+
+    def step(self, model_output, timestep, sample, project=None, noise=None, return_dict=True):
+        x0 = sample - self.config.sigma * model_output
+        corrected = project(x0)
+        return (sample + corrected) / 2 if timestep else corrected, x0
+
+
+def test_any_scheduler_of_the_protocol_samples_and_is_saved_and_loaded(data, tmp_path):
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=HalfWay(sigma=0.2))
+    assert type(pipe.scheduler) is HalfWay
+    settings = {"num_inference_steps": 4, "correction": "nearest", "num_samples": 2, "antithetic": True}
+    result = pipe(data, generator=seeded(), **settings)
+    assert result.timesteps == [[3, 2, 1, 0]]
+    assert result.consistency[0] > 0.99
+    pipe.save_pretrained(tmp_path)
+    assert HalfWay.from_pretrained(tmp_path, subfolder="scheduler").config.sigma == 0.2
+
+
+def test_a_measurement_can_be_handed_in(pipe, data):
+    seen = observe(data)
+    settings = {"generator": seeded(), "output_type": "pt", "consistent": True, **QUICK}
+    of_file = pipe(data, **settings | {"generator": seeded()}).images
+    handed = pipe(measurement=seen.y, operator=seen.operator, size=seen.size, **settings).images
+    assert torch.equal(of_file, handed)
+    twice = Coefficients(tuple(part.repeat(2, 1, 1, 1, 1) for part in seen.y.levels))
+    generators = [seeded(), seeded(1)]
+    both = pipe(measurement=twice, operator=seen.operator, **settings | {"generator": generators})
+    assert both.images.shape == (2, 3, 48, 64)  # whole MCUs: no size was given
+    torch.testing.assert_close(both.images[:1, :, :38, :53], of_file, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"measurement": 1}, "give operator="),
+        ({"image": b"x", "measurement": 1, "operator": JPEGOperator(10)}, "not both"),
+        ({"image": b"x", "size": (1, 1)}, "size goes with measurement"),
+        (
+            {"measurement": torch.zeros(1, 3, 8, 8), "operator": QuantizationOperator(), "size": (9, 8)},
+            r"size is \(9, 8\); it must be \(height, width\), at most the measurement's \(8, 8\)",
+        ),
+    ],
+)
+def test_inputs_that_contradict_each_other_are_refused(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)
+
+
+def test_interrupting_ends_the_sampling_with_what_is_there(pipe, data):
+    calls = []
+
+    def stop(pipeline, i, t, tensors):
+        calls.append(i)
+        pipeline._interrupt = i == 1
+
+    stopped = pipe(data, generator=seeded(), num_inference_steps=9, init_timestep=90, callback_on_step_end=stop)
+    assert calls == [0, 1]
+    assert stopped.images[0].size == (53, 38)
+    assert pipe.interrupt
+    pipe(data, callback_on_step_end=lambda *_: calls.append("again"), **QUICK)
+    assert calls[2:] == ["again"] * 3
+
+
+def test_callbacks_of_diffusers_get_the_tensors_they_name(pipe, data):
+    class Watch(PipelineCallback):
+        tensor_inputs: ClassVar = ["pred_original_sample"]
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            seen.append((step_index, pipeline.num_timesteps, *callback_kwargs))
+            return callback_kwargs
+
+    seen = []
+    pipe(data, callback_on_step_end=Watch(cutoff_step_ratio=1.0), **QUICK)
+    assert seen == [(i, 3, "pred_original_sample") for i in range(3)]
+    pipe(data, callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=None, **QUICK)
+
+
+def test_two_threads_share_a_pipeline(pipe, data):
+    def restore(steps):
+        settings = {"num_inference_steps": steps, "init_timestep": 10 * steps, "output_type": "pt"}
+        return pipe(data, generator=seeded(), **settings).images
+
+    expected = {steps: restore(steps) for steps in (3, 7)}
+    with ThreadPoolExecutor(2) as threads:
+        for steps, found in [(steps, threads.submit(restore, steps)) for steps in (3, 7) * 6]:
+            assert torch.equal(found.result(), expected[steps])
+
+
 def test_a_prior_is_loaded_from_a_folder(prior_folder, data):
     pipe = DDRMJPEGPipeline.from_prior(prior_folder, dtype=torch.bfloat16)
     assert pipe.unet.dtype == torch.bfloat16
+    assert DDRMJPEGPipeline.from_prior(prior_folder, dtype="bfloat16").unet.dtype == torch.bfloat16
+    assert DDRMJPEGPipeline.from_prior(prior_folder, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+    for wrong in ("bfloat61", torch.int8):
+        with pytest.raises(ValueError, match='it must be "auto" or a floating-point type'):
+            DDRMJPEGPipeline.from_prior(prior_folder, dtype=wrong)
     assert pipe(data, **QUICK).images[0].size == (53, 38)
     with pytest.raises(OSError, match="nowhere"):
         DDRMJPEGPipeline.from_prior("nowhere/at-all", local_files_only=True)
@@ -377,6 +511,8 @@ def test_weights_that_do_not_fit_their_config_are_refused_by_name(prior_folder, 
 
 def test_tensors_that_are_no_pictures_are_refused(pipe):
     operator = JPEGOperator(10)
+    with pytest.raises(ValueError, match=r"between 0 and 255; a picture's must lie in \[-1, 1\]"):
+        pipe(torch.linspace(0, 255, 3 * 256).reshape(3, 16, 16), operator=operator)
     for wrong in (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), float("nan"))):
         with pytest.raises(ValueError, match="finite floating-point"):
             pipe(wrong, operator=operator)
@@ -407,6 +543,7 @@ def test_broken_files_raise_the_error_of_the_reader(pipe):
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents"),
         ({"generator": [seeded()] * 3}, "generators for 2 pictures"),
         ({"window_size": 33}, "window_size is 33"),
+        ({"window_batch_size": -1}, "window_batch_size is -1"),
         ({"window_size": 32, "window_overlap": 32}, "overlap is 32"),
     ],
 )
@@ -420,7 +557,7 @@ def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, 
     settings = {"num_samples": 5, "num_inference_steps": 2, "init_timestep": 60, "window_size": 32, "output_type": "pt"}
     pictures = []
     for pixels in (1, 2 * 48 * 32, 2**22):
-        monkeypatch.setattr("pipeline_ddrm_jpeg.pipeline._PIXELS_IN_A_PASS", pixels)
+        monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", pixels)
         pictures.append(pipe(data, generator=torch.Generator().manual_seed(0), **settings).images)
     assert torch.equal(pictures[0], pictures[1])
     assert torch.equal(pictures[0], pictures[2])

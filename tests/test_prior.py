@@ -17,7 +17,7 @@ FOLDER = Path(pipeline_ddrm_jpeg.__file__).parent / "prior"
 
 @pytest.fixture(scope="module")
 def embedded():
-    pipe = DDRMJPEGPipeline.from_embedded()
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="float32")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

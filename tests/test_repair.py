@@ -9,7 +9,7 @@ import torch
 from conftest import jpeg_bytes
 from jpeg_corpus import write_jpeg
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, JPEGOperator
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
 from pipeline_ddrm_jpeg.entropy_decoding import UNMEASURED
 
 
@@ -119,34 +119,33 @@ def cut(photo):
 
 def test_the_operator_holds_to_what_is_there_and_leaves_the_rest_free(cut):
     file, whole = cut
-    operator, ordinary = JPEGOperator.from_file(file), JPEGOperator.from_file(whole)
-    y, truth = operator.measurement(file), ordinary.measurement(whole)
+    seen, ordinary = observe(file), observe(whole)
+    operator, y, truth = seen.operator, seen.y, ordinary.y
     start = operator.decode(y)
-    for levels, ours, missing in zip(operator.encode(start), y, file.missing_bits, strict=True):
+    for levels, ours, missing in zip(operator.encode(start).levels, y.levels, file.missing_bits, strict=True):
         known = torch.from_numpy(missing < UNMEASURED)[None]
         assert (levels == ours)[known].all()
     x = 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    before = operator.encode(x)
+    before = operator.encode(x).levels
     for corrected in (operator.project(x, y), operator.nearest(x, y), operator.nearest(x, y, 0.5)):
         assert operator.consistency(corrected, y) == 1
-        for i, levels in enumerate(operator.encode(corrected)):
+        for i, levels in enumerate(operator.encode(corrected).levels):
             free = torch.from_numpy(file.missing_bits[i] == UNMEASURED)[None]
             assert 0.2 < free.float().mean() < 0.8
             assert (levels == before[i])[free].all(), "what is not measured does not move"
-            assert (levels == truth[i])[~free].all()
-    assert operator.consistency(ordinary.decode(truth), y) == 1
+            assert (levels == truth.levels[i])[~free].all()
+    assert operator.consistency(operator.decode(truth), y) == 1
     assert operator.consistency(x, y) < 0.9
 
 
 def test_missing_low_bits_widen_a_bin(photo):
     data = jpeg_bytes(photo.resize((64, 64)), quality=80, progressive=True)
     scans = [match.start() for match in re.finditer(b"\xff\xda", data)]
-    whole = JPEGFile.open(data)
-    truth = JPEGOperator.from_file(whole).decode(JPEGOperator.from_file(whole).measurement(whole))
+    whole = observe(data)
+    truth = whole.operator.decode(whole.y)
     for scan in scans[1:]:
-        file = JPEGFile.open(data[:scan], repair=True)
-        operator = JPEGOperator.from_file(file)
-        y = operator.measurement(file)
+        seen = observe(JPEGFile.open(data[:scan], repair=True))
+        operator, y = seen.operator, seen.y
         assert operator.consistency(truth, y) == 1, "the whole picture agrees with each of its beginnings"
         torch.testing.assert_close(operator.project(truth, y), truth, atol=1e-4, rtol=0)
         assert operator.consistency(operator.nearest(torch.zeros_like(truth), y), y) == 1
@@ -154,8 +153,7 @@ def test_missing_low_bits_widen_a_bin(photo):
 
 def test_what_is_missing_starts_from_what_is_around_it(cut):
     file, whole = cut
-    operator, ordinary = JPEGOperator.from_file(file), JPEGOperator.from_file(whole)
-    start, truth = operator.decode(operator.measurement(file)), ordinary.decode(ordinary.measurement(whole))
+    start, truth = (seen.operator.decode(seen.y) for seen in map(observe, (file, whole)))
     hole = torch.from_numpy(file.invented == 1)
     grey = torch.zeros_like(truth)
     assert start.isfinite().all()
@@ -163,10 +161,9 @@ def test_what_is_missing_starts_from_what_is_around_it(cut):
 
 
 def test_the_pipeline_restores_what_is_left(pipe, cut):
-    file, whole = cut
+    file, _ = cut
     settings = {"num_inference_steps": 2, "init_timestep": 40, "consistent": True}
     result = pipe(file, output_type="pt", generator=torch.Generator().manual_seed(0), **settings)
     assert result.consistency == [1.0]
     assert result.images.shape == (1, 3, 64, 64)
-    assert_known = JPEGOperator.from_file(file)
-    assert assert_known.consistency(2 * result.images - 1, JPEGOperator.from_file(whole).measurement(whole)) > 0.99
+    assert observe(file).operator.consistency(2 * result.images - 1, observe(file).y) > 0.99

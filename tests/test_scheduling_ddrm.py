@@ -1,11 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
+from pipeline_ddrm_jpeg.samples import Noise
+from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
 
 
 def test_alphas_are_those_of_the_paper_to_float32():
@@ -18,7 +20,7 @@ def test_alphas_are_those_of_the_paper_to_float32():
 def test_defaults_are_the_papers_and_start_at_285():
     scheduler = DDRMScheduler()
     config = scheduler.config
-    assert (config.eta, config.eta_b, config.init_timestep) == (1.0, 0.4, 300)
+    assert (config.eta, config.eta_b) == (1.0, 0.4)
     scheduler.set_timesteps(20)
     assert scheduler.timesteps.tolist() == list(range(285, -1, -15))
 
@@ -51,15 +53,25 @@ def test_log_spaced_timesteps_are_all_the_same_fraction_of_the_one_before():
         scheduler.set_timesteps(4, timestep_spacing="even")
 
 
-@given(start=st.integers(1, 1000), data=st.data())
-def test_log_spaced_timesteps_decrease_and_stay_in_the_schedule(start, data):
+@given(start=st.integers(1, 1000), spacing=st.sampled_from(TIMESTEP_SPACINGS), data=st.data())
+def test_timesteps_of_every_spacing_decrease_and_stay_in_the_schedule(start, spacing, data):
     steps = data.draw(st.integers(1, start))
     scheduler = DDRMScheduler()
-    scheduler.set_timesteps(steps, init_timestep=start, timestep_spacing="log")
+    scheduler.set_timesteps(steps, init_timestep=start, timestep_spacing=spacing)
     timesteps = scheduler.timesteps.tolist()
     assert len(timesteps) == steps
     assert timesteps == sorted(set(timesteps), reverse=True)
     assert 0 <= timesteps[-1] <= timesteps[0] <= start
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [4, 20, 300])
+def test_timesteps_are_those_of_diffusers_on_a_schedule_that_ends_where_sampling_starts(spacing, steps):
+    theirs = DDIMScheduler(num_train_timesteps=300, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    ours = DDRMScheduler(timestep_spacing=spacing)
+    ours.set_timesteps(steps)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
 
 
 def test_the_nearest_timestep_has_the_ratio_of_noise_to_signal():
@@ -69,21 +81,18 @@ def test_the_nearest_timestep_has_the_ratio_of_noise_to_signal():
     assert scheduler.nearest_timestep(0.0) == 0
 
 
-def test_temperature_scales_the_fresh_noise_alone():
+def test_noise_that_is_given_is_the_noise_of_the_step():
     scheduler = DDRMScheduler()
     scheduler.set_timesteps(4)
-    output, sample = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    output, sample, noise = torch.randn(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def step(temperature):
-        generator = torch.Generator().manual_seed(3)
-        return scheduler.step(output, 150, sample, eta=0.9, temperature=temperature, generator=generator).prev_sample
+    def step(**source):
+        return scheduler.step(output, 150, sample, eta=0.9, **source).prev_sample
 
-    half, cold, mirrored = step(0.5), step(0.0), step(-1.0)
-    torch.testing.assert_close(half, (step(1.0) + cold) / 2)
-    torch.testing.assert_close(mirrored - cold, cold - step(1.0))
-    mixed = step(torch.tensor([1.0, -1.0]).reshape(-1, 1, 1, 1))
-    assert torch.equal(mixed, torch.stack([step(1.0)[0], mirrored[1]]))
-    assert torch.equal(step(None), step(1.0))
+    drawn = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(step(noise=drawn), step(generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(step(noise=lambda: drawn), step(noise=drawn))
+    torch.testing.assert_close(step(noise=noise) + step(noise=-noise), 2 * step(noise=torch.zeros_like(noise)))
 
 
 def test_timesteps_of_ones_own_are_taken_and_checked():
@@ -116,13 +125,13 @@ def test_samples_of_the_released_program_are_reproduced(
     scheduler = DDRMScheduler(eta=eta, eta_b=eta_b, init_timestep=init_timestep)
     scheduler.set_timesteps(steps)
     x = torch.from_numpy(reference["x"])
-    operator = JPEGOperator(quality_factor, convention="paper")
+    operator = JPEGOperator(quality_factor, convention="released")
     y = operator.encode(x)
-    generator = torch.Generator().manual_seed(1234)
-    sample = scheduler.add_noise(operator.decode(y), torch.randn(x.shape, generator=generator), scheduler.timesteps[0])
+    noise = Noise(torch.Generator().manual_seed(1234), x.shape, 1.0, torch.device("cpu"))
+    sample = scheduler.add_noise(operator.decode(y), noise.start(), scheduler.timesteps[0])
     for i, t in enumerate(scheduler.timesteps):
         epsilon = DENOISERS[name](sample, scheduler.alphas_cumprod[t])
-        output = scheduler.step(epsilon, t, sample, project=lambda x0: operator.project(x0, y), generator=generator)
+        output = scheduler.step(epsilon, t, sample, project=lambda x0: operator.project(x0, y), noise=noise.step)
         sample = output.prev_sample
         if i == 0:
             first = torch.from_numpy(reference[f"{name}_qf{quality_factor}_first"])
@@ -201,8 +210,6 @@ def test_a_list_of_generators_draws_each_picture_as_alone():
         generator = torch.Generator().manual_seed(seed)
         alone = scheduler.step(output[i : i + 1], t, sample[i : i + 1], generator=generator)
         torch.testing.assert_close(both.prev_sample[i : i + 1], alone.prev_sample)
-    with pytest.raises(ValueError, match="3 generators for a batch of 2"):
-        scheduler.step(output, t, sample, generator=[torch.Generator()] * 3)
 
 
 def test_tuple_and_output_say_the_same():
@@ -238,8 +245,27 @@ def test_trained_betas_are_used_as_given():
     betas = [0.1, 0.2, 0.3]
     scheduler = DDRMScheduler.from_config(DDIMScheduler(num_train_timesteps=3, trained_betas=betas).config)
     torch.testing.assert_close(scheduler.alphas_cumprod, torch.tensor([0.9, 0.72, 0.504]))
-    with pytest.raises(ValueError, match="init_timestep is 300; it must be a whole number between 1 and 3"):
+    scheduler.set_timesteps(1)
+    with pytest.raises(ValueError, match=r"num_inference_steps is 2; .* between 1 and init_timestep \(1\)"):
         scheduler.set_timesteps(2)
+
+
+def test_a_schedule_that_ends_in_pure_noise_is_that_of_diffusers():
+    theirs = DDIMScheduler(rescale_betas_zero_snr=True)
+    torch.testing.assert_close(DDRMScheduler.from_config(theirs.config).alphas_cumprod, theirs.alphas_cumprod)
+
+
+def test_a_longer_schedule_starts_at_the_same_share_of_it():
+    scheduler = DDRMScheduler.from_config(DDPMScheduler(num_train_timesteps=4000).config)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[0] == 1140
+
+
+def test_compatible_schedulers_are_those_whose_configs_load():
+    kinds = {type(kind) for kind in DDRMScheduler().compatibles} | set(DDRMScheduler().compatibles)
+    assert {DDPMScheduler, DDIMScheduler} <= kinds
+    with pytest.raises(ValueError, match="the prior's scheduler is a EDMEulerScheduler"):
+        DDRMScheduler.from_config({"_class_name": "EDMEulerScheduler", **EDMEulerScheduler().config})
 
 
 def test_save_and_load_keep_the_config(tmp_path):
@@ -250,6 +276,12 @@ def test_save_and_load_keep_the_config(tmp_path):
         assert loaded.config[name] == scheduler.config[name]
     assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
     assert len(loaded) == 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_add_noise_keeps_the_type(dtype):
+    x = torch.zeros(2, 3, 4, 4, dtype=dtype)
+    assert DDRMScheduler().add_noise(x, x, torch.tensor([1, 2])).dtype == dtype
 
 
 def test_add_noise_takes_one_timestep_or_one_for_each_picture():

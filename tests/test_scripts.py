@@ -33,7 +33,7 @@ def results(tmp_path):
                 row |= {"network_evaluations": 4 if method == "Ours (S)" else 16, "seconds": 1.5, "consistency": 1.0}
             rows.append(row)
     protocol = {"quality_factors": FACTORS, "operator": "libjpeg", "baselines": ["waifu2x"]}
-    protocol["settings"] = {**PRESETS["balanced"], "correction": "paper"}
+    protocol["settings"] = {**PRESETS["balanced"], "correction": "ddrm"}
     record = {
         "protocol": protocol,
         "prior_sha256": "0" * 64,

@@ -1,0 +1,198 @@
+"""What a caller hands in, turned into what sampling needs: operator, measurement, true size and metadata."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .entropy_decoding import UNMEASURED
+from .jpeg_file import JPEGFile
+from .jpeg_operator import Coefficients, JPEGOperator, block_dct
+from .operators import Operator
+
+Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
+
+_LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little, 8-bit values far
+# Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
+_PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of a picture, or of a batch of one size."""
+
+    operator: Operator
+    y: Any = field(repr=False)
+    """The measurement, with a batch axis first."""
+    size: tuple[int, int]
+    """True height and width, without what the operator pads them to."""
+    info: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Metadata under Pillow's names: `"exif"`, `"icc_profile"`, `"xmp"`, `"comment"`."""
+
+
+def observe(
+    image: Any = None,
+    operator: Operator | None = None,
+    measurement: Any = None,
+    size: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Observation:
+    """What is known of one picture, from whichever of three the caller has.
+
+    Args:
+        image: a JPEG file (path, bytes, binary file object or `JPEGFile`); or, with `operator`, a picture to measure: a
+            path, bytes or file object of any format Pillow reads, a PIL image, or a tensor `[B, 3, H, W]` or
+            `[3, H, W]` in [-1, 1].
+        operator: the degradation, where it is not a JPEG file that says so itself.
+        measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
+        size: with `measurement`, true height and width; by default all of what it decodes to.
+        device: where the measurement goes.
+
+    Raises:
+        JPEGFileError: if a file is not a JPEG that can be restored.
+        ValueError, TypeError: for inputs that do not fit.
+        OSError: if a path cannot be read.
+    """
+    if measurement is not None:
+        return _of_measurement(image, operator, measurement, size, device)
+    if size is not None:
+        raise ValueError("size goes with measurement; a file or a picture has its own")
+    if operator is None:
+        if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
+            raise TypeError(
+                f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
+                " the path or the bytes of the JPEG, or say with operator= what the picture went through"
+            )
+        return _of_file(image if hasattr(image, "coefficients") else JPEGFile.open(image), device)
+    return _of_picture(image, operator, device)
+
+
+def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, device: Any) -> Observation:
+    if image is not None:
+        raise ValueError("give either image or measurement, not both")
+    if operator is None:
+        raise ValueError("a measurement needs the operator that made it: give operator=")
+    y = operator.to(y, device)
+    height, width = operator.decode(y).shape[-2:]
+    size = (height, width) if size is None else tuple(size)
+    if len(size) != 2 or not (1 <= size[0] <= height and 1 <= size[1] <= width):
+        raise ValueError(f"size is {size}; it must be (height, width), at most the measurement's ({height}, {width})")
+    return Observation(operator, y, size)
+
+
+def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
+    factors = [(c.horizontal_factor, c.vertical_factor) for c in file.components]
+    tables = [c.quantization_table for c in file.components]
+    operator = JPEGOperator.from_tables(tables, factors, file.color_space)
+    y = Coefficients(tuple(torch.from_numpy(plane).float()[None] for plane in file.coefficients))
+    if file.missing_bits is not None:
+        y = _with_gaps(y, [torch.from_numpy(missing)[None] for missing in file.missing_bits], tables)
+    metadata = {"exif": file.exif, "icc_profile": file.icc_profile, "xmp": file.xmp, "comment": file.comment}
+    info = {name: value for name, value in metadata.items() if value is not None}
+    return Observation(operator, operator.to(y, device), (file.height, file.width), info)
+
+
+def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> Observation:
+    info: dict[str, bytes] = {}
+    if not isinstance(image, torch.Tensor):
+        if isinstance(image, np.ndarray) or hasattr(image, "coefficients"):
+            raise TypeError(
+                f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(image).__name__}"
+            )
+        picture = read_picture(image)
+        info = {name: picture.info[name] for name in ("exif", "icc_profile") if picture.info.get(name)}
+        image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1.0
+    if not image.is_floating_point() or not image.isfinite().all():
+        raise ValueError("a picture given as a tensor must hold finite floating-point values in [-1, 1]")
+    x = image if image.ndim == 4 else image.unsqueeze(0)
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"expected a picture [B, 3, H, W] or [3, H, W], got {list(image.shape)}")
+    if x.abs().max() > _LARGEST_VALUE:
+        raise ValueError(
+            f"the tensor's values lie between {x.min():g} and {x.max():g}; a picture's must lie in [-1, 1]"
+        )
+    size = tuple(x.shape[-2:])
+    height, width = operator.aligned(*size)
+    x = F.pad(x.to(device, torch.float32), (0, width - size[1], 0, height - size[0]), mode="replicate")
+    return Observation(operator, operator.encode(x), size, info)
+
+
+def read_picture(source: str | os.PathLike | bytes | IO[bytes] | Image.Image) -> Image.Image:
+    """A picture of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
+
+    It stays as it is stored, and `info` keeps EXIF (and in it the orientation) and a profile that still holds. Greys of
+    16 bits are scaled to 8; transparent pictures are laid on white.
+
+    Raises:
+        ValueError: for pictures whose values have no known range.
+        OSError: if the source cannot be read as a picture.
+    """
+    picture = source
+    if not isinstance(source, Image.Image):
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    mode, info = picture.mode, dict(picture.info)
+    if mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.size and not 0 <= values.min() <= values.max() <= 65535:
+            raise ValueError("a picture of 32-bit integers has no known range; convert it to 8 or 16 bits first")
+        picture = Image.fromarray((values / 257).round().astype(np.uint8))
+    elif mode == "F":
+        raise ValueError("a picture of floating-point numbers has no known range; convert it to 8 or 16 bits first")
+    elif picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("L" if mode == "LA" else "RGB")
+    else:
+        picture = picture.convert("L" if mode in ("1", "L", "LA") else "RGB")
+    if mode not in _PROFILED_MODES:
+        info.pop("icc_profile", None)
+    info.pop("transparency", None)
+    picture.info = info
+    return picture
+
+
+def _with_gaps(y: Coefficients, missing_bits: list[torch.Tensor], tables: list[np.ndarray]) -> Coefficients:
+    """The coefficients of a damaged file, free where it does not say: of each, how many low bits are missing.
+
+    What is not there at all is made up, smoothly and not in integers, from the means of the blocks around it: a picture
+    to start from, to which no correction holds.
+    """
+    bounds = [_bounds(*pair) for pair in zip(y.levels, missing_bits, strict=True)]
+    levels = []
+    for values, missing, table in zip(y.levels, missing_bits, map(torch.from_numpy, tables), strict=True):
+        unmeasured = missing == UNMEASURED
+        means = _filled(values[0, :, :, 0, 0], ~unmeasured[0, :, :, 0, 0]) * table[0, 0] / 8
+        smooth = F.interpolate(means[None, None], scale_factor=8, mode="bilinear")[0]
+        levels.append(torch.where(unmeasured, block_dct(smooth) / table, values))
+    low, high = zip(*bounds, strict=True)
+    return Coefficients(tuple(levels), low, high)
+
+
+def _bounds(values: torch.Tensor, missing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and the highest integers that agree with values that lack some of their low bits.
+
+    AC coefficients lack low bits of their magnitude, DC coefficients those of two's complement (T.81, G.1.2).
+    """
+    reach = torch.where(missing == UNMEASURED, torch.inf, 2.0**missing - 1)
+    below, above = reach.where(values <= 0, 0.0), reach.where(values >= 0, 0.0)
+    dc = (..., 0, 0)
+    below[dc] = reach[dc].where(missing[dc] == UNMEASURED, 0.0)
+    above[dc] = reach[dc]
+    return values - below, values + above
+
+
+def _filled(plane: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """`[H, W]` with what is not known interpolated from what is, coarsely where that is far; zero where nothing is."""
+    if known.all() or not known.any():
+        return plane.where(known, 0.0)
+    weight = known.float()[None, None]
+    weight, total = (F.avg_pool2d(p, 2, ceil_mode=True) for p in (weight, plane.where(known, 0.0)[None, None] * weight))
+    coarse = _filled((total / weight)[0, 0], weight[0, 0] > 0)
+    smooth = F.interpolate(coarse[None, None], size=plane.shape, mode="bilinear")[0, 0]
+    return plane.where(known, smooth)

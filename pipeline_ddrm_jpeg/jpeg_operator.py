@@ -1,0 +1,305 @@
+"""JPEG as a measurement operator: colour, chroma subsampling, block DCT and quantization, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from .operators import Operator
+from .quantization import SUBSAMPLING_FACTORS, quality_tables
+
+# Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
+_JFIF_FORWARD = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
+)
+_JFIF_INVERSE = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
+# The four-digit rows of the program released with the paper, and its inverse.
+_RELEASED_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
+_RELEASED_INVERSE = (
+    (1.0, -3.68199903e-05, 1.40198758),
+    (1.0, -0.344113281, -0.714103821),
+    (1.0, 1.77197812, -1.34583413e-04),
+)
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+# Distance, in quantization bins, that `nearest` keeps from the edge of a bin, so that the float32 round-off of
+# decoding and encoding again cannot leave it.
+_BIN_MARGIN = 1e-3
+
+_PIXELS_IN_A_BAND = 2**17
+
+
+class Coefficients(NamedTuple):
+    """Measurement of a `JPEGOperator`: one tensor a component, `[B, blocks down, blocks across, 8, 8]`, float32.
+
+    Rows are vertical frequencies.
+    """
+
+    levels: tuple[torch.Tensor, ...]
+    """Quantized DCT coefficients, in units of their quantization steps: integers where they are measured."""
+    low: tuple[torch.Tensor, ...] | None = None
+    """The lowest integers that agree with what is measured, where that is not `levels` alone; -inf: nothing is."""
+    high: tuple[torch.Tensor, ...] | None = None
+    """The highest, likewise."""
+
+    @property
+    def bounds(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """(low, high), both `levels` where a measurement is exact."""
+        return (self.levels, self.levels) if self.low is None else (self.low, self.high)
+
+
+class JPEGOperator(Operator):
+    """JPEG encoding and decoding as the paper's `H` and its pseudo-inverse (section 3).
+
+    A measurement is `Coefficients`. `encode(decode(y)) == y` holds exactly while dequantized coefficients stay below
+    2**15 in size; 8-bit samples give at most 2**10.
+
+    Args:
+        quality_factor: 1..100, for the tables of Annex K scaled as `convention` does.
+        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"`, `"4:2:0"`, `"4:1:1"` or `"4:1:0"`.
+        convention: `"libjpeg"`: JFIF colour, chroma averaged over its pixels, integer table scaling.
+            `"released"`: the program released with the paper: four-digit colour matrix, chroma from the top-left
+            pixel, real-valued table scaling; it encodes in float64, so that near-ties round as in the reference
+            on every machine. Both decode chroma by repetition, the pseudo-inverse of either.
+
+    Raises:
+        ValueError: for values outside these.
+
+    Example:
+        >>> operator = JPEGOperator(quality_factor=10)
+        >>> y = operator.encode(x)
+        >>> corrected = operator.project(denoised, y)
+    """
+
+    def __init__(self, quality_factor: int, chroma_subsampling: str = "4:2:0", convention: str = "libjpeg") -> None:
+        if chroma_subsampling not in SUBSAMPLING_FACTORS:
+            raise ValueError(
+                f"chroma_subsampling is {chroma_subsampling!r}; it must be one of {', '.join(SUBSAMPLING_FACTORS)}"
+            )
+        luma, chroma = quality_tables(quality_factor, convention)
+        factors = (SUBSAMPLING_FACTORS[chroma_subsampling], (1, 1), (1, 1))
+        self._set_up("YCbCr", (luma, chroma, chroma), factors, convention)
+
+    @classmethod
+    def from_tables(
+        cls,
+        quantization_tables: Sequence[Any],
+        sampling_factors: Sequence[tuple[int, int]],
+        color_space: str = "YCbCr",
+    ) -> JPEGOperator:
+        """The operator of a file, convention `"libjpeg"`.
+
+        Args:
+            quantization_tables: integer steps `[8, 8]` of each component, rows are vertical frequencies.
+            sampling_factors: (horizontal, vertical) of each component.
+            color_space: `"YCbCr"`, `"RGB"`, or `"L"` with one component.
+        """
+        operator = cls.__new__(cls)
+        operator._set_up(color_space, quantization_tables, sampling_factors, "libjpeg")
+        return operator
+
+    def _set_up(self, color_space, tables, factors, convention) -> None:
+        self.color_space = color_space
+        self.channels = 1 if color_space == "L" else 3
+        self.convention = convention
+        self._encoding_dtype = torch.float64 if convention == "released" else torch.float32
+        self.quantization_tables = tuple(torch.as_tensor(table, dtype=torch.float32) for table in tables)
+        most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
+        self.subsampling = tuple((most_v // v, most_h // h) for h, v in factors)
+        """Pixels (down, across) that one sample of each component stands for."""
+        self.alignment = (8 * most_v, 8 * most_h)
+        if color_space == "RGB":
+            self._forward, self._inverse = _IDENTITY, _IDENTITY
+        elif convention == "released":
+            self._forward, self._inverse = _RELEASED_FORWARD, _RELEASED_INVERSE
+        else:
+            self._forward, self._inverse = _JFIF_FORWARD, _JFIF_INVERSE
+        if color_space == "L":  # one component: luma alone, its picture has three equal channels
+            self._forward, self._inverse = self._forward[:1], ((1.0,), (1.0,), (1.0,))
+
+    def encode(self, x: torch.Tensor) -> Coefficients:
+        """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
+        tables = self._tables_on(x.device)
+        bands = [
+            [(c / q).round().float() for c, q in zip(self._coefficients(x[..., rows, :]), tables, strict=True)]
+            for rows, _ in self._bands(*x.shape[-2:])
+        ]
+        return Coefficients(tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True)))
+
+    def decode(self, y: Coefficients) -> torch.Tensor:
+        """Dequantize, inverse DCT, repeat chroma, RGB in [-1, 1]; neither clipped nor rounded."""
+        (down, across), luma = self.subsampling[0], y.levels[0]
+        height, width = 8 * down * luma.shape[1], 8 * across * luma.shape[2]
+        x = luma.new_empty(len(luma), 3, height, width)
+        for rows, blocks in self._bands(height, width):
+            x[..., rows, :] = self._decoded([part[:, own] for part, own in zip(y.levels, blocks, strict=True)])
+        return x
+
+    def _decoded(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        tables = self._tables_on(levels[0].device)
+        planes = self._planes([c * q for c, q in zip(levels, tables, strict=True)])
+        if self.color_space != "RGB":  # only luma is level-shifted: chroma is centred on 0 here
+            planes[:, 0] += 128.0
+        else:
+            planes += 128.0
+        return _mix(planes, self._inverse) / 127.5 - 1.0
+
+    def project(self, x: torch.Tensor, y: Coefficients) -> torch.Tensor:
+        """The paper's correction: each coefficient moves by whole bins, from its own into the measured one.
+
+        Equal to the base class's `x - decode(encode(x)) + decode(y)`, with one transform each way, because
+        decoding is affine. With one component, chroma is measured to be zero.
+        """
+
+        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+            levels = (c / q).round().float()
+            return (torch.minimum(torch.maximum(levels, low), high) - levels) * q
+
+        return self._moved(x, y, move)
+
+    def nearest(self, x: torch.Tensor, y: Coefficients, margin: float = 0.0) -> torch.Tensor:
+        """Clamp each coefficient to the measured bin `[(y - 1/2) q, (y + 1/2) q]`.
+
+        The nearest consistent picture in the (subsampled) colour space of the file. `margin` narrows every
+        bin by as many grey levels at both ends, by at most half of the way to its centre.
+        """
+
+        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+            reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - _BIN_MARGIN * q
+            return (torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float()
+
+        return self._moved(x, y, move)
+
+    def uncertainty(self) -> float:
+        """That of a uniform distribution over the bin of the ten lowest frequencies of the first component."""
+        frequency = torch.arange(8)[:, None] + torch.arange(8)
+        return self.quantization_tables[0].cpu()[frequency < 4].mean().item() / 12**0.5 / 127.5
+
+    def consistency(self, x: torch.Tensor, y: Coefficients) -> float:
+        """Share of the coefficients of the file (0 to 1) that `x` reproduces; those it lacks do not count."""
+        low, high = y.bounds
+        agree = measured = torch.zeros((), dtype=torch.float64, device=x.device)
+        for rows, blocks in self._bands(*x.shape[-2:]):
+            for ours, lowest, highest, own in zip(self.encode(x[..., rows, :]).levels, low, high, blocks, strict=True):
+                known = (highest[:, own] - lowest[:, own]).isfinite()
+                agree = agree + (known & (lowest[:, own] <= ours) & (ours <= highest[:, own])).sum()
+                measured = measured + known.expand_as(ours).sum()
+        return (agree / measured).item()
+
+    def _moved(self, x: torch.Tensor, y: Coefficients, move: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there.
+
+        Args:
+            x: picture.
+            y: measurement.
+            move: coefficients, quantization table, lowest and highest level that agree with `y` -> move.
+        """
+        tables, (low, high) = self._tables_on(x.device), y.bounds
+        result = torch.empty_like(x)
+        for rows, blocks in self._bands(*x.shape[-2:]):
+            band = x[..., rows, :]
+            parts = zip(self._coefficients(band), tables, low, high, blocks, strict=True)
+            planes = self._planes([move(c, q, lowest[:, own], highest[:, own]) for c, q, lowest, highest, own in parts])
+            if self.color_space == "L":
+                band = _mix(_mix(band, self._forward), self._inverse)
+            result[..., rows, :] = band + _mix(planes, self._inverse) / 127.5
+        return result
+
+    def _bands(self, height: int, width: int) -> Iterator[tuple[slice, tuple[slice, ...]]]:
+        """Bands of whole MCUs: their rows of pixels, and their rows of blocks of each component.
+
+        No block needs another, so a picture is worked on band by band, which takes little memory besides its own.
+        """
+        if height % self.alignment[0] or width % self.alignment[1]:
+            raise ValueError(
+                f"the picture is {height} x {width}; height must be a multiple of {self.alignment[0]}"
+                f" and width of {self.alignment[1]}"
+            )
+        step = max(_PIXELS_IN_A_BAND // width // self.alignment[0], 1) * self.alignment[0]
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            yield (
+                slice(top, bottom),
+                tuple(slice(top // (8 * down), bottom // (8 * down)) for down, _ in self.subsampling),
+            )
+
+    def _tables_on(self, device: torch.device) -> list[torch.Tensor]:
+        return [table.to(device) for table in self.quantization_tables]
+
+    def _coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
+        planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
+        coefficients = []
+        for i, (down, across) in enumerate(self.subsampling):
+            plane = planes[:, i : i + 1]
+            if i == 0 or self.color_space == "RGB":
+                plane = plane - 128.0
+            if self.convention == "released":
+                plane = plane[..., ::down, ::across]
+            elif (down, across) != (1, 1):
+                plane = F.avg_pool2d(plane, (down, across))
+            coefficients.append(block_dct(plane[:, 0]))
+        return coefficients
+
+    def _planes(self, coefficients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Inverse DCT and upsampling by repetition: `[B, components, H, W]`, not level-shifted."""
+        planes = []
+        for c, (down, across) in zip(coefficients, self.subsampling, strict=True):
+            plane = inverse_block_dct(c)
+            if down > 1:
+                plane = plane.repeat_interleave(down, dim=-2)
+            if across > 1:
+                plane = plane.repeat_interleave(across, dim=-1)
+            planes.append(plane)
+        return torch.stack(planes, dim=1)
+
+
+def _exactly(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Outside autocast, under which a product of matrices has the eight bits of bfloat16, too few for coefficients."""
+
+    @wraps(function)
+    def exact(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *arguments)
+
+    return exact
+
+
+@_exactly
+def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Apply a colour matrix to the channel axis of `[B, C, H, W]`."""
+    weights = torch.tensor(matrix, dtype=planes.dtype, device=planes.device)
+    return F.conv2d(planes, weights[:, :, None, None])
+
+
+@lru_cache(maxsize=8)
+def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
+    with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
+        u = torch.arange(8, dtype=torch.float64)[:, None]
+        x = torch.arange(8, dtype=torch.float64)[None, :]
+        matrix = 0.5 * torch.cos((2 * x + 1) * u * torch.pi / 16)
+        matrix[0] /= 2**0.5
+        return matrix.to(device=device, dtype=dtype)
+
+
+@_exactly
+def block_dct(plane: torch.Tensor) -> torch.Tensor:
+    """`[B, H, W]` -> `[B, H/8, W/8, 8, 8]`."""
+    blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
+    matrix = _dct_matrix(plane.device, plane.dtype)
+    return matrix @ blocks @ matrix.T
+
+
+@_exactly
+def inverse_block_dct(coefficients: torch.Tensor) -> torch.Tensor:
+    """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
+    matrix = _dct_matrix(coefficients.device, coefficients.dtype)
+    blocks = matrix.T @ coefficients @ matrix
+    return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)

@@ -1,0 +1,195 @@
+"""The samples of a picture: the noise they are made of, how they share passes, and their mean and spread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from .inputs import Observation
+from .operators import Operator
+
+Generator = torch.Generator | list[torch.Generator] | None
+
+# Samples of one picture share a pass through the loop while their states have at most this many pixels together.
+_PIXELS_IN_A_PASS = 2**22
+# Grey levels that the last projections stay inside the measured bins, so that rounding to 8 bits rarely leaves them;
+# less and less where that cannot be had together with values in [0, 1].
+_ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
+_OVER_RELAXATION = 1.9
+_PATIENCE = 12  # projections without progress
+
+
+class Noise:
+    """All noise of one pass through the sampler: float32, one draw for the start and then one a step.
+
+    Args:
+        generator: one for the whole batch, a list with one for each state, or `None` for torch's own.
+        shape: of the states, `[B, C, H, W]`.
+        scale: factor of every draw, a number or `[B, 1, 1, 1]`: temperature, with a sign for antithetic samples.
+        device: where the noise is wanted; it is drawn where its generator lives.
+    """
+
+    def __init__(
+        self, generator: Generator, shape: tuple[int, ...], scale: float | torch.Tensor, device: torch.device
+    ) -> None:
+        self.generator, self.shape, self.device = generator, torch.Size(shape), device
+        self.scale = scale.to(device) if isinstance(scale, torch.Tensor) else scale
+
+    def start(self) -> torch.Tensor:
+        """Noise for the first state."""
+        noise = randn_tensor(self.shape, generator=self.generator, device=self.device, dtype=torch.float32)
+        return noise.mul_(self.scale)
+
+    def step(self) -> torch.Tensor:
+        """Fresh noise for a step; the unused one of the last step is drawn as well.
+
+        The numbers are laid out pixel by pixel (channels last), because the released sampler draws them so: its state
+        inherits that layout from its JPEG decoder, and torch fills a tensor of another layout with another stream.
+        """
+        if isinstance(self.generator, list):
+            one = (1, *self.shape[1:])
+            return torch.cat([_channels_last(one, g, self.device) for g in self.generator]).mul_(self.scale)
+        return _channels_last(self.shape, self.generator, self.device).mul_(self.scale)
+
+
+def _channels_last(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+    source = device if generator is None else generator.device
+    noise = torch.empty(shape, dtype=torch.float32, device=source, memory_format=torch.channels_last)
+    return noise.normal_(generator=generator).to(device)
+
+
+def passes(
+    generator: Generator,
+    num_samples: int,
+    antithetic: bool,
+    temperature: float,
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> list[Noise]:
+    """The samples of one observation in batches that go through the sampler together, each with its noise.
+
+    Args:
+        generator: of the first sample; a copy of it, which leaves it as it was, seeds the others. A list has one for
+            each picture of a batch.
+        num_samples: how many.
+        antithetic: whether every second sample has the noise of the one before with its sign changed.
+        temperature: scale of all noise.
+        shape: of one sample, `[B, C, H, W]`.
+        device: where the samples are made.
+
+    Raises:
+        ValueError: for a list of another number of generators.
+    """
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise ValueError(f"got {len(generator)} generators for {shape[0]} pictures")
+    generators = _generators(generator, num_samples, antithetic)
+    scales = [-temperature if antithetic and i % 2 else temperature for i in range(num_samples)]
+    together = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
+    if shape[0] > 1 or together <= 1 or isinstance(generators[0], list):
+        return [Noise(own, shape, scale, device) for own, scale in zip(generators, scales, strict=True)]
+    return [
+        Noise(group, (len(group), *shape[1:]), torch.tensor(scales[i : i + together]).reshape(-1, 1, 1, 1), device)
+        for i in range(0, num_samples, together)
+        for group in [generators[i : i + together]]
+    ]
+
+
+def _generators(generator: Generator, num_samples: int, antithetic: bool) -> list[Generator]:
+    """One for each sample; antithetic samples go in pairs, of which the second has a copy of the first one's."""
+    if isinstance(generator, list):
+        each = (_generators(g, num_samples, antithetic) for g in generator)
+        return [list(one) for one in zip(*each, strict=True)]
+    generator = torch.default_generator if generator is None else generator
+    different = (num_samples + 1) // 2 if antithetic else num_samples
+    seeds = torch.randint(2**62, (different - 1,), generator=_copy(generator), device=generator.device).tolist()
+    generators = [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+    if antithetic:
+        generators = [one for each in generators for one in (each, _copy(each))]
+    return generators[:num_samples]
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy
+
+
+def make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
+    """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
+
+    Now and then no such picture exists, because the encoder rounded on its way; then the measurement comes first.
+    """
+    best, found, when = -1.0, x, 0
+    for i, margin in enumerate(_ROUNDING_MARGINS):
+        step = _OVER_RELAXATION if i else 1.0
+        x = torch.lerp(x, operator.nearest(x, y, margin), step).clamp_(-1, 1)
+        consistency = operator.consistency(x, y)
+        if consistency > best:
+            best, found, when = consistency, x, i
+        if best == 1.0:
+            return found
+        if i - when >= _PATIENCE:
+            break
+    return operator.nearest(found, y)
+
+
+class Samples:
+    """The samples of one observation: each is presented as it comes, and only their mean and spread are kept.
+
+    Args:
+        observation: what they are samples of.
+        output_type: `"pil"`, `"np"` or `"pt"`.
+    """
+
+    def __init__(self, observation: Observation, output_type: str) -> None:
+        self.observation, self.output_type = observation, output_type
+        self.grey = observation.operator.channels == 1
+        self.presented: list[list] = []
+        self.mean = self.squares = torch.zeros(())
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take over a sample `[B, 3, H, W]` in [-1, 1], which its giver must not use again."""
+        if self.grey:
+            x = x.mean(dim=1, keepdim=True)
+        self.presented.append([self._present(picture) for picture in x])
+        if len(self.presented) == 1:
+            self.mean, self.squares = x, torch.zeros((), device=x.device).expand_as(x)
+        else:  # Welford: mean, and sum of squared distances from it
+            distance = x - self.mean
+            self.mean.add_(distance, alpha=1 / len(self.presented))
+            self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """The fields of the pipeline's output, one dict a picture; the samples are used up."""
+        operator, pictures = self.observation.operator, []
+        for i in range(len(self.mean)):
+            y, own = operator.select(self.observation.y, i), self.mean[i : i + 1]
+            fields = {
+                "images": self._present(own[0]),
+                "samples": [sample[i] for sample in self.presented],
+                "std": self._array(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+                "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
+            }
+            own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
+            pictures.append(fields | {"consistency_8bit": operator.consistency(own.expand(1, 3, -1, -1), y)})
+        return pictures
+
+    def _present(self, picture: torch.Tensor) -> Any:
+        """A picture in [-1, 1] as the caller wants it, in memory of its own."""
+        picture = (picture / 2).add_(0.5)
+        if self.output_type != "pil":
+            return self._array(picture)
+        pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
+        image = Image.fromarray(pixels[..., 0] if self.grey else pixels)
+        image.info.update(self.observation.info)
+        return image
+
+    def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
+        """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""
+        height, width = self.observation.size
+        values = values[:, :height, :width].cpu()
+        return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()
