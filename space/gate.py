@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import re
@@ -10,7 +11,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("space")
 
 # A folder of this server's own, so that whatever lies in it may be read and deleted.
 _PARENT = os.environ.get("GRADIO_TEMP_DIR")
@@ -130,13 +133,14 @@ def sweep(page: gr.Blocks) -> None:
     ages = {}
     for folder in Path(UPLOADS.name).iterdir():
         if folder not in kept:
-            ages[folder] = time.time() - folder.stat().st_mtime
+            with suppress(FileNotFoundError):  # a refused upload, gone meanwhile
+                ages[folder] = time.time() - folder.stat().st_mtime
     oldest_first = sorted(ages, key=ages.__getitem__, reverse=True)
     for place, folder in enumerate(oldest_first):
         if ages[folder] > 60 * KEEP_MINUTES or place < len(oldest_first) - _MAX_FOLDERS:
             shutil.rmtree(folder, ignore_errors=True)
     for paths in page.temp_file_sets:
-        paths.difference_update([path for path in paths if not Path(path).exists()])
+        paths.difference_update([path for path in list(paths) if not Path(path).exists()])
     for by_id in (file_upload_statuses._statuses, file_upload_statuses._signals):
         for upload_id in list(by_id)[:-_MAX_UPLOAD_IDS]:
             by_id.pop(upload_id, None)
@@ -299,7 +303,10 @@ class Page(gr.Blocks):
             async def sweep_regularly() -> None:
                 while True:
                     await asyncio.sleep(30)
-                    await asyncio.to_thread(sweep, self)
+                    try:
+                        await asyncio.to_thread(sweep, self)
+                    except OSError:
+                        log.exception("some uploads could not be deleted")
 
             task = asyncio.create_task(sweep_regularly())
             yield

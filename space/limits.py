@@ -45,6 +45,9 @@ KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises about a file
 
+Image.init()
+_FORMATS = [name for name in Image.ID if name != "EPS"]  # a program, for which Pillow starts Ghostscript
+
 
 def refusal(sentence: str) -> gr.Error:
     """The error that shows this sentence, given without its full stop, on the page."""
@@ -183,7 +186,7 @@ def read_picture(path: str | None, longest: int | None = None) -> tuple[Image.Im
     Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
     """
     data, name = read_upload(path)
-    with Image.open(io.BytesIO(data)) as opened:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         picture = ImageOps.exif_transpose(opened)
     code = f"picture = ImageOps.exif_transpose(Image.open({name!r}))\n"
     if picture.has_transparency_data:

@@ -640,3 +640,37 @@ def test_markers_that_viewers_refuse_are_refused_before_the_restoration(stranger
         assert "odd.jpg has markers that viewers do not understand" in str(said)
         assert success == (listener == "inspect")
     assert "calls of the prior" not in space.log.read_text().removeprefix(before)
+
+
+@browser_test
+def test_a_picture_that_is_a_program_is_not_run(stranger, photo) -> None:
+    stream = io.BytesIO()
+    photo.resize((40, 30)).save(stream, "EPS")
+    (path,) = stranger.upload(("picture.png", stream.getvalue())).json()
+    success, said = stranger.call(stranger.index["explore"], [{"path": path}, 10, "4:2:0", 0, *SETTINGS])
+    assert (success, said) == (False, "picture.png: not a picture that can be read.")
+
+
+@browser_test
+def test_uploads_that_are_too_old_or_too_many_are_deleted(monkeypatch, tmp_path) -> None:
+    monkeypatch.syspath_prepend(SPACE)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    import gate
+
+    folders = [Path(gate.UPLOADS.name, str(number)) for number in range(4)]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "a.jpg").touch()
+        os.utime(folder, (time.time() - 100 + number,) * 2)
+    os.utime(folders[3], (0, 0))
+    kept, known = (
+        SimpleNamespace(keep_in_cache={str(folders[0] / "a.jpg")}),
+        {str(folder / "a.jpg") for folder in folders},
+    )
+    page = SimpleNamespace(blocks={0: kept}, temp_file_sets=[known])
+    gate.sweep(page)
+    assert [folder.exists() for folder in folders] == [True, True, True, False]
+    monkeypatch.setattr(gate, "_MAX_FOLDERS", 1)
+    gate.sweep(page)
+    assert [folder.exists() for folder in folders] == [True, False, True, False]
+    assert known == {str(folders[0] / "a.jpg"), str(folders[2] / "a.jpg")}
