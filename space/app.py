@@ -96,16 +96,20 @@ PICTURES = VaeImageProcessor(vae_scale_factor=1)  # PIL pictures to tensors in [
 HINT = '<p class="hint">The restored picture will appear here.</p>'
 
 
+def clear() -> tuple:
+    """The result of an earlier file goes."""
+    return HINT, "", gr.DownloadButton(visible=False), "", gr.Accordion(visible=False), ""
+
+
 def inspect(path: str | None) -> tuple:
-    """What the file says, or what is wrong with it; the result of an earlier file goes."""
-    empty = "", gr.DownloadButton(visible=False), "", gr.Accordion(visible=False)
+    """What the file says, or what is wrong with it; a restoration that was faster keeps its place."""
     if path is None:
-        return HINT, *empty, ""
+        return gr.skip(), ""
     try:
         with refusals(path):
-            return HINT, *empty, show.facts(read_jpeg(path)[0])
+            return gr.skip(), show.facts(read_jpeg(path)[0])
     except gr.Error as error:
-        return show.refused(error.message), *empty, ""
+        return show.refused(error.message), ""
 
 
 def restore(
@@ -438,10 +442,10 @@ with Page(title="DDRM-JPEG", analytics_enabled=False) as demo:
         runs.append(work_event)
     cancel_button.click(cancel, None, [status, *buttons], cancels=runs, **QUIET)
     demo.unload(leave)
-    jpeg.change(
+    jpeg.change(clear, None, [status, view, download, deviation, code_box, facts], **QUIET).then(
         inspect,
         jpeg,
-        [status, view, download, deviation, code_box, facts],
+        [status, facts],
         show_progress="hidden",
         concurrency_limit=4,
         concurrency_id="inspect",
