@@ -17,9 +17,12 @@ import gradio as gr
 import show
 from compute import PIPE, PRIOR, run  # before what imports torch
 from diffusers.image_processor import VaeImageProcessor
+from gate import MAX_STATES, WORK, Page, checked
+from gradio.context import LocalContext
 from limits import (
     CONCURRENCY,
     KEEP_MINUTES,
+    MAX_BYTES,
     MAX_MEGABYTES,
     MAX_MEGAPIXELS,
     MAX_WAITING,
@@ -35,57 +38,50 @@ from pipeline_ddrm_jpeg.restoration import save_image
 
 HERE = Path(__file__).parent
 
-# --- Who waits or is being served: by session, the file that is there as long as the work is to go on ---
+# --- What is being worked at: by session, the files that are there as long as the work is to go on ---
 
-JOBS: dict[str, Path] = {}
-REFUSED: dict[str, str] = {}  # what a session was told last
+RUNNING: dict[str, set[Path]] = {}
 _FOLDER = TemporaryDirectory(prefix="ddrm-jpeg-space-")
-
-
-def admit(request: gr.Request) -> list:
-    """Take a place among those who wait, or say that there is none."""
-    if len(JOBS) >= MAX_WAITING and request.session_hash not in JOBS:
-        raise refusal(
-            f"{len(JOBS)} pictures are waiting, and the limit of this server is {MAX_WAITING}; try again in a minute"
-        )
-    JOBS[request.session_hash] = Path(_FOLDER.name, uuid4().hex)
-    return busy(True)
 
 
 @contextmanager
 def job(request: gr.Request) -> Iterator[Path]:
-    """The place of a session, given up at the end."""
-    go = JOBS.setdefault(request.session_hash, Path(_FOLDER.name, uuid4().hex))
-    if go.exists():  # a client of the API calls twice at once
-        go = Path(_FOLDER.name, uuid4().hex)
+    """The file that is there as long as the work is to go on."""
+    go = Path(_FOLDER.name, uuid4().hex)
     go.touch()
+    RUNNING.setdefault(request.session_hash, set()).add(go)
     try:
+        if not demo._queue.is_wanted(LocalContext.event_id.get()):  # cancelled before it was known here
+            raise refusal("Cancelled")
         yield go
-    except gr.Error as error:
-        if JOBS.get(request.session_hash) == go:
-            REFUSED[request.session_hash] = error.message
-        raise
     finally:
         go.unlink(missing_ok=True)
-        if JOBS.get(request.session_hash) == go:
-            del JOBS[request.session_hash]
+        RUNNING[request.session_hash].discard(go)
+        if not RUNNING[request.session_hash]:
+            del RUNNING[request.session_hash]
 
 
-def leave(request: gr.Request) -> None:
+async def leave(request: gr.Request) -> None:
     """End what a session waits for or has running."""
-    go = JOBS.pop(request.session_hash, None)
-    if go is not None:
+    await demo._queue.give_up(request.session_hash)
+    for go in list(RUNNING.get(request.session_hash, ())):
         go.unlink(missing_ok=True)
 
 
-def cancel(request: gr.Request) -> list:
-    leave(request)
+async def cancel(request: gr.Request) -> list:
+    await leave(request)
     return ['<p class="hint" role="status">Cancelled.</p>', *busy(False)]
 
 
-def refused(request: gr.Request) -> list:
-    """The sentence stays on the page when the note that gradio shows has gone."""
-    return [show.refused(REFUSED.pop(request.session_hash, "Not restored.")), *busy(False)]
+def ended(request: gr.Request) -> list:
+    """Why there is no picture. The sentence stays on the page when the note that gradio shows has gone.
+
+    To gradio what is cancelled has failed, too, but then the queue knows of no refusal and all has been said.
+    """
+    sentence = demo._queue.refused.pop(request.session_hash, None)
+    if sentence is None:
+        return [gr.skip()] * (1 + len(buttons))
+    return [show.refused(sentence), *busy(False)]
 
 
 def busy(working: bool) -> list:
@@ -100,16 +96,20 @@ PICTURES = VaeImageProcessor(vae_scale_factor=1)  # PIL pictures to tensors in [
 HINT = '<p class="hint">The restored picture will appear here.</p>'
 
 
+def clear() -> tuple:
+    """The result of an earlier file goes."""
+    return HINT, "", gr.DownloadButton(visible=False), "", gr.Accordion(visible=False), ""
+
+
 def inspect(path: str | None) -> tuple:
-    """What the file says, or what is wrong with it; the result of an earlier file goes."""
-    empty = "", gr.DownloadButton(visible=False), "", gr.Accordion(visible=False)
+    """What the file says, or what is wrong with it; a restoration that was faster keeps its place."""
     if path is None:
-        return HINT, *empty, ""
+        return gr.skip(), ""
     try:
         with refusals(path):
-            return HINT, *empty, show.facts(read_jpeg(path))
+            return gr.skip(), show.facts(read_jpeg(path)[0])
     except gr.Error as error:
-        return show.refused(error.message), *empty, ""
+        return show.refused(error.message), ""
 
 
 def restore(
@@ -123,10 +123,8 @@ def restore(
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
         progress(0, desc="Reading the file")
-        file = read_jpeg(path)
+        file, before = read_jpeg(path)
         result = run(file, None, settings, seed, go, progress)
-        with Image.open(path) as opened:
-            before = ImageOps.exif_transpose(opened)
         name = f"{Path(path).stem}_restored.png"
         count = sum(plane.size for plane in file.coefficients)
         verdict = show.verdict(result.consistency_8bit[0], f"file's {count:,} coefficients", time.monotonic() - start)
@@ -217,7 +215,6 @@ def present(result: Any, left: dict[str, Image.Image], name: str, verdict: str, 
         pictures["deviation"], legend = show.heat_map(result.std[0], image)
     for label, picture in pictures.items():  # with the profile of the restored one, or colours would seem to differ
         picture.save(folder / f"{label}.png", compress_level=1, icc_profile=image.info.get("icc_profile"))
-    demo.upload_file_set.update(map(str, folder.iterdir()))
     address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
     return {
         status: verdict,
@@ -270,11 +267,12 @@ def from_address(request: gr.Request) -> list:
         if name not in query:
             continue
         try:
+            text = query[name]
             if isinstance(component, gr.Checkbox):
-                values[name] = {"true": True, "false": False}[query[name]]
-            else:
-                text = query[name]
-                values[name] = component.preprocess(text if isinstance(component, gr.Radio) else float(text))
+                text = {"true": True, "false": False}[text]
+            elif not isinstance(component, gr.Radio):
+                text = float(text)
+            values[name] = checked(component, text)
         except (gr.Error, LookupError, ValueError, OverflowError):
             gr.Warning(f"The address gives a value of {name} that does not fit; it is left at {values[name]}.")
     *chosen_settings, chosen_seed = values.values()
@@ -318,7 +316,7 @@ def upload(label: str, placeholder: str, suffix: str) -> gr.Image:
         buttons=[],
         placeholder=placeholder,
     )
-    # Its own would open them, and of a broken file would say only where on the server it lies.
+    # Its own would open the file, and of a broken one would say only where on the server it lies.
     image.preprocess = lambda payload: None if payload is None else payload.path
     with gr.Row(elem_classes="examples"):
         for name, title in EXAMPLES.items():
@@ -342,7 +340,7 @@ def longer_side() -> gr.Radio:
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
 
-with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), analytics_enabled=False) as demo:
+with Page(title="DDRM-JPEG", analytics_enabled=False) as demo:
     gr.HTML(
         "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say.</p>",
         elem_id="title",
@@ -400,11 +398,12 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
                 seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1)
                 gr.HTML('<p class="note">The address of this page holds these settings; copy it to share them.</p>')
         with gr.Column(scale=7, min_width=320):
-            status = gr.HTML(HINT, elem_id="status")
-            view = gr.HTML(elem_id="view")
+            # The labels are not shown; they name the outputs of the API.
+            status = gr.HTML(HINT, elem_id="status", label="Verdict, as HTML")
+            view = gr.HTML(elem_id="view", label="Comparison, as HTML")
             download = gr.DownloadButton("Download PNG", visible=False, elem_id="download")
-            deviation = gr.HTML(elem_id="deviation")
-            facts = gr.HTML(elem_id="facts")
+            deviation = gr.HTML(elem_id="deviation", label="Where the samples differ, as HTML")
+            facts = gr.HTML(elem_id="facts", label="What the file says, as HTML")
             with gr.Accordion("The same in Python", open=False, visible=False, elem_id="python") as code_box:
                 code_panel = gr.Code(language="python", interactive=False, label="Python", show_line_numbers=False)
     gr.HTML(
@@ -427,29 +426,30 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
             start_buttons,
             **QUIET,
         )
-        admitted = button.click(admit, None, buttons, js=SHOW_STATUS, **(QUIET | AT_ONCE))
-        work_event = admitted.success(
+        started = button.click(lambda: busy(True), None, buttons, js=SHOW_STATUS, **QUIET)
+        work_event = started.success(
             work,
             inputs,
             outputs,
             inputs_kwargs={**settings, "seed": seed},
             show_progress_on=status,
             concurrency_limit=CONCURRENCY,
-            concurrency_id="work",
+            concurrency_id=WORK,
             api_name=work.__name__,
         )
         work_event.success(lambda: busy(False), None, buttons, **QUIET)
-        work_event.failure(refused, None, [status, *buttons], **QUIET)
+        work_event.failure(ended, None, [status, *buttons], **QUIET)
         runs.append(work_event)
     cancel_button.click(cancel, None, [status, *buttons], cancels=runs, **QUIET)
     demo.unload(leave)
-    jpeg.change(
+    jpeg.change(clear, None, [status, view, download, deviation, code_box, facts], **QUIET).then(
         inspect,
         jpeg,
-        [status, view, download, deviation, code_box, facts],
+        [status, facts],
         show_progress="hidden",
         concurrency_limit=4,
         concurrency_id="inspect",
+        api_visibility="private",
     )
 
     to_address = {
@@ -471,7 +471,7 @@ with gr.Blocks(title="DDRM-JPEG", delete_cache=(30, int(60 * KEEP_MINUTES)), ana
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("space").setLevel(logging.INFO)
-    demo.queue(max_size=10 * MAX_WAITING, default_concurrency_limit=None)
+    demo.queue(max_size=10 * MAX_WAITING, default_concurrency_limit=None, api_open=False)
     theme = gr.themes.Default(
         primary_hue="teal",
         neutral_hue="slate",
@@ -492,9 +492,14 @@ def main() -> None:
     demo.launch(
         theme=theme,
         css_paths=HERE / "style.css",
-        max_file_size=int(1e6 * MAX_MEGABYTES),
+        max_file_size=MAX_BYTES,
         footer_links=["api", "gradio"],
         ssr_mode=False,
+        mcp_server=False,
+        run_history=False,
+        enable_monitoring=False,
+        state_session_capacity=MAX_STATES,
+        app_kwargs=demo.app_kwargs(),
     )
 
 

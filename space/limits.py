@@ -6,12 +6,15 @@ import io
 import logging
 import math
 import os
+import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gradio as gr
 import torch
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
@@ -35,10 +38,15 @@ MAX_MEGAPIXELS = _limit("MAX_MEGAPIXELS", 4)
 MAX_MEGABYTES = _limit("MAX_MEGABYTES", 10)
 MAX_SECONDS = _limit("MAX_SECONDS", 300)
 MAX_WAITING = int(_limit("MAX_WAITING", 20))
+MAX_BYTES = int(1e6 * MAX_MEGABYTES)
 CONCURRENCY = int(_limit("CONCURRENCY", 1))
 KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # what Pillow raises about a file
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises about a file
+
+Image.init()
+_FORMATS = [name for name in Image.ID if name != "EPS"]  # a program, for which Pillow starts Ghostscript
 
 
 def refusal(sentence: str) -> gr.Error:
@@ -79,13 +87,44 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].rstrip(".")
 
 
+def upload_path(path: object) -> Path:
+    """The upload that a request calls by this path: a plain file in this server's upload folder, not behind a link.
+
+    Raises:
+        gr.Error: for anything else, with one sentence, whether it is there or not.
+    """
+    stranger = refusal("The request names a file that was not uploaded to this server; upload the picture first")
+    if not isinstance(path, str) or "\0" in path:
+        raise stranger
+    folder = Path(get_upload_folder()).resolve()
+    asked = Path(path)
+    for parent in (folder, Path(get_upload_folder())):
+        if asked.is_relative_to(parent) and asked != parent:
+            asked = folder / asked.relative_to(parent)
+            break
+    else:
+        raise stranger
+    try:
+        if asked.resolve() != asked or not (asked.is_file() or not asked.exists()):
+            raise stranger
+    except (OSError, RuntimeError):  # a name too long, a loop of links
+        raise stranger from None
+    return asked
+
+
 def read_upload(path: str | None) -> tuple[bytes, str]:
-    """Bytes and name of an upload that is within the limits."""
+    """Bytes and name of an upload that is within the limits. Nothing else reads what a request names."""
     if path is None:
         raise refusal("Choose a picture first")
-    data, name = Path(path).read_bytes(), Path(path).name
-    if len(data) > 1e6 * MAX_MEGABYTES:
-        raise refusal(f"{name} has {len(data) / 1e6:.1f} MB; the limit of this server is {MAX_MEGABYTES:g} MB")
+    upload = upload_path(path)
+    name = upload.name
+    # Neither waits at a named pipe nor follows a link, should one have come there meanwhile.
+    with open(upload, "rb", opener=lambda file, flags: os.open(file, flags | _PLAIN)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise refusal(f"{name} is not a plain file; upload the picture again")
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise refusal(f"{name} has more than {MAX_MEGABYTES:g} MB, the limit of this server; choose a smaller file")
     size = None
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -111,8 +150,8 @@ def _check_size(name: str, width: int, height: int) -> None:
         )
 
 
-def read_jpeg(path: str | None) -> JPEGFile:
-    """The upload as a JPEG file, with its true tables and coefficients."""
+def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
+    """The upload as a JPEG file, with its true tables and coefficients, and as every viewer decodes it, upright."""
     data, name = read_upload(path)
     stream = io.BytesIO(data)
     stream.name = name  # what messages call it
@@ -129,7 +168,16 @@ def read_jpeg(path: str | None) -> JPEGFile:
             " The tab Explore takes pictures of any format"
         ) from None
     _check_size(name, file.width, file.height)
-    return file
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            decoded = ImageOps.exif_transpose(opened)
+            decoded.load()
+    except _UNREADABLE:
+        raise refusal(
+            f"{name} has markers that viewers do not understand, so there would be nothing to compare with;"
+            " save it once more, or use the command ddrm-jpeg"
+        ) from None
+    return file, decoded
 
 
 def read_picture(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:
@@ -138,7 +186,7 @@ def read_picture(path: str | None, longest: int | None = None) -> tuple[Image.Im
     Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
     """
     data, name = read_upload(path)
-    with Image.open(io.BytesIO(data)) as opened:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         picture = ImageOps.exif_transpose(opened)
     code = f"picture = ImageOps.exif_transpose(Image.open({name!r}))\n"
     if picture.has_transparency_data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import runpy
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -68,23 +70,37 @@ def space(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
+        "TMPDIR": str(folder / "scratch"),
         "PYTHONUNBUFFERED": "1",
     }
+    (folder / "scratch").mkdir()
     log = folder / "log"
     with open(log, "wb") as stream:
-        server = subprocess.Popen([sys.executable, SPACE / "app.py"], env=environment, stdout=stream, stderr=stream)
+        server = subprocess.Popen(
+            [sys.executable, SPACE / "app.py"],
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
     try:
         wait_for(lambda: "Running on" in log.read_text() or server.poll() is not None)
         assert server.poll() is None, log.read_text()
-        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", log=log, uploads=folder / "uploads")
+        yield SimpleNamespace(
+            url=f"http://127.0.0.1:{port}",
+            port=port,
+            log=log,
+            uploads=folder / "uploads",
+            scratch=folder / "scratch",
+            pid=server.pid,
+        )
     finally:
         server.send_signal(signal.SIGINT)
         try:
             server.wait(20)
         finally:
             server.kill()
-    left = {path.name for path in (folder / "uploads").rglob("*") if path.is_file()}
-    assert left <= {path.name for path in (SPACE / "examples").iterdir()}
+    assert not [path for path in (folder / "uploads").rglob("*") if path.is_file()]
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
@@ -310,7 +326,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     working(second).wait_for()
     choose(third, jpeg)
     press(third, "Restore")
-    third.get_by_text("the limit of this server is 2").wait_for()
+    third.locator(".refusal").get_by_text("the limit of this server is 2").wait_for()
 
     # Cancelling ends the calls of the prior, and so does closing the page.
     assert stopped() == 0
@@ -321,6 +337,40 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     wait_for(lambda: stopped() == 2)
     press(third, "Restore")
     downloaded(third)
+
+
+@browser_test
+def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
+    page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
+    choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
+    said = page.locator("#status p")
+    for attempt in range(20):
+        press(page, "Restore")
+        if attempt % 2:  # the others are cancelled as soon as there is a button for it
+            page.get_by_role("progressbar", name=re.compile("Step 1 of 60")).wait_for()
+        with page.expect_response("**/reset"):  # the last word of gradio's own cancelling
+            press(page, "Cancel")
+        page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
+        wait_for(lambda: idle(space))
+        page.get_by_role("tab", name="Explore").click()  # answered after whatever came before
+        page.get_by_role("button", name="Compress, then restore").wait_for()
+        assert said.all_inner_texts() == ["Cancelled."]
+        page.get_by_role("tab", name="Restore").click()
+        page.get_by_role("button", name="Restore", exact=True).wait_for()
+
+
+@browser_test
+def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
+    page = visitor()
+    choose(page, jpeg)
+    press(page, "Settings ▼")
+    page.get_by_label("seed").fill("")
+    press(page, "Restore")
+    page.locator(".refusal").get_by_text("seed is empty; it must be a whole number from 0 to").wait_for()
+    page.get_by_label("seed").fill("3")
+    page.get_by_test_id("toast-close").click()
+    press(page, "Restore")
+    downloaded(page)
 
 
 @browser_test
@@ -367,3 +417,260 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     with pytest.raises(gradio.Error, match=r"limit of this server is 1e-06 s"):
         compute.run(*arguments)
     assert len(calls) == 1
+
+
+# --- What strangers send without a browser ---
+
+SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, "paper", False, 0]  # from num_samples to seed
+LONG = [16, 60, 300, *SETTINGS[3:]]
+
+
+@pytest.fixture
+def stranger(space: SimpleNamespace) -> Iterator[Any]:
+    """Speaks to the page's server as a program does."""
+    import httpx
+
+    with httpx.Client(base_url=f"{space.url}/gradio_api/", timeout=120) as client:
+        yield Stranger(client)
+
+
+class Stranger:
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.config = client.get("../config").json()
+        self.listeners = [listener for listener in self.config["dependencies"] if listener["backend_fn"]]
+        self.index = {listener["api_name"]: listener["id"] for listener in self.listeners}
+
+    def upload(self, *files: tuple[str, bytes]) -> Any:
+        return self.client.post("upload", files=[("files", file) for file in files])
+
+    def join(self, listener: int, data: list, session: str) -> Any:
+        return self.client.post("queue/join", json={"fn_index": listener, "data": data, "session_hash": session})
+
+    def call(self, listener: int, data: list) -> tuple[bool, Any]:
+        """Whether it succeeded, and its outputs or what it says instead."""
+        session = os.urandom(8).hex()
+        joined = self.join(listener, data, session)
+        if joined.status_code != 200:
+            return False, joined.json()["detail"]
+        with self.client.stream("GET", "queue/data", params={"session_hash": session}) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ") or "{}")
+                if message.get("msg") == "process_completed":
+                    output = message["output"]
+                    return message["success"], output["data"] if message["success"] else output["error"]
+        raise AssertionError("the stream ended before the call did")
+
+
+def idle(space: SimpleNamespace) -> bool:
+    """Whether no restoration runs."""
+    return not list(space.scratch.glob("ddrm-jpeg-space-*/*"))
+
+
+def hostile_paths(folder: Path, uploads: Path, photo: Image.Image) -> list[str]:
+    """Files of the server's machine that nobody has uploaded, and names that lead to them."""
+    photo.resize((40, 30)).save(folder / "secret.png")
+    (own,) = uploads.glob("ddrm-jpeg-uploads-*")
+    inside = own / "planted"
+    inside.mkdir()
+    (inside / "link.png").symlink_to(folder / "secret.png")
+    (inside / "folder").symlink_to(folder)
+    os.mkfifo(inside / "pipe")
+    up = "/".join([".."] * len(own.parts))
+    return [
+        str(folder / "secret.png"),
+        f"{own}/{up}{folder}/secret.png",
+        str(inside / "link.png"),
+        str(inside / "folder" / "secret.png"),
+        str(inside / "pipe"),
+        str(inside),
+        str(own),
+        "/dev/zero",
+        "/etc/passwd",
+        "/not/there",
+        "secret.png",
+        "",
+        "a\0b",
+        "x" * 5000,
+        "http://127.0.0.1:9/secret.png",
+    ]
+
+
+@browser_test
+def test_no_file_is_read_but_an_upload(stranger, space, photo, tmp_path) -> None:
+    paths = hostile_paths(tmp_path, space.uploads, photo)
+    try:
+        for path in paths:
+            forms = [{"path": path}, {"path": path, "meta": {"_type": "gradio.FileData"}}]
+            forms += [form | {"url": path, "is_stream": True} for form in forms]
+            for form in forms:
+                for listener, rest in (("restore", []), ("explore", [10, "4:2:0", 0]), ("dequantize", [3, "left", 0])):
+                    success, said = stranger.call(stranger.index[listener], [form, *rest, *SETTINGS])
+                    assert not success
+                    assert "was not uploaded to this server" in said, path
+            if path:
+                assert stranger.client.get(f"file={quote(path)}").status_code == 404
+        # Nor does any other control of any listener take it for what a visitor could have chosen.
+        form = {"path": paths[0], "meta": {"_type": "gradio.FileData"}}
+        for listener in stranger.listeners:
+            for place in range(len(listener["inputs"])):
+                data = [None] * len(listener["inputs"])
+                data[place] = form
+                success, _ = stranger.call(listener["id"], data)
+                assert not success
+    finally:
+        shutil.rmtree(next(space.uploads.glob("*/planted")))
+    stream = io.BytesIO()
+    photo.resize((40, 30)).save(stream, "PNG")
+    (path,) = stranger.upload(("clean.png", stream.getvalue())).json()
+    success, outputs = stranger.call(stranger.index["explore"], [{"path": path}, 10, "4:2:0", 0, *SETTINGS])
+    assert success, outputs
+
+
+@browser_test
+def test_what_the_page_does_not_need_is_closed(stranger) -> None:
+    for address in ("component_server", "process_recording", "run-history/connect", "vibe-edit", "stream/a/close"):
+        assert stranger.client.post(address, json={}).status_code == 404
+    for address in ("deep_link?session_hash=a", "proxy=http://127.0.0.1:9/", "file=http://127.0.0.1:9/", "runs"):
+        assert stranger.client.get(address).status_code == 404
+    assert stranger.client.get("../?deep_link=a").status_code == 404
+    assert set(stranger.client.get("info").json()["named_endpoints"]) == {"/restore", "/explore", "/dequantize"}
+    for listener in stranger.listeners:
+        name, data = listener["api_name"], [None] * len(listener["inputs"])
+        if listener["api_visibility"] != "public":
+            assert stranger.client.post(f"call/{name}", json={"data": data}).status_code == 400
+        elif listener["queue"]:
+            assert stranger.client.post(f"run/{name}", json={"data": data}).status_code == 404
+    assert stranger.client.post("queue/join", content=b"[" * 200_000).status_code == 413
+    outputs = stranger.client.get("info").json()["named_endpoints"]["/restore"]["returns"]
+    assert not [output["label"] for output in outputs if output["label"].startswith("value_")]
+
+
+@browser_test
+def test_the_api_obeys_the_limits_of_the_controls(stranger, jpeg) -> None:
+    (path,) = stranger.upload(("chelsea.jpg", jpeg)).json()
+    names = ["num_samples", "num_inference_steps", "init_timestep", "timestep_spacing", "eta", "eta_b", "temperature"]
+    names += ["antithetic", "correction", "consistent", "seed"]
+    wrong = {"num_samples": [17, 1.5, "2", True], "eta": [2, -1], "correction": ["none", None], "consistent": ["yes"]}
+    wrong |= {"seed": [None, -1, 2**53, 0.5], "timestep_spacing": [["log"]], "init_timestep": [1001]}
+    for name, values in wrong.items():
+        for value in values:
+            settings = list(SETTINGS)
+            settings[names.index(name)] = value
+            success, said = stranger.call(stranger.index["restore"], [{"path": path}, *settings])
+            assert not success
+            assert re.fullmatch(rf"{name} is .*; it must be .*\.", said)
+
+
+@browser_test
+def test_places_are_taken_by_work_alone_and_given_back(stranger, space, jpeg, photo) -> None:
+    """The limit of this server is two."""
+    without_inputs = [listener for listener in stranger.listeners if not listener["inputs"] and listener["queue"]]
+    assert without_inputs
+    for number in range(20):
+        for listener in without_inputs:
+            stranger.join(listener["id"], [], f"idler{number}")
+            wait_for(lambda: stranger.client.get("queue/status").json()["queue_size"] == 0)
+    (path,) = stranger.upload(("chelsea.jpg", jpeg)).json()
+    success, said = stranger.call(stranger.index["restore"], [{"path": path}, *SETTINGS])
+    assert success, said
+
+    (large,) = stranger.upload(("large.jpg", jpeg_bytes(photo.resize((500, 400)), quality=10))).json()
+    work = {"data": [{"path": large}, *LONG]}
+    for session in ("worker0", "worker1"):
+        assert stranger.client.post("call/restore", json=work | {"session_hash": session}).status_code == 200
+    third = stranger.client.post("call/restore", json=work)
+    assert third.status_code == 400
+    assert "the limit of this server is 2" in third.json()["detail"]
+    for session in ("worker0", "worker1"):
+        body = {"fn_index": stranger.index["cancel"], "data": [], "session_hash": session}
+        assert stranger.client.post("run/cancel", json=body).status_code == 200
+    wait_for(lambda: stranger.call(stranger.index["restore"], [{"path": path}, *SETTINGS])[0])
+    assert idle(space)
+
+
+@browser_test
+def test_a_thousand_sessions_leave_no_memory_behind(stranger, space) -> None:
+    import psutil
+
+    def use(sessions: range) -> int:
+        for number in sessions:
+            stranger.join(stranger.index["inspect"], [None], f"session{number}")
+            stranger.join(stranger.index["restore"], [None, *SETTINGS], f"session{number}")
+            wait_for(lambda: stranger.client.get("queue/status").json()["queue_size"] == 0)
+        return psutil.Process(space.pid).memory_info().rss
+
+    before = use(range(500))
+    assert use(range(500, 1500)) - before < 20e6
+
+
+@browser_test
+def test_a_rejected_upload_leaves_nothing_on_disk(stranger, space) -> None:
+    def there() -> set[tuple[str, str]]:  # os.walk does not mind what goes meanwhile
+        return {(folder, name) for folder, _, names in os.walk(space.uploads) for name in ["", *names]}
+
+    before = there()
+    assert stranger.upload(("..", b"x")).status_code == 400
+    assert stranger.upload(("a.jpg", b"x"), ("..", b"y")).status_code == 400
+    assert stranger.upload(("a.jpg", b"x"), ("b.jpg", b"y")).status_code == 400
+    assert stranger.upload(("a.jpg", bytes(400_000))).status_code == 413
+    assert stranger.upload(*[("a.jpg", bytes(200_000))] * 9).status_code == 413
+    assert stranger.client.post("upload", files={"other": b"x"}).status_code == 400
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert stranger.client.post("upload", content=b"nonsense", headers=form).status_code == 400
+    assert there() == before
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    head += b'Content-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + bytes(30_000)
+    with socket.create_connection(("127.0.0.1", space.port)) as broken_off:
+        broken_off.sendall(head)
+        wait_for(lambda: there() != before)
+    wait_for(lambda: there() == before)
+
+
+@browser_test
+def test_markers_that_viewers_refuse_are_refused_before_the_restoration(stranger, space, jpeg) -> None:
+    start = jpeg.index(b"\xff\xe0")
+    length = int.from_bytes(jpeg[start + 2 : start + 4], "big")
+    odd = jpeg[:start] + b"\xff\xe0\x00\x08JFIF\x00\x01" + jpeg[start + 2 + length :]
+    (path,) = stranger.upload(("odd.jpg", odd)).json()
+    before = space.log.read_text()
+    for listener, data in (("restore", [{"path": path}, *SETTINGS]), ("inspect", [{"path": path}])):
+        success, said = stranger.call(stranger.index[listener], data)
+        assert "odd.jpg has markers that viewers do not understand" in str(said)
+        assert success == (listener == "inspect")
+    assert "calls of the prior" not in space.log.read_text().removeprefix(before)
+
+
+@browser_test
+def test_a_picture_that_is_a_program_is_not_run(stranger, photo) -> None:
+    stream = io.BytesIO()
+    photo.resize((40, 30)).save(stream, "EPS")
+    (path,) = stranger.upload(("picture.png", stream.getvalue())).json()
+    success, said = stranger.call(stranger.index["explore"], [{"path": path}, 10, "4:2:0", 0, *SETTINGS])
+    assert (success, said) == (False, "picture.png: not a picture that can be read.")
+
+
+@browser_test
+def test_uploads_that_are_too_old_or_too_many_are_deleted(monkeypatch, tmp_path) -> None:
+    monkeypatch.syspath_prepend(SPACE)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    import gate
+
+    folders = [Path(gate.UPLOADS.name, str(number)) for number in range(4)]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "a.jpg").touch()
+        os.utime(folder, (time.time() - 100 + number,) * 2)
+    os.utime(folders[3], (0, 0))
+    kept, known = (
+        SimpleNamespace(keep_in_cache={str(folders[0] / "a.jpg")}),
+        {str(folder / "a.jpg") for folder in folders},
+    )
+    page = SimpleNamespace(blocks={0: kept}, temp_file_sets=[known])
+    gate.sweep(page)
+    assert [folder.exists() for folder in folders] == [True, True, True, False]
+    monkeypatch.setattr(gate, "_MAX_FOLDERS", 1)
+    gate.sweep(page)
+    assert [folder.exists() for folder in folders] == [True, False, True, False]
+    assert known == {str(folders[0] / "a.jpg"), str(folders[2] / "a.jpg")}

@@ -1,0 +1,319 @@
+"""What gradio lets strangers reach, and how much of it: addresses, bytes, inputs, places in the queue, uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Event, Queue
+from gradio.route_utils import upload_fn
+from gradio.routes import file_upload_statuses
+from gradio.server_messages import EventMessage
+from limits import KEEP_MINUTES, MAX_BYTES, MAX_WAITING, refusal, upload_path
+from python_multipart.exceptions import MultipartParseError
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("space")
+
+# A folder of this server's own, so that whatever lies in it may be read and deleted.
+_PARENT = os.environ.get("GRADIO_TEMP_DIR")
+if _PARENT:
+    Path(_PARENT).mkdir(parents=True, exist_ok=True)
+UPLOADS = TemporaryDirectory(prefix="ddrm-jpeg-uploads-", dir=_PARENT)
+os.environ["GRADIO_TEMP_DIR"] = UPLOADS.name
+
+# --- Addresses and bytes ---
+
+_OPEN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon|pwa_icon/\d+)/?|/(static|assets|svelte)/.+"
+    r"|/gradio_api/(info|openapi\.json|app_id|startup-events|theme\.css|upload|upload_progress|cancel|reset"
+    r"|queue/join|queue/data|queue/status|heartbeat/[^/]+|run/[^/]+|call/[^/]+|call/[^/]+/[^/]+|call/v2/[^/]+/[^/]+)/?"
+)
+_FILE = "/gradio_api/file="
+_MAX_JSON = 100_000
+_MULTIPART_OVERHEAD = 10_000
+
+
+class Gate:
+    """Middleware that keeps to the addresses the page needs, and to requests of bounded size."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if not _is_open(path) or "deep_link" in Request(scope).query_params:
+                await PlainTextResponse("This server has nothing at this address.", 404)(scope, receive, send)
+            else:
+                limit = MAX_BYTES + _MULTIPART_OVERHEAD if path.rstrip("/") == "/gradio_api/upload" else _MAX_JSON
+                await self.app(scope, _bounded(receive, limit), send)
+
+
+def _is_open(path: str) -> bool:
+    if not path.startswith(_FILE):
+        return _OPEN.fullmatch(path) is not None
+    try:
+        upload_path(path.removeprefix(_FILE))
+    except gr.Error:
+        return False
+    return True
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise HTTPException(413, f"The request is larger than the {limit / 1e6:g} MB that this server takes.")
+        return message
+
+    return receive_bounded
+
+
+# --- Uploads ---
+
+
+async def upload(request: Request) -> Response:
+    """gradio's upload, with a folder of its own for each request: what is refused or broken off leaves nothing."""
+    folder = Path(UPLOADS.name, uuid4().hex)
+    folder.mkdir()
+    upload_id = request.query_params.get("upload_id")
+    progress = file_upload_statuses if upload_id else None
+    try:
+        paths, _, _ = await upload_fn(request, folder, MAX_BYTES, upload_id, upload_progress=progress)
+        if len(paths) != 1:
+            raise HTTPException(400, f"The request has {len(paths)} files; send one.")
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if isinstance(error, MultiPartException):
+            status = 413 if "maximum allowed size" in error.message else 400
+            return PlainTextResponse(error.message, status)
+        if isinstance(error, (MultipartParseError, KeyError, TypeError)):
+            return PlainTextResponse("The request is not a form with one file; send one as `files`.", 400)
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=400)  # nobody is there to read it
+        raise
+    return JSONResponse([str(path) for path in paths])
+
+
+_MAX_FOLDERS = 50 * MAX_WAITING
+_MAX_UPLOAD_IDS = 100
+
+
+def sweep(page: gr.Blocks) -> None:
+    """Delete uploads and results that are too old or too many, and forget them."""
+    kept = {Path(path).parent for block in page.blocks.values() for path in block.keep_in_cache}
+    ages = {}
+    for folder in Path(UPLOADS.name).iterdir():
+        if folder not in kept:
+            with suppress(FileNotFoundError):  # a refused upload, gone meanwhile
+                ages[folder] = time.time() - folder.stat().st_mtime
+    oldest_first = sorted(ages, key=ages.__getitem__, reverse=True)
+    for place, folder in enumerate(oldest_first):
+        if ages[folder] > 60 * KEEP_MINUTES or place < len(oldest_first) - _MAX_FOLDERS:
+            shutil.rmtree(folder, ignore_errors=True)
+    for paths in page.temp_file_sets:
+        paths.difference_update([path for path in list(paths) if not Path(path).exists()])
+    for by_id in (file_upload_statuses._statuses, file_upload_statuses._signals):
+        for upload_id in list(by_id)[:-_MAX_UPLOAD_IDS]:
+            by_id.pop(upload_id, None)
+
+
+# --- Places in the queue ---
+
+WORK = "work"  # concurrency_id of the listeners that restore
+_MAX_UNREAD = 20  # calls of a session whose results have not been fetched
+MAX_STATES = 100  # sessions whose state gradio keeps; this page has none worth keeping
+_MAX_SESSIONS = 500  # sessions whose unread results are kept
+
+
+class Places(Queue):
+    """gradio's queue, in which work has a place from joining to its end, for the page and the API alike."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ANALYTICS_MAX_EVENTS = 100  # gradio goes through all of them after every call
+        self.joining = 0
+        self.refused: OrderedDict[str, str] = OrderedDict()  # what the work of a session ended with
+
+    def taken(self) -> int:
+        """How many restorations wait or run."""
+        work = self.event_queue_per_concurrency_id.get(WORK)
+        return self.joining + (len(work.queue) + work.current_concurrency if work else 0)
+
+    async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
+        listener = self.blocks.fns.get(body.fn_index)
+        works = listener is not None and listener.concurrency_id == WORK
+        refused = self._why_not(body, listener)
+        if refused:
+            joined = False, refused, "error"
+        else:
+            self.joining += works
+            try:
+                joined = await super().push(body, request, username)
+            finally:
+                self.joining -= works
+        if works and not joined[0]:
+            self._remember(body.session_hash, joined[1])
+        return joined
+
+    def _why_not(self, body: PredictBodyInternal, listener: BlockFunction | None) -> str | None:
+        """Why a call may not join, if it may not."""
+        if listener is None or (body.simple_format and listener.api_visibility != "public"):
+            return "This server has no such endpoint."
+        self._forget_unread()
+        if len(self.pending_event_ids_session.get(body.session_hash, ())) >= _MAX_UNREAD:
+            return f"This session has {_MAX_UNREAD} calls with unread results; read those first."
+        if listener.concurrency_id == WORK and self.taken() >= MAX_WAITING:
+            return (
+                f"{self.taken()} pictures are waiting, and the limit of this server is {MAX_WAITING};"
+                " try again in a minute."
+            )
+        return None
+
+    def send_message(self, event: Event, event_message: EventMessage) -> None:
+        if event.concurrency_id == WORK and event.alive and getattr(event_message, "success", True) is False:
+            self._remember(event.session_hash, event_message.output.get("error"))
+        super().send_message(event, event_message)
+
+    def _remember(self, session: str, sentence: Any) -> None:
+        self.refused[session] = sentence if isinstance(sentence, str) else "Not restored."
+        self.refused.move_to_end(session)
+        while len(self.refused) > _MAX_SESSIONS:
+            self.refused.popitem(last=False)
+
+    def _forget_unread(self) -> None:
+        """Drop the results that nobody has come for, of the sessions that were served first."""
+        excess = len(self.pending_messages_per_session) - _MAX_SESSIONS
+        if excess > 0:
+            served = {event.session_hash for event in self.event_ids_to_events.values()}
+            idle = [session for session in self.pending_messages_per_session if session not in served]
+            for session in idle[:excess]:
+                del self.pending_messages_per_session[session]
+        for session in self.pending_event_ids_session.keys() - self.pending_messages_per_session.keys():
+            del self.pending_event_ids_session[session]
+
+    async def give_up(self, session: str) -> None:
+        """Take a session's work out of the queue; of what runs, nobody hears any more."""
+        async with self.delete_lock:
+            for events in self.active_jobs:
+                for event in events or ():
+                    if event.session_hash == session and event.concurrency_id == WORK:
+                        event.alive = False
+            work = self.event_queue_per_concurrency_id.get(WORK)
+            for event in [event for event in work.queue if event.session_hash == session] if work else []:
+                work.queue.remove(event)
+                self.event_ids_to_events.pop(event._id, None)
+
+    def is_wanted(self, event_id: str | None) -> bool:
+        """Whether somebody still waits for what a call in the queue is at."""
+        event = self.event_ids_to_events.get(event_id)
+        return event is not None and event.alive
+
+
+# --- Inputs ---
+
+
+def checked(component: Any, value: Any) -> Any:
+    """What a request gives for a control, if a visitor could have chosen it.
+
+    Raises:
+        gr.Error: if not.
+    """
+    if isinstance(component, gr.Image):
+        if value is None:
+            return None
+        path = upload_path(value.get("path") if isinstance(value, dict) else None)
+        return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    if isinstance(component, gr.Checkbox):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(component, gr.Radio):
+        choices = [choice for _, choice in component.choices]
+        fits, wanted = any(type(value) is type(choice) and value == choice for choice in choices), f"one of {choices}"
+    elif isinstance(component, (gr.Slider, gr.Number)):
+        low, high = component.minimum, component.maximum
+        whole = isinstance(component, gr.Number) or component.step == 1
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = fits and math.isfinite(value) and low <= value <= high and (not whole or value == int(value))
+        wanted = f"a {'whole ' if whole else ''}number from {low} to {high}"
+        value = int(value) if fits and whole else value
+    else:
+        fits, wanted = False, "left alone"
+    if not fits:
+        given = "empty" if value is None else repr(value)[:40]
+        raise refusal(f"{component.label} is {given}; it must be {wanted}")
+    return value
+
+
+class Page(gr.Blocks):
+    """gradio's page, behind the gate: every listener, whatever the way to it, gets its inputs from here."""
+
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        self.validate_inputs(block_fn, inputs)
+        inputs = [checked(component, value) for component, value in zip(block_fn.inputs, inputs, strict=False)]
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+    def queue(self, **settings: Any) -> Page:
+        super().queue(**settings)
+        given = self._queue
+        self._queue = Places(
+            given.live_updates,
+            given.max_thread_count,
+            given.update_intervals,
+            given.max_size,
+            self,
+            given.default_concurrency_limit,
+        )
+        return self
+
+    def app_kwargs(self) -> dict[str, Any]:
+        """What `launch` hands to FastAPI so that the gate stands before gradio."""
+
+        @asynccontextmanager
+        async def sweeping(_: Any) -> AsyncIterator[None]:
+            async def sweep_regularly() -> None:
+                while True:
+                    await asyncio.sleep(30)
+                    try:
+                        await asyncio.to_thread(sweep, self)
+                    except OSError:
+                        log.exception("some uploads could not be deleted")
+
+            task = asyncio.create_task(sweep_regularly())
+            yield
+            task.cancel()
+
+        return {
+            "middleware": [Middleware(Gate)],
+            "routes": [Route("/gradio_api/upload", upload, methods=["POST"])],
+            "lifespan": sweeping,
+        }
