@@ -34,7 +34,9 @@ from limits import (
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, JPEGFile, QuantizationOperator
+from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
 from pipeline_ddrm_jpeg.restoration import save_image
+from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
 
 HERE = Path(__file__).parent
 
@@ -231,7 +233,8 @@ def present(result: Any, left: dict[str, Image.Image], name: str, verdict: str, 
 DEFAULT_PRESET = "fast"
 PRESET_LABELS = {"paper": "paper (S)", "paper-average": "paper (A)"}
 DEFAULTS = {
-    **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b", "temperature")},
+    **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b")},
+    "temperature": 1.0,
     "antithetic": False,
     "correction": "ddrm",
     "consistent": False,
@@ -383,13 +386,13 @@ with Page(title="DDRM-JPEG", analytics_enabled=False) as demo:
                         step=1,
                         info="Where sampling starts, from the noised measurement; 0: as the file's tables ask for.",
                     ),
-                    "timestep_spacing": gr.Radio(["leading", "log"], info="Uniform, or denser near the end."),
+                    "timestep_spacing": gr.Radio([*TIMESTEP_SPACINGS], info="Uniform, or denser near the end."),
                     "eta": gr.Slider(0, 1, step=0.05, info="Weight of fresh against predicted noise."),
                     "eta_b": gr.Slider(0, 1, step=0.05, info="Weight of the corrected picture at every step."),
                     "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
                     "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
                     "correction": gr.Radio(
-                        ["ddrm", "nearest"], info="How a picture is made to agree with the file at every step."
+                        [*CORRECTIONS], info="How a picture is made to agree with the file at every step."
                     ),
                     "consistent": gr.Checkbox(info="Project the result onto what the file says."),
                 }
