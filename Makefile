@@ -27,8 +27,8 @@ demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 card: .venv/installed-dev ## Fill model_card.md and README.md from docs/results.json and the prior's page
 	$(BIN)/python scripts/reports/pages.py
 
-results: .venv/installed-dev ## Make anew all that states a number: PICTURES=FOLDER of sets, LIMIT=n pictures of each
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/reports $(PICTURES) $(if $(LIMIT),--limit $(LIMIT)) $(REPORTS)
+results: .venv/installed-dev ## Make all numbers anew: PICTURES=FOLDER of sets (LIMIT=n of each, REPORTS="--only pages")
+	$(BIN)/python scripts/reports $(PICTURES) $(if $(LIMIT),--limit $(LIMIT)) $(REPORTS)
 
 space: .venv/installed-space ## Start the web page on this machine
 	$(BIN)/python space/app.py
