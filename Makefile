@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo card space test test-browser fuzz audit lint clean
+.PHONY: help demo card results space test test-browser fuzz audit lint clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 8
 
@@ -22,10 +22,13 @@ help: ## Show this list
 
 demo: .venv/installed ## Restore examples/*.jpg and draw before and after
 	$(BIN)/ddrm-jpeg restore examples/*.jpg --output build/demo --overwrite
-	$(BIN)/python scripts/make_comparison.py build/demo
+	$(BIN)/python scripts/reports/comparison.py build/demo
 
-card: .venv/installed ## Fill model_card.md from docs/results.json and the prior's page
-	$(BIN)/python scripts/update_model_card.py
+card: .venv/installed-dev ## Fill model_card.md and README.md from docs/results.json and the prior's page
+	$(BIN)/python scripts/reports/pages.py
+
+results: .venv/installed-dev ## Make all numbers anew: PICTURES=FOLDER of sets (LIMIT=n of each, REPORTS="--only pages")
+	$(BIN)/python scripts/reports $(PICTURES) $(if $(LIMIT),--limit $(LIMIT)) $(REPORTS)
 
 space: .venv/installed-space ## Start the web page on this machine
 	$(BIN)/python space/app.py

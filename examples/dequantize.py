@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
 source, target = map(Path, sys.argv[1:])
 picture = Image.open(source).convert("RGB")

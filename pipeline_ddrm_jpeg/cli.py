@@ -54,7 +54,7 @@ TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "l
 Precision = Enum("Precision", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 PrecisionOrAuto = Enum("PrecisionOrAuto", {name: name for name in ("auto", *Precision.__members__)}, type=str)
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
-Convention = Enum("Convention", {name: name for name in ("libjpeg", "paper")}, type=str)
+Convention = Enum("Convention", {name: name for name in ("libjpeg", "released")}, type=str)
 Subsampling = Enum("Subsampling", {name: name for name in ("4:4:4", "4:2:2", "4:2:0")}, type=str)
 
 # What `restore` and `evaluate` both take.
@@ -368,7 +368,7 @@ def evaluate(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
     quality: Annotated[str, typer.Option("--quality", help="Quality factors, with commas.")] = "5,10,30",
-    operator: Annotated[
+    convention: Annotated[
         Convention, typer.Option(help="Real files written by Pillow, or the JPEG of the paper's program.")
     ] = Convention.libjpeg,
     subsampling: Annotated[Subsampling, typer.Option(help="Chroma subsampling.")] = Subsampling["4:2:0"],
@@ -392,7 +392,11 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="Metrics beside PSNR, with commas.", show_default="all that are installed")
     ] = None,
-    baseline: Annotated[list[str] | None, typer.Option(help="Another restorer to run on the same files.")] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="Another program to run on the same files.")] = None,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="AlexNet's weights for LPIPS, safetensors.", show_default="torchvision's"),
+    ] = None,
     prior: Prior = None,
     device: Where = Device.auto,
     dtype: ComputeIn = PrecisionOrAuto.auto,
@@ -410,9 +414,10 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
-    from . import baselines
-    from . import metrics as measures
-    from .evaluation import Evaluation, Protocol, find_pictures, fingerprint
+    from .evaluation import baselines, lpips
+    from .evaluation import metrics as measures
+    from .evaluation.protocol import Protocol, find_pictures
+    from .evaluation.run import Evaluation, fingerprint
 
     for name in baseline or ():
         if name not in baselines.BASELINES:
@@ -422,7 +427,9 @@ def evaluate(
     wanted = list(measures.METRICS) if metrics is None else [name for name in metrics.split(",") if name]
     if unknown := [name for name in wanted if name not in measures.METRICS]:
         _fail(f"--metrics {unknown[0]} is not one of {', '.join(measures.METRICS)}", 2)
-    notes = {name: reason for name in wanted if (reason := measures.unavailable(name)) is not None}
+    if lpips_weights is not None and (reason := lpips.obstacle(lpips_weights)):
+        _fail(f"--lpips-weights: {reason}", 2)
+    notes = {name: reason for name in wanted if (reason := measures.unavailable(name, lpips_weights)) is not None}
     settings = _settings(
         preset,
         num_samples=samples,
@@ -439,15 +446,18 @@ def evaluate(
     try:
         protocol = Protocol(
             quality_factors=_numbers("--quality", quality),
-            operator=operator.value,
+            convention=convention.value,
             chroma_subsampling=subsampling.value,
             size=size or None,
+            preset=preset.value if settings == {"correction": "ddrm", **PRESETS[preset.value]} else None,
             settings=settings,
             metrics=tuple(name for name in wanted if name not in notes),
+            lpips_weights=lpips_weights,
             baselines=tuple(baseline or ()),
             seed=seed,
         )
         pictures = find_pictures(inputs, limit)
+        network = lpips.load(lpips_weights) if "lpips" in protocol.metrics else None
     except (ValueError, OSError) as error:
         _fail(error, 2)
 
@@ -460,6 +470,7 @@ def evaluate(
     facts = {
         "prior": prior or "embedded",
         "prior_sha256": fingerprint(pipe.unet),
+        "lpips_sha256": network and fingerprint(network),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "device": state.device.type,
         "threads": threads if state.device.type == "cpu" else None,

@@ -19,7 +19,6 @@ from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.conversion import PRESETS, checkpoint_shapes
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cameraman.jpg"
-CONVERT = Path(__file__).parent / "convert_guided_diffusion.py"
 PRESET = "256x256_diffusion_uncond"
 
 
@@ -73,7 +72,7 @@ def main() -> None:
         settings = [arguments.folder, "--dtype", arguments.dtype, "--steps", arguments.steps]
         stage("write", __file__, *settings, "--stage", "write")
         print(f"checkpoint: {checkpoint.stat().st_size / 1e9:.2f} GB")
-        stage("convert", CONVERT, "--checkpoint", checkpoint, "-o", repo)
+        stage("convert", "-m", "pipeline_ddrm_jpeg", "convert", "--checkpoint", checkpoint, "-o", repo)
         stage("restore", __file__, *settings, "--stage", "restore")
 
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 
 HEAT = colormaps["inferno"]
 

@@ -259,7 +259,7 @@ def test_a_checkpoint_file_becomes_a_pipeline_that_restores(tmp_path, photo, zip
 
 
 def run(*arguments, **kwargs):
-    command = [sys.executable, ROOT / "scripts" / "convert_guided_diffusion.py", *arguments]
+    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "convert", *arguments]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
 
 

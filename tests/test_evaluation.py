@@ -12,22 +12,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes
+from conftest import jpeg_bytes
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
-from pipeline_ddrm_jpeg.baselines import BASELINES, unavailable
-from pipeline_ddrm_jpeg.evaluation import (
-    Evaluation,
-    Picture,
-    Protocol,
-    evaluate_picture,
-    find_pictures,
-    prepare,
-    summarize,
-    tables,
-)
-from pipeline_ddrm_jpeg.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_pictures, prepare
+from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_picture, summarize
+from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 from pipeline_ddrm_jpeg.restoration import plan, restore_files
 
 SETTINGS = {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
@@ -108,8 +101,12 @@ def test_the_central_square_is_resized_as_in_the_paper(pictures):
     [
         ({"quality_factors": (5, 101)}, "quality factor is 101"),
         ({"quality_factors": (5, 5)}, "every quality factor once"),
-        ({"operator": "mine"}, "operator is 'mine'"),
-        ({"operator": "paper", "baselines": ("jpegqs",)}, "baselines restore files"),
+        ({"convention": "mine"}, "convention is 'mine', not libjpeg or released"),
+        ({"chroma_subsampling": "4:1:1"}, "chroma subsampling is '4:1:1'"),
+        ({"preset": "fastest"}, "preset fastest is not one of fast"),
+        ({"metrics": ("psnr",)}, "metric psnr is not one of psnr_8bit"),
+        ({"baselines": ("theirs",)}, "baseline theirs is not one of jpegqs"),
+        ({"convention": "released", "baselines": ("jpegqs",)}, "baselines restore files"),
         ({"size": 8}, "size is 8"),
     ],
 )
@@ -138,8 +135,8 @@ def test_rows_can_be_made_again_by_hand(pipe, pictures):
     assert average["seconds"] == 2 * single["seconds"] > 0
 
 
-def test_the_paper_operator_restores_what_it_measured(pipe, pictures):
-    protocol = Protocol(quality_factors=(30,), operator="paper", size=None, settings=SETTINGS, metrics=())
+def test_without_a_file_the_operator_restores_what_it_measured(pipe, pictures):
+    protocol = Protocol(quality_factors=(30,), convention="released", size=None, settings=SETTINGS, metrics=())
     rows = evaluate_picture(pipe, Picture("photos", pictures / "c.webp"), protocol)
     reference = prepare(pictures / "c.webp", None)
     x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -153,14 +150,20 @@ def test_the_paper_operator_restores_what_it_measured(pipe, pictures):
 
 def test_means_and_tables_have_the_shape_of_table_1():
     def row(image, method, value):
-        common = {"dataset": "set", "image": image, "operator": "libjpeg", "quality_factor": 10, "bits_per_pixel": 0.5}
+        common = {
+            "dataset": "set",
+            "image": image,
+            "convention": "libjpeg",
+            "quality_factor": 10,
+            "bits_per_pixel": 0.5,
+        }
         return common | {"method": method, "psnr": value, "ssim": 0.75, "psnr_b": value - 1}
 
     means = summarize([row(image, method, value + image)
                        for image in (0, 1) for method, value in (("JPEG", 25.0), ("Ours (A)", 27.0))])  # fmt: skip
     assert [mean["metrics"]["psnr"] for mean in means] == [25.5, 27.5]
     assert [mean["images"] for mean in means] == [2, 2]
-    text = tables(means, {"lpips": "no network"}).splitlines()
+    text = evaluation_tables(means, {"lpips": "no network"}).splitlines()
     assert "| Method | QF 10 PSNR | QF 10 SSIM | QF 10 LPIPS |" in text
     assert "| Ours (A) | **27.50** | **0.750** | n/a |" in text
     assert "| 10 | Ours (A) | +2.00 | 26.50 | 0.500 |  |  |  |" in text
@@ -182,7 +185,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     for i in range(4):
         photo.crop((50 * i, 0, 50 * i + 48, 48)).save(pictures / f"d{i}.png")
     together = tmp_path / "together"
-    command = [ROOT / "scripts" / "evaluate.py", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
+    command = ["-m", "pipeline_ddrm_jpeg", "evaluate", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
     command += ["--steps", "20", "--samples", "2", "--metrics", "psnr_8bit,ssim", "--quiet"]
     command += ["--prior", prior_folder, "--output", together]
     killed = launch(*command)
@@ -203,6 +206,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished pictures are not made again"
     record = json.loads((together / "evaluation.json").read_text())
     assert record["protocol"]["settings"]["num_samples"] == 2
+    assert record["protocol"]["preset"] is None  # single options changed it
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["rows"]) == 2 * 3
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from inspect import signature
@@ -18,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from test_conversion import SMALL
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, hub
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 
 STRANGER = """
@@ -339,31 +338,7 @@ def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
     assert pushed.stderr.splitlines()[-1].startswith("ddrm-jpeg: ")
 
 
-FILLED = runpy.run_path(str(ROOT / "scripts" / "update_model_card.py"))
 CARD = (ROOT / "model_card.md").read_text()
-
-
-def test_the_card_is_what_the_script_makes_of_its_sources():
-    source = ROOT / "docs" / "results.json"
-    results = json.loads(source.read_text()) if source.exists() else None
-    assert FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text()) == CARD
-
-
-def test_results_become_a_table_and_metadata_that_the_hub_reads():
-    row = {"dataset": "imagenet", "images": 100, "operator": "libjpeg", "quality_factor": 10}
-    settings = {"correction": "ddrm", **PRESETS["paper-average"]}
-    jpeg = row | {"method": "JPEG", "settings": settings, "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
-    ours = row | {"method": "Ours (A)", "settings": settings, "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
-    rows = [jpeg, ours, jpeg | {"settings": {}}, jpeg | {"dataset": "kodak24"}]
-    results = {"rows": rows, "command": ["ddrm-jpeg evaluate imagenet"], "versions": {"torch": "2.13"}}
-    filled = FILLED["fill"](CARD, results, FILLED["PRIOR"].read_text())
-    assert filled.count("| 10 | JPEG | 24.13 | **0.700** |") == 1
-    assert "| 10 | Ours (A), paper-average | **24.80** | **0.700** |" in filled
-    assert "<details>" in filled
-    assert "ddrm-jpeg evaluate imagenet" in filled
-    metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
-    assert metrics == {("PSNR (dB), Ours (A), paper-average", 24.8), ("SSIM, Ours (A), paper-average", 0.7)}
-    assert FILLED["fill"](filled, results, FILLED["PRIOR"].read_text()) == filled
 
 
 def test_a_space_brings_the_package_and_names_what_it_needs(tmp_path):

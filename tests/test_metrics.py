@@ -1,16 +1,20 @@
 """Metrics against independent implementations and values known in closed form."""
 
 import io
-from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchmetrics.functional.image.lpips as reference_lpips
 from conftest import jpeg_bytes
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import convolve1d, gaussian_filter1d
 from ssimulacra2 import ssimulacra2 as weights_of
 
-from pipeline_ddrm_jpeg.metrics import METRICS, psnr, psnr_b, ssim, ssimulacra2, unavailable
+from pipeline_ddrm_jpeg.evaluation.lpips import LPIPS, load
+from pipeline_ddrm_jpeg.evaluation.metrics import METRICS, lpips, psnr, psnr_b, ssim, ssimulacra2, unavailable
 
 
 @pytest.fixture(scope="module", params=[5, 30, 90])
@@ -32,7 +36,7 @@ def test_equal_pictures_have_the_best_value_and_a_worse_one_a_worse_value(name, 
     metric = METRICS[name]
     good, bad = (Image.open(io.BytesIO(jpeg_bytes(photo, quality=quality))) for quality in (80, 10))
     values = [metric.compute(picture, photo) for picture in (photo, good, bad)]
-    assert values == sorted(values, reverse=metric.better == "higher")
+    assert values == sorted(values, reverse=metric.better is max)
     assert len(set(values)) == 3
     assert values[0] == {"ssim": 1, "ssimulacra2": 100, "lpips": 0}.get(name, float("inf"))
 
@@ -43,7 +47,7 @@ def test_pictures_of_different_sizes_are_refused(name):
         METRICS[name].compute(np.zeros((24, 24, 3)), np.zeros((24, 25, 3)))
 
 
-@pytest.mark.parametrize("compute", [ssim, psnr_b, ssimulacra2])
+@pytest.mark.parametrize("compute", [ssim, psnr_b, ssimulacra2, lpips])
 def test_pictures_smaller_than_the_window_are_refused(compute):
     with pytest.raises(ValueError, match=r"or more, got 7 x 9"):
         compute(np.zeros((9, 7, 3)), np.zeros((9, 7, 3)))
@@ -143,11 +147,59 @@ def test_ssimulacra2_agrees_with_an_implementation_of_our_own_up_to_what_lies_be
     assert 0 < independent_ssimulacra2(*pair, beyond="constant") - ssimulacra2(*pair) < 10
 
 
-def test_lpips_is_computed_or_says_why_not(pair):
-    if find_spec("torchvision") is None:
-        assert unavailable("lpips").startswith("torchvision, which holds its network, cannot be imported")
-        with pytest.raises(RuntimeError, match="LPIPS cannot be computed: torchvision"):
-            METRICS["lpips"].compute(*pair)
-    else:
-        reason = unavailable("lpips")
-        assert reason is not None or 0 < METRICS["lpips"].compute(*pair) < 1
+@pytest.fixture
+def lpips_weights(tmp_path) -> Path:
+    """A file of seeded weights of AlexNet's shapes and, as trained ones, heads of no negative weight."""
+    torch.manual_seed(0)
+    state = LPIPS().state_dict()
+    save_file(
+        {name: 10 * value.abs() if name.startswith("lin") else value for name, value in state.items()}, tmp_path / "w"
+    )
+    return tmp_path / "w"
+
+
+def test_lpips_agrees_with_torchmetrics(pair, lpips_weights, monkeypatch):
+    """Its module takes AlexNet's layers from torchvision; here they are built from the published architecture."""
+    monkeypatch.setattr(reference_lpips, "_get_tv_model_features", lambda *_: torch.nn.Sequential(
+        torch.nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2),
+        torch.nn.Conv2d(64, 192, kernel_size=5, padding=2), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2),
+        torch.nn.Conv2d(192, 384, kernel_size=3, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(384, 256, kernel_size=3, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(256, 256, kernel_size=3, padding=1), torch.nn.ReLU(),
+    ))  # fmt: skip
+    module = reference_lpips._LPIPS(pretrained=False, pnet_rand=True)
+    state = load_file(lpips_weights)
+    for number, i in enumerate((0, 3, 6, 8, 10), 1):
+        for kind in ("weight", "bias"):
+            state[f"net.slice{number}.{i}.{kind}"] = state.pop(f"features.{i}.{kind}")
+    for i in range(5):
+        state[f"lin{i}.model.1.weight"] = state[f"lins.{i}.model.1.weight"] = state.pop(f"lin{i}.weight")
+    module.load_state_dict(state)
+    pictures = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for pixels in pair)
+    expected = module(*pictures).item()
+    assert expected > 1e-3
+    assert lpips(*pair, lpips_weights) == pytest.approx(expected, abs=1e-5)
+    assert lpips(pair[0], pair[0], lpips_weights) == 0
+
+
+def test_lpips_takes_the_weights_of_torchvision_or_says_where_they_belong(pair, lpips_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    load.cache_clear()
+    cached = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    assert f"weights are not in {cached}; fetch them from https://" in unavailable("lpips")
+    cached.parent.mkdir(parents=True)
+    features = {name: value for name, value in load_file(lpips_weights).items() if name.startswith("features")}
+    torch.save(features | {"classifier.6.bias": torch.zeros(1000)}, cached)
+    save_file(features, tmp_path / "features")  # without heads, as the other
+    assert unavailable("lpips") is None
+    assert METRICS["lpips"].compute(*pair) == lpips(*pair, tmp_path / "features") > 0
+    load.cache_clear()
+
+
+def test_what_is_no_weights_of_lpips_is_refused(pair, tmp_path):
+    assert unavailable("lpips", tmp_path / "none") == f"AlexNet's weights are not in {tmp_path / 'none'}"
+    save_file({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part")
+    (tmp_path / "text").write_text("no weights")
+    for name in ("part", "text"):
+        with pytest.raises(ValueError, match=f"{name} does not hold AlexNet's weights: "):
+            lpips(*pair, tmp_path / name)

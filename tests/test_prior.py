@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import pipeline_ddrm_jpeg
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
 FOLDER = Path(pipeline_ddrm_jpeg.__file__).parent / "prior"
 

@@ -421,7 +421,7 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
 
 # --- What strangers send without a browser ---
 
-SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, "paper", False, 0]  # from num_samples to seed
+SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, "ddrm", False, 0]  # from num_samples to seed
 LONG = [16, 60, 300, *SETTINGS[3:]]
 
 

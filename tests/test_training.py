@@ -23,12 +23,12 @@ TINY = [
 
 
 def command(script, *arguments):
-    return [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    return [sys.executable, str(ROOT / "scripts" / "training" / script), *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
 def pictures(photo, tmp_path_factory):
-    """What scripts/prepare_data.py makes of a JPEG, two PNG files, a tiny and a broken one."""
+    """What scripts/training/prepare_data.py makes of a JPEG, two PNG files, a tiny and a broken one."""
     source, output = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("training")
     (source / "a.jpg").write_bytes(jpeg_bytes(photo.resize((700, 500))))
     photo.save(source / "b.png")
@@ -87,7 +87,7 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "run.batch=4"]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     for processes in (1, 2):
-        script = [str(ROOT / "scripts" / "train_prior.py"), str(pictures), str(tmp_path / str(processes))]
+        script = [str(ROOT / "scripts" / "training" / "train_prior.py"), str(pictures), str(tmp_path / str(processes))]
         done = subprocess.run(
             [*torchrun, str(processes), *script, *changes],
             env=os.environ | {"ACCELERATE_USE_CPU": "true"},

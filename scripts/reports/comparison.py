@@ -1,21 +1,22 @@
 """Draw before and after, side by side with a zoomed inset, for restored examples.
 
-python scripts/make_comparison.py FOLDER
+python scripts/reports/comparison.py FOLDER [OUTPUT]
 
-FOLDER holds the restored pictures of `examples/` by name; the comparison goes there too. Where the original is known,
-its PSNR is printed and drawn.
+FOLDER holds the restored pictures of `examples/` by name; the drawing goes to OUTPUT, FOLDER/comparison.png by default.
+Where the original is known, its PSNR is printed and drawn.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+from common import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 ZOOM, PATCH, MARGIN, LABEL = 4, 40, 8, 22
 MARK = (255, 210, 0)
 
@@ -73,17 +74,20 @@ def beside(pictures: list[Image.Image], down: bool = False) -> Image.Image:
     return sheet
 
 
-def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    folder = Path(sys.argv[1])
+def make(folder: Path, output: Path) -> None:
     pairs = [(source, folder / f"{source.stem}.png") for source in sorted(EXAMPLES.glob("*.jpg"))]
     pairs = [(source, restored) for source, restored in pairs if restored.exists()]
     if not pairs:
         sys.exit(f"{folder} holds no restored example; run: ddrm-jpeg restore examples/*.jpg -o {folder}")
-    sheet = beside([row(*pair) for pair in pairs], down=True)
-    sheet.save(folder / "comparison.png")
-    print(f"Restored pictures and comparison.png are in {folder.resolve()}")
+    beside([row(*pair) for pair in pairs], down=True).save(output)
+    print(output)
+
+
+def main() -> None:
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1])
+    make(folder, Path(sys.argv[2]) if len(sys.argv) > 2 else folder / "comparison.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Train an unconditional diffusion prior on a folder of pictures.
 
-python scripts/train_prior.py PICTURES OUTPUT [--config scripts/train_prior.yaml] [--set run.steps=20000 ...]
-torchrun --nproc-per-node 8 scripts/train_prior.py PICTURES OUTPUT                # GPUs; not yet run
+python scripts/training/train_prior.py PICTURES OUTPUT [--config FILE.yaml] [--set run.steps=20000 ...]
+torchrun --nproc-per-node 8 scripts/training/train_prior.py PICTURES OUTPUT                # GPUs; not yet run
 ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 ...         # processor cores
 
-PICTURES holds photographs without JPEG's traces (scripts/prepare_data.py makes such a folder). The network predicts the
-noise of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
+PICTURES holds photographs without JPEG's traces (prepare_data.py makes such a folder). The network predicts the noise
+of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
 stopped (Ctrl-C saves first): crop, timestep and noise of every training sample follow from the seed and the sample's
 number, so that a resumed run is the run that was not stopped. OUTPUT receives
 
@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.restoration import write_atomically
 
 VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)

@@ -1,7 +1,7 @@
 """Seconds of every stage of a restoration, and its peak memory, by picture size.
 
-python scripts/benchmark.py [--sizes 256x256 1000x1000 4000x3000 6000x4000] [--processes 2]
-    [--output build/benchmark] [--check 0.03]
+python scripts/reports/benchmark.py [--sizes 256x256 1000x1000 4000x3000 6000x4000] [--processes 2]
+    [--output docs/benchmark] [--check SHARE]
 
 Each size runs in a process of its own, whose peak resident memory is what the operating system says. The picture is one
 of examples/, repeated, as a JPEG file of quality factor 30. One step of one sample is measured; of large pictures every
@@ -27,13 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import ROOT, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, observe
-from pipeline_ddrm_jpeg.restoration import save_image, write_atomically
+from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.restoration import save_image
 from pipeline_ddrm_jpeg.tiling import predict
 
-PICTURE = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
+PICTURE = ROOT / "examples" / "originals" / "cat.png"
 STAGES = {
     "read": "read the file",
     "network": "network, one step",
@@ -87,16 +89,7 @@ def scaling(processes: int) -> dict[str, Any]:
         for count in (1, processes):
             start = time.perf_counter()
             launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-            command = [
-                "-m",
-                "pipeline_ddrm_jpeg",
-                "restore",
-                folder,
-                "--output",
-                f"{folder}/{count}",
-                "--dtype",
-                "float32",
-            ]
+            command = ["-m", "pipeline_ddrm_jpeg", "restore", folder, "--output", f"{folder}/{count}"]
             subprocess.run(
                 [sys.executable, *(launch if count > 1 else []), *command, "--dtype", "float32"],
                 check=True,
@@ -160,16 +153,12 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
     return {"width": width, "height": height, "seconds": seconds, **facts}
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    sizes = [f"{row['width']} x {row['height']}" for row in rows]
-    lines = ["| seconds | " + " | ".join(sizes) + " |", "|---|" + "---:|" * len(rows)]
-    for stage, label in STAGES.items():
-        lines.append(f"| {label} | " + " | ".join(f"{row['seconds'][stage]:.3f}" for row in rows) + " |")
-    lines.append(
-        "| share of correction and scheduler | " + " | ".join(f"{100 * share(row):.1f} %" for row in rows) + " |"
-    )
-    lines.append("| peak memory, MiB | " + " | ".join(f"{row['peak_memory_mib']:.0f}" for row in rows) + " |")
-    return "\n".join(lines) + f"\n\n{rows[0]['dtype']}, {rows[0]['threads']} threads, torch {torch.__version__}\n"
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [["seconds", *(f"{row['width']} x {row['height']}" for row in rows)]]
+    lines += [[label, *(f"{row['seconds'][stage]:.3f}" for row in rows)] for stage, label in STAGES.items()]
+    lines.append(["share of correction and scheduler", *(f"{100 * share(row):.1f} %" for row in rows)])
+    lines.append(["peak memory, MiB", *(f"{row['peak_memory_mib']:.0f}" for row in rows)])
+    return f"{markdown(lines)}\n\n{rows[0]['dtype']}, {rows[0]['threads']} threads, torch {torch.__version__}\n"
 
 
 def share(row: dict[str, Any]) -> float:
@@ -181,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["256x256", "1000x1000", "4000x3000", "6000x4000"])
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--output", type=Path, default=Path("build/benchmark"), help="without suffix")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmark", help="without suffix")
     parser.add_argument("--processes", type=int, metavar="N", help="measure 1 against N processes as well")
     parser.add_argument("--check", type=float, metavar="SHARE", help="highest share of what is not the network")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one size
@@ -198,9 +187,10 @@ def main() -> None:
             sys.exit(f"{size} failed with status {done.returncode}")
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{size} done", file=sys.stderr)
-    command = "python scripts/benchmark.py " + " ".join(sys.argv[1:])
-    text = f"# Benchmark\n\n`{command.strip()}`\n\n" + markdown(rows)
-    record: dict[str, Any] = {"command": command.strip(), "sizes": rows}
+    command = f"python scripts/reports/benchmark.py --sizes {' '.join(arguments.sizes)} --dtype {arguments.dtype}"
+    command += f" --processes {arguments.processes}" if arguments.processes else ""
+    text = f"# Benchmark\n\n`{command}`\n\n{table(rows)}"
+    record: dict[str, Any] = {"command": command, "sizes": rows}
     if arguments.processes:
         record["scaling"] = found = scaling(arguments.processes)
         one, several = found["seconds"].values()
@@ -208,9 +198,9 @@ def main() -> None:
             f"\nTwelve files of 256 x 256, float32, one thread a process: one process {one:.1f} s,"
             f" {arguments.processes} processes {several:.1f} s with loading, {found['speedup']:.2f} times as fast.\n"
         )
-    for suffix, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):
-        write_atomically(arguments.output.with_suffix(suffix), lambda stream, c=content: stream.write(c.encode()))
     print(text)
+    write(arguments.output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    write(arguments.output.with_suffix(".md"), text)
     if arguments.check is not None and (worst := max(map(share, rows))) > arguments.check:
         sys.exit(f"correction and scheduler take {100 * worst:.1f} % of the network's time")
 

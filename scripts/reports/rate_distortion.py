@@ -1,28 +1,32 @@
 """Rate-distortion curves (Fig. 3 of the paper) and Bjontegaard deltas from the results of an evaluation.
 
 ddrm-jpeg evaluate FOLDER --output RESULTS --quality 5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95
-python scripts/rate_distortion.py RESULTS --output docs/rate_distortion
+python scripts/reports/rate_distortion.py RESULTS [--output docs/rate_distortion]
 
 Rate is bits a pixel of the real files, distortion the mean over the pictures at one quality factor. Writes the plot as
 OUTPUT.png and OUTPUT.svg, and as OUTPUT.md a table, for every metric and method, of BD-rate (per cent of the file size,
-at equal quality; negative is a saving) and BD-quality (gain at equal file size), with piecewise cubic interpolation.
+at equal quality; negative is a saving) and BD-quality (gain at equal file size), by piecewise cubics.
+They are n/a where a curve does not rise all along, as of few small pictures.
 """
 
 import argparse
-import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import bjontegaard
 import matplotlib
+from common import ROOT, evaluation, save, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pipeline_ddrm_jpeg.evaluation import AVERAGE, JPEG, SINGLE
-from pipeline_ddrm_jpeg.restoration import write_atomically
+from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
+from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
+from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
 
-METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2"}
+SHOWN = ("psnr", "ssim", "ssimulacra2")
 COLOURS = {JPEG: "tab:blue", AVERAGE: "tab:green", SINGLE: "tab:olive", "jpegqs": "tab:gray", "waifu2x": "tab:purple"}
 
 
@@ -44,37 +48,27 @@ def draw(sets: dict[str, list[dict]], names: list[str], output: Path) -> None:
         for axis, name in zip(row, names, strict=True):
             for method, (rates, distortions) in curves(means, name).items():
                 axis.plot(rates, distortions, ".-", color=COLOURS.get(method), label=method, linewidth=1, markersize=4)
-            axis.set(xscale="log", xlabel="bits per pixel", ylabel=METRICS[name], title=dataset)
+            axis.set(xscale="log", xlabel="bits per pixel", ylabel=COLUMNS[name].title, title=dataset)
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
         row[0].legend()
-    for suffix in (".png", ".svg"):
-        figure.savefig(output.with_suffix(suffix), dpi=120, metadata={"Date": None} if suffix == ".svg" else None)
+    save(figure, output)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="folder that ddrm-jpeg evaluate wrote")
-    parser.add_argument("--output", type=Path, help="plot without suffix (default: RESULTS/rate_distortion)")
-    arguments = parser.parse_args()
-    record = arguments.results / "evaluation.json"
-    means = json.loads(record.read_text()).get("rows", []) if record.exists() else []
-    if not means:
-        parser.error(f"{arguments.results} holds no finished evaluation")
+def make(folder: Path, output: Path) -> None:
+    means = evaluation(folder)["rows"]
     if any("bits_per_pixel" not in mean for mean in means):
-        parser.error("the paper operator writes no files and has no rate; evaluate with --operator libjpeg")
+        sys.exit("the convention released writes no files and has no rate; evaluate with --convention libjpeg")
     if len({mean["quality_factor"] for mean in means}) < 4:
-        parser.error("Bjontegaard deltas need four quality factors or more")
-    names = [name for name in METRICS if all(mean["metrics"].get(name) is not None for mean in means)]
-    sets = {d: [mean for mean in means if mean["dataset"] == d] for d in dict.fromkeys(m["dataset"] for m in means)}
-    output = arguments.output or arguments.results / "rate_distortion"
-    output.parent.mkdir(parents=True, exist_ok=True)
+        sys.exit("Bjontegaard deltas need four quality factors or more")
+    names = [name for name in SHOWN if all(mean["metrics"].get(name) is not None for mean in means)]
+    sets = {dataset: group for (dataset,), group in groups(means, "dataset").items()}
     draw(sets, names, output)
 
-    heads = [f"BD-rate, {METRICS[name]} | BD-{METRICS[name]}" for name in names]
-    lines = ["| Set | Method | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (2 * len(names))]
+    titles = [COLUMNS[name].title for name in names]
+    lines = [["Set", "Method", *(head for title in titles for head in (f"BD-rate, {title}", f"BD-{title}"))]]
     for dataset, group in sets.items():
         of_metric = {name: curves(group, name) for name in names}
         for method in of_metric[names[0]]:
@@ -83,23 +77,33 @@ def main() -> None:
             cells = []
             for name in names:
                 pair = (*of_metric[name][JPEG], *of_metric[name][method])
-                cells.append(f"{bjontegaard.bd_rate(*pair, method='pchip'):+.1f} %")
-                cells.append(f"{bjontegaard.bd_psnr(*pair, method='pchip'):+.3f}")
-            lines.append(f"| {dataset} | {method} | " + " | ".join(cells) + " |")
+                rises = all(low < high for curve in pair for low, high in pairwise(curve))
+                cells.append(f"{bjontegaard.bd_rate(*pair, method='pchip'):+.1f} %" if rises else "n/a")
+                cells.append(f"{bjontegaard.bd_psnr(*pair, method='pchip'):+.3f}" if rises else "n/a")
+            lines.append([dataset, method, *cells])
+    table = markdown(lines)
+    print(table)
     factors = sorted({mean["quality_factor"] for mean in means})
     counts = ", ".join(f"{group[0]['images']} pictures of {dataset}" for dataset, group in sets.items())
     text = f"""# Rate and distortion
 
 {counts}, quality factors {factors[0]} to {factors[-1]}, Bjontegaard deltas against JPEG:
 
-{chr(10).join(lines)}
+{table}
 
 ![rate-distortion curves]({output.name}.png)
 
-Made by `scripts/rate_distortion.py` from the results of `ddrm-jpeg evaluate`.
+Made by `scripts/reports/rate_distortion.py` from the results of `ddrm-jpeg evaluate`.
 """
-    write_atomically(output.with_suffix(".md"), lambda stream: stream.write(text.encode()))
-    print("\n".join(lines))
+    write(output.with_suffix(".md"), text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder that ddrm-jpeg evaluate wrote")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "rate_distortion", help="without suffix")
+    arguments = parser.parse_args()
+    make(arguments.results, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Gather evaluations into docs/results.md, for people, and docs/results.json, for the model card.
 
 ddrm-jpeg evaluate FOLDER... --output RESULTS [options]
-python scripts/make_results.py RESULTS... [--output docs/results]
+python scripts/reports/results.py RESULTS... [--output docs/results]
 """
 
 import argparse
@@ -9,21 +9,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline_ddrm_jpeg import PRESETS
-from pipeline_ddrm_jpeg.evaluation import tables
-from pipeline_ddrm_jpeg.restoration import write_atomically
+from common import ROOT, evaluation, write
+
+from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 
 INTRODUCTION = """# Results
 
-What `ddrm-jpeg evaluate` printed, gathered by `scripts/make_results.py`; nothing is typed by hand. The pictures are
+What `ddrm-jpeg evaluate` printed, gathered by `make results`; nothing is typed by hand. The pictures are
 256-pixel versions of published sets (halved by averaging, then bicubic, then the central square): ImageNet validation
 (`imagenet`), Kodak (`kodak24`), the validation part of CID22 (`cid22val`), LIVE release 1 (`live1`, derived from
 Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spread evenly over it.
 
-- **JPEG** is the picture as Pillow decodes the file (operator `libjpeg`), or the pseudo-inverse (operator `paper`).
+- **JPEG** is the picture as Pillow decodes the file (convention `libjpeg`), or, without a file, as the
+  operator decodes (convention `released`, the JPEG of the paper's program).
 - **Ours (S)** is the first sample, **Ours (A)** the average. Seconds are those of one CPU thread for a picture.
 - **PSNR** is over RGB before rounding to 8 bits, the mean over pictures; the others are on 8-bit RGB, defined in
-  `pipeline_ddrm_jpeg/metrics.py`.
+  `pipeline_ddrm_jpeg/evaluation/metrics.py`.
 - These are the results of `balanced`, the default; how other settings compare, the paper's among them, is in
   [presets.md](presets.md), and curves over all quality factors in [rate_distortion.md](rate_distortion.md).
 - **jpegqs** is JPEG Quant Smooth (`-q 6`), **waifu2x** its cunet model, noise level 3, which was trained on JPEG.
@@ -33,7 +34,7 @@ The paper's prior has 85 times as many parameters. On ImageNet its Table 1 has, 
 """
 FIGURES = """## Figures
 
-By `scripts/make_figures.py`, from public-domain pictures, with the preset `best`. Quality factors 5, 10, 20 and 30:
+By `scripts/reports/figures.py`, from public-domain pictures, with the preset `best`. Quality factors 5, 10, 20 and 30:
 
 ![original, JPEG and restoration](figures/figure_4.png)
 
@@ -53,43 +54,41 @@ def command(record: dict[str, Any]) -> str:
     sets = dict.fromkeys(row["dataset"] for row in record["rows"])
     words = ["ddrm-jpeg evaluate", *sets, "--output RESULTS"]
     words.append("--quality " + ",".join(map(str, protocol["quality_factors"])))
-    words.append(f"--operator {protocol['operator']}")
-    given = {name: value for name, value in settings.items() if (name, value) != ("correction", "ddrm")}
-    named = [name for name, preset in PRESETS.items() if preset == given]
-    if named:
-        words.append(f"--preset {named[0]}")
+    words.append(f"--convention {protocol['convention']}")
+    if protocol["preset"]:
+        words.append(f"--preset {protocol['preset']}")
     else:
-        words += ["with", ", ".join(f"{name} {value}" for name, value in given.items())]
+        words += ["with", ", ".join(f"{name} {value}" for name, value in settings.items())]
     words += [f"--baseline {name}" for name in protocol["baselines"]]
     words.append(f"--dtype {record['dtype']}")
     return " ".join(words)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="folders that ddrm-jpeg evaluate wrote")
-    parser.add_argument("--output", type=Path, default=Path("docs/results"), help="without suffix")
-    arguments = parser.parse_args()
+def make(folders: list[Path], output: Path) -> None:
     parts, gathered = [INTRODUCTION], {"command": [], "versions": None, "commit": [], "rows": []}
-    for folder in arguments.results:
-        record = json.loads((folder / "evaluation.json").read_text())
-        if "rows" not in record:
-            parser.error(f"{folder} holds no finished evaluation")
+    for folder in folders:
+        record = evaluation(folder)
         line = command(record)
-        parts.append(f"```\n{line}\n```\n\n{tables(record['rows'], record['notes'])}")
+        parts.append(f"```\n{line}\n```\n\n{evaluation_tables(record['rows'], record['notes'])}")
         gathered["command"].append(line)
         gathered["versions"] = record["versions"]
         gathered["commit"].append(record["commit"])
         gathered["prior_sha256"] = record["prior_sha256"]
-        settings = record["protocol"]["settings"]
-        gathered["rows"] += [{**row, "settings": settings} for row in record["rows"]]
+        made_with = {name: record["protocol"][name] for name in ("preset", "settings")}
+        gathered["rows"] += [row | made_with for row in record["rows"]]
     parts.append(FIGURES)
     versions = ", ".join(f"{name} {version}" for name, version in gathered["versions"].items())
     parts.append(f"Prior `{gathered['prior_sha256'][:12]}`, with {versions}.\n")
-    for suffix, text in ((".md", "\n".join(parts)), (".json", json.dumps(gathered, indent=1) + "\n")):
-        target = arguments.output.with_suffix(suffix)
-        write_atomically(target, lambda stream, text=text: stream.write(text.encode()))
-        print(target)
+    write(output.with_suffix(".md"), "\n".join(parts))
+    write(output.with_suffix(".json"), json.dumps(gathered, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", help="folders that ddrm-jpeg evaluate wrote")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="without suffix")
+    arguments = parser.parse_args()
+    make(arguments.results, arguments.output)
 
 
 if __name__ == "__main__":

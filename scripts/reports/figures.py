@@ -1,6 +1,6 @@
 """The paper's figures 1, 2 and 4 with the embedded prior, and one it lacks: how far the samples differ.
 
-python scripts/make_figures.py [PICTURE...] [--output build/figures]
+python scripts/reports/figures.py [PICTURE...] [--output docs/figures]
 
 Pictures are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
 restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
@@ -10,16 +10,18 @@ original, JPEG and restoration at several quality factors. `samples.png`: mean o
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
-from make_comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
+from common import ROOT
+from comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
-from pipeline_ddrm_jpeg.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
 ZOOM = 3
 SETTINGS = PRESETS["best"]
@@ -118,19 +120,13 @@ def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 
     return beside([beside(pictures), beside(maps)], down=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, nargs="*", help="clean pictures (default: examples/originals)")
-    parser.add_argument("--output", type=Path, default=Path("build/figures"), help="folder of the figures")
-    arguments = parser.parse_args()
-    paths = arguments.pictures or sorted((EXAMPLES / "originals").glob("*.png"))
-    pictures = [Image.open(path) for path in paths]
+def make(pipe: DDRMJPEGPipeline, output: Path, paths: list[Path] | None = None) -> None:
+    pictures = [Image.open(path) for path in paths or sorted((EXAMPLES / "originals").glob("*.png"))]
     pictures = [picture if picture.mode == "L" else picture.convert("RGB") for picture in pictures]
     if min(min(picture.size) for picture in pictures) < PATCH * ZOOM:
-        parser.error(f"pictures must have {PATCH * ZOOM} pixels or more on each side")
-    pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
+        sys.exit(f"pictures must have {PATCH * ZOOM} pixels or more on each side")
     pipe.set_progress_bar_config(desc="figures", leave=False)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     figures = {
         "figure_1": lambda: figure_1(pipe, pictures),
         "figure_2": lambda: figure_2(pipe, pictures),
@@ -138,9 +134,17 @@ def main() -> None:
         "samples": lambda: samples(pipe, max(pictures, key=lambda picture: picture.width * picture.height)),
     }
     for name, draw in figures.items():
-        path = arguments.output / f"{name}.png"
+        path = output / f"{name}.png"
         draw().save(path, optimize=True)
         print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, nargs="*", help="clean pictures (default: examples/originals)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "figures", help="folder of the figures")
+    arguments = parser.parse_args()
+    make(DDRMJPEGPipeline.from_embedded(dtype="auto"), arguments.output, arguments.pictures)
 
 
 if __name__ == "__main__":

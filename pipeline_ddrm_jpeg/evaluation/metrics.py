@@ -1,7 +1,7 @@
 """How a number is computed from a picture and its reference.
 
 All take arrays or PIL images of equal shape `[H, W, 3]`. `psnr` takes any range; the others are defined on 8-bit RGB.
-Their libraries come with the extra `eval` (LPIPS: `lpips`) and are imported on first use.
+Their libraries come with the extra `eval` and are imported on first use.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def ssim(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     ours, theirs = _pair(picture, reference)
     if min(ours.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs pictures of 11 x 11 pixels or more, got {ours.shape[1]} x {ours.shape[0]}")
+        raise ValueError(f"SSIM needs pictures of 11 x 11 pixels or more, got {_size(ours)}")
     return float(
         structural_similarity(
             ours, theirs, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -66,7 +65,7 @@ def psnr_b(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     ours, theirs = (pixels @ (0.299, 0.587, 0.114) for pixels in _pair(picture, reference))
     if min(ours.shape) < 16:
-        raise ValueError(f"PSNR-B needs pictures of 16 x 16 pixels or more, got {ours.shape[1]} x {ours.shape[0]}")
+        raise ValueError(f"PSNR-B needs pictures of 16 x 16 pixels or more, got {_size(ours)}")
     if np.array_equal(ours, theirs):
         return float("inf")
     planes = (torch.from_numpy(luma / 255)[None, None] for luma in (ours, theirs))
@@ -86,7 +85,7 @@ def ssimulacra2(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     ours, theirs = _pair(picture, reference)
     if min(ours.shape[:2]) < 8:
-        raise ValueError(f"SSIMULACRA2 needs pictures of 8 x 8 pixels or more, got {ours.shape[1]} x {ours.shape[0]}")
+        raise ValueError(f"SSIMULACRA2 needs pictures of 8 x 8 pixels or more, got {_size(ours)}")
     streams = []
     for pixels in (theirs, ours):  # it reads files only
         streams.append(io.BytesIO())
@@ -94,70 +93,71 @@ def ssimulacra2(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     return float(compute_ssimulacra2(*streams))
 
 
-def lpips(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+def lpips(picture: npt.ArrayLike, reference: npt.ArrayLike, weights: Path | None = None) -> float:
     """Learned perceptual distance (Zhang et al., 2018; AlexNet, version 0.1), 0 for equal pictures.
 
+    Args:
+        picture: 8-bit RGB.
+        reference: of the same shape.
+        weights: as of `evaluation.lpips.load`.
+
     Raises:
-        ValueError: if the shapes differ.
-        RuntimeError: if `unavailable("lpips")`.
+        OSError: if the weights cannot be read.
+        ValueError: if the shapes differ, the pictures are too small, or the weights are not those of the network.
     """
     import torch
 
-    reason = unavailable("lpips")
-    if reason is not None:
-        raise RuntimeError(f"LPIPS cannot be computed: {reason}")
-    pair = (torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float() for pixels in _pair(picture, reference))
+    from .lpips import load
+
+    pixels = _pair(picture, reference)
+    if min(pixels[0].shape[:2]) < 31:
+        raise ValueError(f"LPIPS needs pictures of 31 x 31 pixels or more, got {_size(pixels[0])}")
+    pair = (torch.from_numpy(p / 127.5 - 1).permute(2, 0, 1)[None].float() for p in pixels)
     with torch.inference_mode():
-        return float(_lpips_network()(*pair))
-
-
-@lru_cache(maxsize=1)
-def _lpips_network() -> Callable:
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex")
-
-
-def _lpips_obstacle() -> str | None:
-    import torch
-
-    try:
-        from torchvision.models import AlexNet_Weights
-    except (ImportError, RuntimeError):  # a torchvision made for another torch fails on import in either way
-        return "torchvision, which holds its network, cannot be imported (pip install 'pipeline-ddrm-jpeg[lpips]')"
-    address = AlexNet_Weights.IMAGENET1K_V1.url
-    weights = Path(torch.hub.get_dir(), "checkpoints", Path(address).name)
-    return None if weights.exists() else f"AlexNet's weights are not in {weights}; fetch them from {address}"
+        return float(load(weights)(*pair))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of an 8-bit picture `[H, W, 3]` and its reference."""
+    """A metric of a picture `[H, W, 3]` and its reference, and how it is shown."""
 
     label: str
-    compute: Callable[[npt.ArrayLike, npt.ArrayLike], float]
+    compute: Callable[..., float]
     decimals: int
-    better: str
-    """`"higher"` or `"lower"`."""
+    better: Callable[..., float]
+    """`max` or `min`."""
     modules: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """The label with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
 METRICS: dict[str, Metric] = {
-    "psnr_8bit": Metric("PSNR (8 bit)", psnr, 2, "higher"),
-    "ssim": Metric("SSIM", ssim, 3, "higher", ("skimage",)),
-    "psnr_b": Metric("PSNR-B", psnr_b, 2, "higher", ("torchmetrics",)),
-    "ssimulacra2": Metric("SSIMULACRA2", ssimulacra2, 1, "higher", ("ssimulacra2",)),
-    "lpips": Metric("LPIPS", lpips, 3, "lower", ("torchmetrics",)),
+    "psnr_8bit": Metric("PSNR (8 bit)", psnr, 2, max),
+    "ssim": Metric("SSIM", ssim, 3, max, ("skimage",)),
+    "psnr_b": Metric("PSNR-B", psnr_b, 2, max, ("torchmetrics",), "dB"),
+    "ssimulacra2": Metric("SSIMULACRA2", ssimulacra2, 1, max, ("ssimulacra2",)),
+    "lpips": Metric("LPIPS", lpips, 3, min, ("torchmetrics",)),
 }
 """What can be computed from 8-bit pictures, by the name of its column."""
 
+COLUMNS = {"psnr": Metric("PSNR", psnr, 2, max, unit="dB")} | METRICS
+"""The same, and PSNR before rounding to 8 bits, which every evaluation has."""
 
-def unavailable(name: str) -> str | None:
+
+def unavailable(name: str, lpips_weights: Path | None = None) -> str | None:
     """Why one of `METRICS` cannot be computed here, in a few words, or None if it can."""
     missing = [module for module in METRICS[name].modules if find_spec(module) is None]
     if missing:
         return f"{missing[0]} is not installed (pip install 'pipeline-ddrm-jpeg[eval]')"
-    return _lpips_obstacle() if name == "lpips" else None
+    if name != "lpips":
+        return None
+    from .lpips import obstacle
+
+    return obstacle(lpips_weights)
 
 
 def _pair(picture: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -165,3 +165,7 @@ def _pair(picture: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[np.ndarray,
     if ours.shape != theirs.shape:
         raise ValueError(f"the pictures have shapes {ours.shape} and {theirs.shape}")
     return ours, theirs
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"

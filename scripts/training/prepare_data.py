@@ -1,6 +1,6 @@
 """Make a training folder from photographs: no trace of JPEG left, small enough to read fast.
 
-python scripts/prepare_data.py PHOTOGRAPHS OUTPUT [--longest 640] [--licence CC0-1.0]
+python scripts/training/prepare_data.py PHOTOGRAPHS OUTPUT [--longest 640] [--licence CC0-1.0]
 
 A picture that was a JPEG is shrunk by two or more, which leaves nothing of its grid of 8 x 8 blocks; every picture is
 shrunk until its longer side fits. OUTPUT receives lossless WebP files, and manifest.csv with the source of each; give

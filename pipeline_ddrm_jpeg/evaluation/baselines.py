@@ -1,4 +1,4 @@
-"""Restorers of other people, run on the same files to compare with. Nothing here is part of a restoration."""
+"""Other programs that remove JPEG artifacts, run on the same files to compare with."""
 
 from __future__ import annotations
 

@@ -1,0 +1,129 @@
+"""What decides the numbers of an evaluation, and the pictures it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..presets import PRESETS
+from .baselines import BASELINES
+from .metrics import METRICS
+
+JPEG, SINGLE, AVERAGE = "JPEG", "Ours (S)", "Ours (A)"
+"""The methods of the paper's Table 1, beside baselines."""
+
+_CHOICES = {"convention": ("libjpeg", "released"), "chroma_subsampling": ("4:4:4", "4:2:2", "4:2:0")}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that decides the numbers of an evaluation, but for the prior and the pictures.
+
+    Args:
+        quality_factors: 1..100 each.
+        convention: `"libjpeg"`: real files, written by Pillow, are read back and restored; `"released"`: `JPEGOperator`
+            simulates the program released with the paper, without a file.
+        chroma_subsampling: `"4:4:4"`, `"4:2:2"` or `"4:2:0"`.
+        size: pictures are cropped to their central square and resized to this many pixels (bilinear), as in the
+            paper; `None` leaves them as they are.
+        preset: name in `PRESETS` of the settings, for the record; `None` for others.
+        settings: keyword arguments of the pipeline's call, which checks them.
+        metrics: names from `METRICS`, computed beside PSNR.
+        lpips_weights: as of `evaluation.lpips.load`.
+        baselines: names from `BASELINES`; they need files, and so the convention `"libjpeg"`.
+        seed: from which, with the name of a picture and the quality factor, each restoration's own seed is made.
+
+    Raises:
+        ValueError: for a value that is not one of these.
+    """
+
+    quality_factors: tuple[int, ...] = (5, 10, 30)
+    convention: str = "libjpeg"
+    chroma_subsampling: str = "4:2:0"
+    size: int | None = 256
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: PRESETS["paper-average"])
+    metrics: tuple[str, ...] = tuple(METRICS)
+    lpips_weights: Path | None = None
+    baselines: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for quality_factor in self.quality_factors:
+            if not 1 <= quality_factor <= 100:
+                raise ValueError(f"the quality factor is {quality_factor}; it must be between 1 and 100")
+        if not self.quality_factors or len(set(self.quality_factors)) < len(self.quality_factors):
+            raise ValueError("give every quality factor once, and at least one")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"the {name.replace('_', ' ')} is {getattr(self, name)!r}, not {' or '.join(choices)}")
+        if self.size is not None and self.size < 16:
+            raise ValueError(f"the size is {self.size}; it must be at least 16 pixels")
+        known = {"preset": (PRESETS, [self.preset] if self.preset else []), "metric": (METRICS, self.metrics)}
+        for kind, (table, names) in (known | {"baseline": (BASELINES, self.baselines)}).items():
+            if unknown := [name for name in names if name not in table]:
+                raise ValueError(f"the {kind} {unknown[0]} is not one of {', '.join(table)}")
+        if self.baselines and self.convention == "released":
+            raise ValueError("the baselines restore files, which the convention released does not write; use libjpeg")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to degrade and restore, and the set it counts for."""
+
+    dataset: str
+    path: Path
+
+
+def find_pictures(inputs: Iterable[Path], limit: int | None = None) -> list[Picture]:
+    """The pictures of folders, and of text files that name one a line, relative to themselves.
+
+    Args:
+        inputs: folders and text files; the name of each, without suffix, is that of its set.
+        limit: at most so many of each set, spread evenly over it.
+
+    Raises:
+        FileNotFoundError: if one does not exist.
+        ValueError: if a set has no pictures, or two have the same name.
+    """
+    pictures: list[Picture] = []
+    for source in inputs:
+        if not source.exists():
+            raise FileNotFoundError(f"{source} does not exist")
+        if source.is_dir():
+            dataset, readable = source.resolve().name, Image.registered_extensions()
+            paths = sorted(path for path in source.iterdir() if path.suffix.lower() in readable)
+        elif source.suffix.lower() in Image.registered_extensions():
+            raise ValueError(f"{source} is a picture; give its folder, or a text file that names it")
+        else:
+            dataset = source.stem
+            lines = (line.strip() for line in source.read_text(encoding="utf-8").splitlines())
+            paths = [source.parent / line for line in lines if line]
+        if not paths:
+            raise ValueError(f"{source} holds no pictures")
+        if any(picture.dataset == dataset for picture in pictures):
+            raise ValueError(f"two sets are called {dataset}; rename one")
+        if limit is not None and limit < len(paths):
+            paths = [paths[round(i)] for i in np.linspace(0, len(paths) - 1, limit)]
+        twice = {path.name for path in paths if sum(other.name == path.name for other in paths) > 1}
+        if twice:
+            raise ValueError(f"{source} names {min(twice)} twice")
+        pictures.extend(Picture(dataset, path) for path in paths)
+    return pictures
+
+
+def prepare(path: Path, size: int | None) -> Image.Image:
+    """A picture as the paper uses it: 8-bit RGB, its central square, resized to `size` pixels (bilinear)."""
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    if size is None:
+        return picture
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    return picture if side == size else picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -1,0 +1,271 @@
+"""Restores the pictures of an evaluation and keeps what is measured in a folder."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import __version__
+from ..jpeg_operator import JPEGOperator
+from ..restoration import write_atomically
+from .baselines import BASELINES
+from .metrics import COLUMNS, METRICS, psnr
+from .protocol import AVERAGE, JPEG, SINGLE, Picture, Protocol, prepare
+from .tables import evaluation_tables, groups
+
+_PACKAGES = ("torch", "diffusers", "accelerate", "jpeglib", "numpy", "pillow")
+_PACKAGES += ("scikit-image", "torchmetrics", "ssimulacra2")
+
+
+def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[dict[str, Any]]:
+    """Degrade and restore one picture at every quality factor.
+
+    Args:
+        pipe: a `DDRMJPEGPipeline`.
+        picture: what to restore.
+        protocol: how.
+
+    Returns:
+        One row for each quality factor and method: what it is, `bits_per_pixel` of the file (convention `"libjpeg"`),
+        `psnr` over RGB in [0, 1] before rounding (the paper's), the other metrics on 8-bit RGB, `consistency` of the
+        8-bit picture, `network_evaluations` (calls of the prior on one state), `seconds` and `seed`. A single sample
+        is counted as its share of the seconds of all.
+
+    Raises:
+        OSError: if the picture cannot be read.
+        ValueError: if it is too small for a metric, or a setting does not fit the pipeline.
+        RuntimeError: if a baseline fails.
+    """
+    reference = prepare(picture.path, protocol.size)
+    rows = []
+    for quality_factor in protocol.quality_factors:
+        seed = _seed(protocol.seed, picture.path.name, quality_factor)
+        degraded, source, operator = _degrade(reference, quality_factor, protocol)
+        common = {
+            "dataset": picture.dataset,
+            "image": picture.path.name,
+            "convention": protocol.convention,
+            "quality_factor": quality_factor,
+            "bits_per_pixel": len(source) * 8 / (reference.width * reference.height) if operator is None else None,
+        }
+
+        def row(method: str, restored: np.ndarray, common: dict = common, **facts: Any) -> dict[str, Any]:
+            return common | {"method": method} | _measure(restored, reference, protocol) | facts
+
+        rows.append(row(JPEG, degraded))
+        for name in protocol.baselines:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "file.jpg")
+                path.write_bytes(source)
+                start = time.perf_counter()
+                restored = BASELINES[name](path)
+                rows.append(row(name, restored / 255, seconds=time.perf_counter() - start))
+
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(seed)
+        result = pipe(source, operator=operator, generator=generator, output_type="np", **protocol.settings)
+        seconds = time.perf_counter() - start
+        samples, steps = len(result.samples[0]), len(result.timesteps[0])
+        facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}
+        rows.append(row(SINGLE, result.samples[0][0], **facts))
+        if samples > 1:
+            facts |= {"network_evaluations": samples * steps, "seconds": seconds}
+            rows.append(row(AVERAGE, result.images[0], consistency=result.consistency_8bit[0], **facts))
+        else:
+            rows[-1]["consistency"] = result.consistency_8bit[0]
+    return rows
+
+
+def _measure(restored: np.ndarray, reference: Image.Image, protocol: Protocol) -> dict[str, float]:
+    """PSNR of a picture `[H, W, 3]` in [0, 1] as it is, and other metrics of it in 8 bits."""
+    restored = np.clip(restored, 0, 1)
+    rounded = (restored * 255).round().astype(np.uint8)
+    values = {"psnr": psnr(restored, np.asarray(reference) / 255, peak=1)}
+    for name in protocol.metrics:
+        options = {"weights": protocol.lpips_weights} if name == "lpips" else {}
+        values[name] = METRICS[name].compute(rounded, reference, **options)
+    return values
+
+
+def _seed(seed: int, name: str, quality_factor: int) -> int:
+    digest = hashlib.sha256(f"{seed} {name} {quality_factor}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _degrade(
+    reference: Image.Image, quality_factor: int, protocol: Protocol
+) -> tuple[np.ndarray, bytes | torch.Tensor, JPEGOperator | None]:
+    """The degraded picture `[H, W, 3]` in [0, 1], what to give the pipeline, and the operator if that is no file."""
+    if protocol.convention == "libjpeg":
+        stream = io.BytesIO()
+        reference.save(stream, "JPEG", quality=quality_factor, subsampling=protocol.chroma_subsampling)
+        return np.asarray(Image.open(stream)) / 255, stream.getvalue(), None
+    operator = JPEGOperator(quality_factor, protocol.chroma_subsampling, protocol.convention)
+    x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    padding = (0, -x.shape[-1] % operator.alignment[1], 0, -x.shape[-2] % operator.alignment[0])
+    padded = torch.nn.functional.pad(x, padding, mode="replicate")
+    degraded = operator.decode(operator.encode(padded))[0, :, : x.shape[-2], : x.shape[-1]]
+    return (degraded.permute(1, 2, 0) / 2 + 0.5).numpy().clip(0, 1), x, operator
+
+
+class Evaluation:
+    """A folder with the results of an evaluation, which grows picture by picture.
+
+    `images/SET/NAME.json` holds the rows of a finished picture, so a run that was stopped, or one of several
+    processes that was killed, costs only what was under way. `evaluation.json` holds all settings and, in the end, the
+    means; `images.csv` all rows; `table.md` the tables. All processes of a run must see the same folder.
+
+    Args:
+        folder: made if need be.
+        protocol: how pictures are degraded, restored and measured.
+        facts: what else decides the numbers (the prior, the precision, the weights of LPIPS), for the record.
+
+    Raises:
+        ValueError: if the folder holds results of something else.
+    """
+
+    def __init__(self, folder: Path, protocol: Protocol, facts: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.protocol = protocol
+        decisive = asdict(protocol)
+        del decisive["lpips_weights"]  # a place; what lies there is among the facts
+        self._decisive = json.loads(json.dumps({"protocol": decisive, **facts}))  # as JSON gives it back, to compare
+        record = folder / "evaluation.json"
+        if record.exists():
+            earlier = json.loads(record.read_text())
+            for key, value in self._decisive.items():
+                if earlier.get(key) != value:
+                    name, was, now = _first_difference(key, earlier.get(key), value)
+                    raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
+
+    def _place(self, picture: Picture) -> Path:
+        return self.folder / "images" / picture.dataset / f"{picture.path.name}.json"
+
+    def pending(self, pictures: Iterable[Picture]) -> list[Picture]:
+        """The pictures without results."""
+        return [picture for picture in pictures if not self._place(picture).exists()]
+
+    def begin(self) -> None:
+        """Write down the settings; of several processes, one does so."""
+        if not (self.folder / "evaluation.json").exists():
+            self._write("evaluation.json", json.dumps({**self._decisive, **_environment()}, indent=2) + "\n")
+
+    def run(
+        self, pipe: Any, pictures: Iterable[Picture], on_picture: Callable[[], None] | None = None
+    ) -> list[tuple[str, str]]:
+        """Evaluate pictures, one after the other, going on after one that fails.
+
+        Returns:
+            For each picture that failed, its path and the reason in one sentence.
+        """
+        failures = []
+        for picture in pictures:
+            try:
+                rows = evaluate_picture(pipe, picture, self.protocol)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                failures.append((str(picture.path), reason))
+            else:
+                self._write(self._place(picture).relative_to(self.folder), json.dumps(rows) + "\n")
+            if on_picture is not None:
+                on_picture()
+        return failures
+
+    def finish(self, pictures: Sequence[Picture], notes: Mapping[str, str] | None = None) -> str:
+        """Write the means, all rows and the tables of the pictures that have results.
+
+        Args:
+            pictures: what the evaluation is of.
+            notes: metric to the reason why it was not computed.
+
+        Returns:
+            The tables, Markdown.
+        """
+        places = [place for place in map(self._place, pictures) if place.exists()]
+        rows = [row for place in places for row in json.loads(place.read_text())]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write("images.csv", stream.getvalue())
+        means = summarize(rows)
+        text = evaluation_tables(means, notes or {})
+        self._write("table.md", text)
+        record = {**self._decisive, **_environment(), "notes": dict(notes or {}), "rows": means}
+        self._write("evaluation.json", json.dumps(record, indent=2) + "\n")
+        return text
+
+    def _write(self, name: str | Path, text: str) -> None:
+        write_atomically(self.folder / name, lambda stream: stream.write(text.encode()))
+
+
+def _first_difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*now, *was]:
+            if was.get(key) != now.get(key):
+                return _first_difference(key, was.get(key), now.get(key))
+    return name, was, now
+
+
+def _environment() -> dict[str, Any]:
+    """What made the numbers: versions, the commit of a checkout, the machine."""
+    versions = {"pipeline-ddrm-jpeg": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # not a checkout, or no git
+    return {"versions": versions, "commit": commit, "machine": f"{platform.system()} {platform.machine()}"}
+
+
+def fingerprint(network: torch.nn.Module) -> str:
+    """SHA-256 of the weights of a network in float32, so that results name the prior they were made with."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+_KEY = ("convention", "quality_factor", "method")
+
+
+def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the pictures of each set, convention, quality factor and method, in the order they first appear.
+
+    A mean that is not finite (equal pictures have no PSNR) is `None`.
+    """
+    means = []
+    for (dataset, *key), group in groups(rows, "dataset", *_KEY).items():
+        entry = {"dataset": dataset, "images": len(group), **dict(zip(_KEY, key, strict=True))}
+        entry["metrics"] = {name: _mean(group, name) for name in COLUMNS if name in group[0]}
+        others = ("bits_per_pixel", "consistency", "network_evaluations", "seconds")
+        means.append(entry | {name: _mean(group, name) for name in others if group[0].get(name) is not None})
+    return means
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    value = math.fsum(row[name] for row in rows) / len(rows)
+    return value if math.isfinite(value) else None

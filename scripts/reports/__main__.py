@@ -1,0 +1,151 @@
+"""Make everything anew that states a number, from the embedded prior and the presets.
+
+make results PICTURES=FOLDER [LIMIT=N]
+python scripts/reports FOLDER [--limit N] [--only STAGE...] [--processes N] [--lpips-weights FILE]
+
+FOLDER holds one folder of evaluation pictures for each set. Evaluations go to build/results, so that a run that was
+stopped goes on; those of other weights, presets or options have folders of their own. After a change of the code that
+changes numbers, remove build/results. The stages, and what they write:
+
+  results          docs/results.md, docs/results.json
+  presets          docs/presets.md and its plot
+  rate-distortion  docs/rate_distortion.md and its plot
+  figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
+  benchmark        docs/benchmark.md, docs/benchmark.json; the same
+  pages            model_card.md and README.md, from docs/results.json
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import comparison
+import figures
+import pages
+import presets
+import rate_distortion
+import results
+from common import DATASETS, ROOT, write
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.evaluation import baselines, metrics
+from pipeline_ddrm_jpeg.evaluation.run import fingerprint
+
+STAGES = ("results", "presets", "rate-distortion", "figures", "benchmark", "pages")
+CURVES = "kodak24"  # the set of the rate-distortion curves, where it is there
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, nargs="?", help="folder with a folder of pictures for each set")
+    parser.add_argument("--limit", type=int, default=16, help="at most so many pictures of a set (16)")
+    parser.add_argument("--only", nargs="+", default=STAGES, choices=STAGES, metavar="STAGE", help="stages (all)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share an evaluation (1)")
+    parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
+    parser.add_argument("--prior", type=Path, help="folder of another prior than the embedded one")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side of the pictures (256)")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "results", help="folder of the evaluations")
+    parser.add_argument("--root", type=Path, default=ROOT, help="checkout whose docs/ and pages are written")
+    arguments = parser.parse_args()
+    docs = arguments.root / "docs"
+
+    load = DDRMJPEGPipeline.from_embedded
+    if arguments.prior:
+        load = lambda **options: DDRMJPEGPipeline.from_prior(arguments.prior, **options)  # noqa: E731
+    sets = find_sets(arguments.pictures) if set(arguments.only) & set(STAGES[:3]) else []
+    weights = fingerprint(load().unet)
+    others = [
+        word
+        for name in baselines.BASELINES
+        if available(name, baselines.unavailable(name))
+        for word in ("--baseline", name)
+    ]
+    available("lpips", metrics.unavailable("lpips", arguments.lpips_weights))
+
+    def evaluate(preset: str, sets: list[Path], limit: int, *options: str) -> Path:
+        """The folder of a finished evaluation."""
+        options = (
+            *options,
+            "--size",
+            str(arguments.size),
+            *(["--prior", str(arguments.prior)] if arguments.prior else []),
+        )
+        options += ("--lpips-weights", str(arguments.lpips_weights)) if arguments.lpips_weights else ()
+        decisive = json.dumps([weights, PRESETS[preset], str(arguments.pictures.resolve()), options])
+        folder = arguments.work / f"{preset}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
+        command = ["-m", "pipeline_ddrm_jpeg", "evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
+        command += ["--limit", str(min(limit, arguments.limit)), *options]
+        if arguments.processes > 1:
+            launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(arguments.processes)]
+            command = [*launch, *command]
+        print(f"evaluating {preset} on {', '.join(path.name for path in sets)}", flush=True)
+        if subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL).returncode:
+            sys.exit(f"the evaluation in {folder} is not finished; the same command goes on")
+        return folder
+
+    def make_results() -> None:
+        folders = [evaluate("balanced", sets, 16, *others), evaluate("balanced", sets, 8, "--convention", "released")]
+        results.make(folders, docs / "results")
+
+    def make_presets() -> None:
+        measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
+        presets.make([evaluate(name, sets, 2) for name in measured], docs / "presets")
+
+    def make_curves() -> None:
+        chosen = [path for path in sets if path.name == CURVES] or sets[:1]
+        factors = ",".join(map(str, range(5, 100, 5)))
+        rate_distortion.make(evaluate("balanced", chosen, 8, *others, "--quality", factors), docs / "rate_distortion")
+
+    def make_figures() -> None:
+        figures.make(load(dtype="auto"), docs / "figures")
+        command = [
+            "restore",
+            str(ROOT / "examples"),
+            "--output",
+            str(arguments.work / "examples"),
+            "--overwrite",
+            "--quiet",
+        ]
+        command += ["--prior", str(arguments.prior)] if arguments.prior else []
+        subprocess.run([sys.executable, "-m", "pipeline_ddrm_jpeg", *command], check=True)
+        comparison.make(arguments.work / "examples", docs / "comparison.png")
+
+    def make_benchmark() -> None:
+        command = [Path(__file__).with_name("benchmark.py"), "--processes", "2", "--output", docs / "benchmark"]
+        subprocess.run([sys.executable, *command], check=True)
+
+    def make_pages() -> None:
+        for path, text in pages.make(arguments.root).items():
+            write(path, text)
+
+    makers = (make_results, make_presets, make_curves, make_figures, make_benchmark, make_pages)
+    for stage, make in zip(STAGES, makers, strict=True):
+        if stage in arguments.only:
+            make()
+
+
+def find_sets(pictures: Path | None) -> list[Path]:
+    """The folders of pictures, those of published sets first."""
+    if pictures is None or not pictures.is_dir():
+        sys.exit("give a folder that holds one folder of pictures for each set: make results PICTURES=FOLDER")
+    sets = sorted(path for path in pictures.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not sets:
+        sys.exit(f"{pictures} holds no folders; put the pictures of each set in one")
+    known = list(DATASETS)
+    return sorted(sets, key=lambda path: known.index(path.name) if path.name in known else len(known))
+
+
+def available(name: str, reason: str | None) -> bool:
+    if reason:
+        print(f"{name} is left out: {reason}")
+    return reason is None
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,51 @@
+"""What the reports share: finished evaluations, files, plots, and the parts of a page that are made from numbers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline_ddrm_jpeg.restoration import write_atomically
+
+ROOT = Path(__file__).parent.parent.parent
+DATASETS = {
+    "imagenet": "ImageNet validation",
+    "kodak24": "Kodak",
+    "cid22val": "CID22 validation",
+    "live1": "LIVE release 1",
+    "mcmaster18": "McMaster",
+}
+"""Names of the published sets, the first of them shown first."""
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """The record of a finished evaluation."""
+    path = folder / "evaluation.json"
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if not record.get("rows"):
+        sys.exit(f"{folder} holds no finished evaluation; ddrm-jpeg evaluate makes one")
+    return record
+
+
+def write(path: Path, text: str) -> None:
+    write_atomically(path, lambda stream: stream.write(text.encode()))
+    print(path)
+
+
+def save(figure: Any, output: Path) -> None:
+    """A plot as OUTPUT.png and OUTPUT.svg."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        path = output.with_suffix(suffix)
+        figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
+        print(path)
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """The page with new text between the two markers of a name."""
+    start, end = f"<!-- {name}: made by make results -->\n", f"\n<!-- /{name} -->"
+    before, _, rest = page.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        sys.exit(f"the page lacks the markers {start.strip()} and {end.strip()}")
+    return f"{before}{start}{text}{end}{after}"

@@ -1,0 +1,186 @@
+"""Fill in what `model_card.md` and `README.md` say with numbers: results, settings, the prior and its training data.
+
+python scripts/reports/pages.py            # from docs/results.json
+python scripts/reports/pages.py --check    # changes nothing; exit status 1 if a page is out of date
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from common import DATASETS, ROOT, fill, write
+from huggingface_hub import EvalResult, ModelCard
+
+from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
+from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
+from pipeline_ddrm_jpeg.evaluation.tables import best_in_bold, groups, markdown, shown
+
+PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
+METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")
+CONVENTIONS = {"libjpeg": "files written by libjpeg", "released": "JPEG as the paper's program simulates it"}
+QUICK_START = """```
+pip install diffusers accelerate jpeglib
+```
+
+```python
+import torch
+from diffusers import DiffusionPipeline
+
+# REPO is the name of this repo, or a folder that holds a copy of it.
+pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)
+pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+result = pipe(
+    "photo.jpg",
+    {settings},
+)
+result.images[0].save("photo.png")
+```"""
+
+
+def card(old: str, results: dict, prior: str) -> str:
+    """`model_card.md` with everything between its markers made anew.
+
+    Args:
+        old: its text.
+        results: what `docs/results.json` holds.
+        prior: text of the page of the embedded prior.
+    """
+    settings = ",\n    ".join(f"{name}={literal(value)}" for name, value in PRESETS["balanced"].items())
+    parts = {
+        "quick start": QUICK_START.format(settings=settings),
+        "presets": presets(),
+        "results": tables(results),
+        "prior": ModelCard(prior).text.partition("\n\n")[2].strip().replace("\n## ", "\n### "),
+    }
+    for name, text in parts.items():
+        old = fill(old, name, text)
+    page = ModelCard(old)
+    page.data.model_name = "DDRM-JPEG"
+    page.data.eval_results = evaluations(results)
+    return f"---\n{page.data.to_yaml()}\n---\n{page.text.lstrip()}"
+
+
+def readme(old: str, results: dict) -> str:
+    """`README.md` with its table made anew: what is gained over the files of the first set."""
+    (dataset, _), rows = next(iter(groups(results["rows"], "dataset", "convention").items()))
+    ours = [row for row in rows if row["method"] == AVERAGE]
+    heads = {JPEG: JPEG, SINGLE: "one sample", AVERAGE: f"average of {ours[0]['settings']['num_samples']}"}
+    heads["waifu2x"] = "waifu2x"
+    methods = [method for method in heads if any(row["method"] == method for row in rows)]
+    judged = [method for method in methods if method != SINGLE]
+    lines = [["quality factor", *(heads[method] for method in methods)]]
+    lines[0] += [f"SSIMULACRA2: {JPEG}", *(heads[method] for method in judged[1:])]
+    for (factor,), group in groups(rows, "quality_factor").items():
+        found = {row["method"]: row["metrics"] for row in group}
+        jpeg, *others = (found[method]["psnr"] for method in methods)
+        cells = [shown("psnr", jpeg), *(f"{value - jpeg:+.2f}" for value in others)]
+        lines.append([str(factor), *cells, *(shown("ssimulacra2", found[method]["ssimulacra2"]) for method in judged)])
+    seconds = sum(row["seconds"] for row in ours) / len(ours)
+    preset, images = ours[0]["preset"], ours[0]["images"]
+    text = f"""PSNR of the JPEG file, and what is gained over it, in dB, with the embedded prior and the preset
+`{preset}`, on {images} pictures of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels; more sets, other metrics
+and the commands are in [docs/results.md](docs/results.md):
+
+{markdown(lines)}
+
+One such picture took {seconds:.1f} s on one processor core; other presets are in [docs/presets.md](docs/presets.md)."""
+    return fill(old, "results", text)
+
+
+def presets() -> str:
+    """A row for each argument, a column for each preset."""
+    names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
+    rows = [["", *PRESETS]]
+    for name in names:
+        values = (f"`{literal(settings[name])}`" if name in settings else "" for settings in PRESETS.values())
+        rows.append([f"`{name}`", *values])
+    return markdown(rows)
+
+
+def literal(value: object) -> str:
+    """A value as our code writes it."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def tables(results: dict) -> str:
+    """A table for every set and convention, one row for each quality factor and method; all but the first folded."""
+    parts = []
+    for (dataset, convention), rows in groups(results["rows"], "dataset", "convention").items():
+        counts = " or ".join(map(str, sorted({row["images"] for row in rows})))
+        title = f"**{DATASETS.get(dataset, dataset)}**, {counts} pictures, {CONVENTIONS[convention]}:"
+        parts.append(f"{title}\n\n{results_table(rows)}")
+    first, *others = parts
+    texts = [first]
+    if others:
+        texts.append("<details><summary>Other pictures and conventions</summary>")
+        texts += [*others, "</details>"]
+    texts.append("Made by\n\n```\n" + "\n".join(results["command"]) + "\n```")
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    texts.append(f"with {versions}.")
+    return "\n\n".join(texts)
+
+
+def results_table(rows: list[dict]) -> str:
+    """Quality factors and methods down, metrics across, the best of a quality factor in bold."""
+    measured = [metric for metric in METRICS if any(row["metrics"].get(metric) is not None for row in rows)]
+    lines = [["quality factor", "method", *(COLUMNS[metric].title for metric in measured)]]
+    for (factor,), methods in groups(rows, "quality_factor").items():
+        columns = [best_in_bold(metric, [row["metrics"].get(metric) for row in methods]) for metric in measured]
+        for row, *values in zip(methods, *columns, strict=True):
+            line = [str(factor), label(row), *values]
+            if line not in lines:  # several evaluations measure the JPEG itself
+                lines.append(line)
+    return markdown(lines)
+
+
+def label(row: dict) -> str:
+    """The method, and the preset or settings of our own ones."""
+    if row["method"] not in (SINGLE, AVERAGE):
+        return row["method"]
+    settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+    return f"{row['method']}, {row['preset'] or settings}"
+
+
+def evaluations(results: dict) -> list[EvalResult]:
+    """The averages of real files as metadata of the card."""
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="JPEG artifact correction",
+            dataset_type=row["dataset"],
+            dataset_name=f"{DATASETS.get(row['dataset'], row['dataset'])}, {row['images']} pictures",
+            dataset_config=f"{row['convention']}, quality factor {row['quality_factor']}",
+            metric_type=metric,
+            metric_name=f"{COLUMNS[metric].title}, {label(row)}",
+            metric_value=round(row["metrics"][metric], COLUMNS[metric].decimals),
+        )
+        for row in results["rows"]
+        if row["method"] == AVERAGE and row["convention"] == "libjpeg"
+        for metric in METRICS
+        if row["metrics"].get(metric) is not None
+    ]
+
+
+def make(root: Path) -> dict[Path, str]:
+    """The pages of a checkout as they should be, from its `docs/results.json`."""
+    results = json.loads((root / "docs" / "results.json").read_text("utf-8"))
+    pages = {root / "model_card.md": lambda old: card(old, results, PRIOR.read_text("utf-8"))}
+    pages[root / "README.md"] = lambda old: readme(old, results)
+    return {path: change(path.read_text("utf-8")) for path, change in pages.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page is out of date")
+    arguments = parser.parse_args()
+    for path, text in make(ROOT).items():
+        if not arguments.check:
+            write(path, text)
+        elif path.read_text("utf-8") != text:
+            sys.exit(f"{path.name} is out of date; run: make card")
+
+
+if __name__ == "__main__":
+    main()

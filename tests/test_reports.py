@@ -1,0 +1,178 @@
+"""The reports: numbers known beforehand, the pages of this checkout, and the one command that makes everything."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pages
+import pytest
+from conftest import ROOT
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from pipeline_ddrm_jpeg import PRESETS
+
+FACTORS = (10, 30, 50, 80)
+REPORTS = ROOT / "scripts" / "reports"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """An evaluation in which ours is one decibel above JPEG, and another program's files are half as large."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rows = []
+    for i, factor in enumerate(FACTORS):
+        for method, rate, gain in (
+            ("JPEG", 1.0, 0.0),
+            ("waifu2x", 0.5, 0.0),
+            ("Ours (S)", 1.0, 0.5),
+            ("Ours (A)", 1.0, 1.0),
+        ):
+            row = {"dataset": "set", "images": 2, "convention": "libjpeg", "quality_factor": factor, "method": method}
+            row["metrics"] = {"psnr": 25.0 + 3 * i + gain, "ssimulacra2": 20.0 + 15 * i + 4 * gain}
+            row["bits_per_pixel"] = 0.25 * 2**i * rate
+            if method.startswith("Ours"):
+                row |= {"network_evaluations": 4 if method == "Ours (S)" else 16, "seconds": 1.5, "consistency": 1.0}
+            rows.append(row)
+    protocol = {"quality_factors": FACTORS, "convention": "libjpeg", "baselines": ["waifu2x"], "preset": "balanced"}
+    protocol["settings"] = {**PRESETS["balanced"], "correction": "ddrm"}
+    record = {
+        "protocol": protocol,
+        "prior_sha256": "0" * 64,
+        "dtype": "float32",
+        "versions": {"torch": "2"},
+        "commit": "c",
+    }
+    (folder / "evaluation.json").write_text(json.dumps({**record, "notes": {"lpips": "no network"}, "rows": rows}))
+    return folder
+
+
+def run(script, *arguments):
+    return subprocess.run([sys.executable, *map(str, (REPORTS / script, *arguments))], capture_output=True, text=True)
+
+
+def test_rate_distortion_finds_the_known_deltas(results):
+    done = run("rate_distortion.py", results, "--output", results / "curves")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split(" | ")[1]: line for line in done.stdout.splitlines() if line.startswith("| set")}
+    rate, psnr, _, ssimulacra2 = lines["Ours (A)"].strip("| ").split(" | ")[2:]
+    assert rate.startswith("-")
+    assert (psnr, ssimulacra2) == ("+1.000", "+4.000")
+    assert lines["waifu2x"].split(" | ")[2] == "-50.0 %"
+    assert Image.open(results / "curves.png").width > 500
+    assert "<svg" in (results / "curves.svg").read_text()[:600]
+
+
+def test_rate_distortion_says_what_is_missing(results):
+    record = json.loads((results / "evaluation.json").read_text())
+    (results / "evaluation.json").write_text(json.dumps({**record, "rows": record["rows"][:4]}))
+    for folder, sentence in ((results, "need four quality factors or more"), (ROOT, "holds no finished evaluation")):
+        done = run("rate_distortion.py", folder)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_results_are_gathered_with_the_command_that_made_them(results, tmp_path):
+    done = run("results.py", results, "--output", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "results.md").read_text()
+    assert "evaluate set --output RESULTS --quality 10,30,50,80 --convention libjpeg --preset balanced" in text
+    assert "| 10 | Ours (A) | +1.00 | 24.0 | 0.250 | 100.00 % | 16 | 1.50 |" in text
+    assert "LPIPS is n/a: no network." in text
+    gathered = json.loads((tmp_path / "results.json").read_text())
+    assert len(gathered["rows"]) == 16
+    assert gathered["rows"][0]["preset"] == "balanced"
+    assert gathered["rows"][0]["settings"]["num_samples"] == 4
+
+
+def test_presets_are_compared_in_one_table(results, tmp_path):
+    done = run("presets.py", results, "--output", tmp_path / "presets")
+    assert done.returncode == 0, done.stderr
+    row = "| balanced | 16 | 1.5 |" + " +1.00 | +4.0 |" * 4
+    assert row in done.stdout
+    assert row in (tmp_path / "presets.md").read_text()
+    assert Image.open(tmp_path / "presets.png").width > 500
+
+
+def test_the_benchmark_measures_and_judges_by_a_ratio(tmp_path):
+    done = run(
+        "benchmark.py", "--sizes", "64x64", "--dtype", "float32", "--output", tmp_path / "b", "--check", "0"
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "of the network's time" in done.stderr
+    (row,) = json.loads((tmp_path / "b.json").read_text())["sizes"]
+    assert row["seconds"]["correction"] < row["seconds"]["network"]
+    text = (tmp_path / "b.md").read_text()
+    assert "| peak memory, MiB |" in text
+    assert str(tmp_path) not in text
+
+
+def test_the_pages_are_what_the_script_makes_of_their_sources():
+    for path, text in pages.make(ROOT).items():
+        assert path.read_text() == text, f"{path.name} is out of date; run: make card"
+
+
+def test_results_become_a_table_and_metadata_that_the_hub_reads():
+    row = {"dataset": "imagenet", "images": 100, "convention": "libjpeg", "quality_factor": 10}
+    row |= {"preset": "paper-average", "settings": {"correction": "ddrm", **PRESETS["paper-average"]}}
+    jpeg = row | {"method": "JPEG", "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
+    ours = row | {"method": "Ours (A)", "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}
+    rows = [jpeg, ours, jpeg | {"preset": None, "settings": {}}, jpeg | {"dataset": "kodak24"}]
+    results = {"rows": rows, "command": ["ddrm-jpeg evaluate imagenet"], "versions": {"torch": "2.13"}}
+    filled = pages.card((ROOT / "model_card.md").read_text(), results, pages.PRIOR.read_text())
+    assert filled.count("| 10 | JPEG | 24.13 | **0.700** |") == 1
+    assert "| 10 | Ours (A), paper-average | **24.80** | **0.700** |" in filled
+    assert "<details>" in filled
+    assert "ddrm-jpeg evaluate imagenet" in filled
+    metrics = {(one.metric_name, one.metric_value) for one in ModelCard(filled).data.eval_results}
+    assert metrics == {("PSNR (dB), Ours (A), paper-average", 24.8), ("SSIM, Ours (A), paper-average", 0.7)}
+    assert pages.card(filled, results, pages.PRIOR.read_text()) == filled
+
+
+@pytest.fixture
+def checkout(photo, tmp_path):
+    """The pages of a checkout, and two tiny pictures of two sets."""
+    for name in ("README.md", "model_card.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name, left in (("kodak24", 40), ("mine", 160)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        photo.crop((left, 80, left + 40, 120)).save(tmp_path / "pictures" / name / "a.png")
+    return tmp_path
+
+
+def test_one_command_makes_every_number_anew(checkout, prior_folder):
+    arguments = ["--prior", prior_folder, "--size", "32", "--root", checkout, "--work", checkout / "build"]
+    done = run("", checkout / "pictures", *arguments, "--only", "results", "pages")
+    assert done.returncode == 0, done.stdout + done.stderr
+    evaluated = {path: path.stat().st_mtime_ns for path in (checkout / "build").glob("*/images/*/*.json")}
+    rows = [row for path in evaluated for row in json.loads(path.read_text())]
+    assert {row["convention"] for row in rows} == {"libjpeg", "released"}
+    shown = next(
+        f"{row['psnr']:.2f}"
+        for row in rows
+        if (row["dataset"], row["convention"], row["method"]) == ("kodak24", "libjpeg", "JPEG")
+    )
+    for name in ("README.md", "model_card.md", "docs/results.md"):
+        assert shown in (checkout / name).read_text(), name
+    assert "on 1 pictures of Kodak" in (checkout / "README.md").read_text()
+
+    again = run("", checkout / "pictures", *arguments, "--only", "results")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in evaluated} == evaluated, "nothing is evaluated twice"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give a folder that holds one folder of pictures for each set: make results PICTURES=FOLDER\n"),
+        (["pictures/mine"], "pictures/mine holds no folders; put the pictures of each set in one\n"),
+    ],
+)
+def test_pictures_that_are_missing_get_one_sentence(checkout, arguments, sentence):
+    done = run("", *(checkout / name for name in arguments))
+    assert done.returncode == 1
+    assert done.stderr.endswith(sentence)
+    assert done.stderr.count("\n") == 1
