@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -432,7 +434,7 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
         _read_scan(stream, payload)
     elif marker == _COM:
         stream.comment = stream.comment or payload
-    elif marker == 0xE0 and payload.startswith(b"JFIF\0"):
+    elif marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14 and not stream.scans:
         stream.jfif = True
     elif marker == 0xE1 and payload.startswith(_EXIF):
         stream.exif = stream.exif or payload
@@ -441,7 +443,7 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
     elif marker == 0xE2 and payload.startswith(_ICC) and len(payload) > 14:
         number, stream.icc_count = payload[12], payload[13]
         stream.icc_chunks[number] = payload[14:]
-    elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
+    elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12 and not stream.scans:
         stream.adobe_transform = payload[11]
 
 
@@ -536,7 +538,7 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
 
 
 def _color_space(stream: _Stream) -> str:
-    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, then component identifiers."""
+    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, each before the first scan; then identifiers."""
     if stream.frame_type is None:
         raise JPEGFileError("it ends without a frame header")
     identifiers = [component.identifier for component in stream.frame]
@@ -551,9 +553,8 @@ def _color_space(stream: _Stream) -> str:
         raise JPEGFileError("two components have the same identifier")
     if stream.jfif:
         return "YCbCr"
-    if stream.adobe_transform is not None:
-        return "RGB" if stream.adobe_transform == 0 else "YCbCr"
-    return "RGB" if bytes(identifiers) == b"RGB" else "YCbCr"
+    rgb = bytes(identifiers) == b"RGB" if stream.adobe_transform is None else stream.adobe_transform == 0
+    return "RGB" if rgb else "YCbCr"
 
 
 def _components(stream: _Stream, repair: bool = False) -> tuple[Component, ...]:
@@ -660,18 +661,19 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
 
-    with tempfile.TemporaryDirectory(prefix="ddrm-jpeg-", ignore_cleanup_errors=True) as folder:
-        stripped, planes = Path(folder, "stream.jpg"), Path(folder, "coefficients.bin")
-        stripped.write_bytes(b"".join(stream.decodable))
-        geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
+    geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
+    with _unnamed_file() as stripped, _unnamed_file() as planes:
+        stripped.writelines(stream.decodable)
+        stripped.seek(0)
         try:
-            status, messages = _run_reader(str(stripped), str(planes), geometry)
+            status, messages = _run_reader(stripped, planes, geometry)
         except subprocess.TimeoutExpired:
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
         damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
         if status or damage:
             reason = damage[0] if damage else f"the reader stopped with status {status}"
             raise _DamageError(f"damaged or truncated: {reason}")
+        planes.seek(0)
         values = np.fromfile(planes, dtype=np.int16)
 
     ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
@@ -681,59 +683,64 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
     ]
 
 
-def _run_reader(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+def _unnamed_file() -> IO[bytes]:
+    """A file without a name, in memory where the system can: whoever is killed leaves nothing of it behind."""
+    try:
+        return open(os.memfd_create("ddrm-jpeg"), "w+b")
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        return tempfile.TemporaryFile()
+
+
+def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
     """Run `_reader_process` in a new interpreter; returns its exit status and what it wrote to stderr."""
-    folder = str(Path(planes_path).parent)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
-        "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
-        "TEMP": folder,
-        "TMP": folder,
     }
     reader = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, stream_path, planes_path, geometry],
+        [sys.executable, "-W", "ignore", __file__, geometry],
         env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stream,
+        stdout=planes,
         stderr=subprocess.PIPE,
         timeout=_READ_TIMEOUT,
     )
     return reader.returncode, reader.stderr.decode(errors="replace")
 
 
-def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
-    """Entry point of the separate process: a stripped stream in, raw int16 planes out."""
-    shapes = np.array([[int(n) for n in shape.split("x")] for shape in geometry.split(",")])
-    _limit_resources(Path(stream_path).stat().st_size, 64 * int(shapes.prod(axis=1).sum()))
+def _reader_process(geometry: str) -> None:
+    """Entry point of the separate process: a stripped stream at its standard input, raw int16 planes to its output."""
+    shapes = [tuple(int(n) for n in shape.split("x")) for shape in geometry.split(",")]
+    _limit_resources(os.fstat(0).st_size, sum(64 * rows * columns for rows, columns in shapes))
     import jpeglib
+    from jpeglib._bind import CJpegLib  # what jpeglib.read_dct calls for a copy of the file that it makes on disk
 
     jpeglib.version.set("turbo210")
-    # Built here rather than by jpeglib.read_dct, which decodes the whole picture once more to count scans.
-    jpeg = jpeglib.DCTJPEG(
-        path=stream_path,
-        content=Path(stream_path).read_bytes(),
-        height=None,
-        width=None,
-        block_dims=shapes,
-        samp_factor=None,
-        markers=[],
-        huffmans=None,
-        jpeg_color_space=jpeglib.JCS_GRAYSCALE if len(shapes) == 1 else jpeglib.JCS_YCbCr,
-        progressive_mode=None,
-        num_scans=None,
-        Y=None,
-        Cb=None,
-        Cr=None,
-        K=None,
-        qt=None,
-        quant_tbl_no=None,
-    )
-    luma, chroma, _ = jpeg.load()
-    with open(planes_path, "wb") as file:
-        for plane in (luma, *chroma)[: len(shapes)]:
+    planes = [np.zeros((rows, columns, 64), dtype=np.int16) for rows, columns in shapes]
+    pointers = [plane.ctypes.data_as(ctypes.c_void_p) for plane in planes]
+    output = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # the library prints to it when it fails
+    with _stdin_path() as path:
+        CJpegLib.read_jpeg_dct(
+            path, *pointers, *[None] * (4 - len(planes)), (ctypes.c_ushort * 256)(), (ctypes.c_short * 4)()
+        )
+    with open(output, "wb") as file:
+        for plane in planes:
             plane.tofile(file)
+
+
+@contextmanager
+def _stdin_path() -> Iterator[str]:
+    """A path under which the standard input can be opened."""
+    if Path("/dev/fd/0").exists():
+        yield "/dev/fd/0"
+        return
+    with tempfile.TemporaryDirectory() as folder:  # Windows
+        path = Path(folder, "stream.jpg")
+        path.write_bytes(sys.stdin.buffer.read())
+        yield str(path)
 
 
 def _limit_resources(size: int, coefficients: int) -> None:
@@ -751,9 +758,9 @@ def _limit_resources(size: int, coefficients: int) -> None:
             continue
 
 
-def _reader_main(*arguments: str) -> None:
+def _reader_main(geometry: str) -> None:
     try:
-        _reader_process(*arguments)
+        _reader_process(geometry)
     except OSError:
         sys.exit("the decoder gave up")  # its own words, where it has any, stand before this line
     except MemoryError:
