@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 if __package__:  # not when this file is run as the reader process, see _read_coefficients
-    from .entropy_decoding import UNMEASURED, Scan, decode_scans
+    from .entropy_decoding import RESTART, UNMEASURED, OutOfTime, Scan, decode_scans, impossible
     from .quantization import ZIGZAG, chroma_subsampling_name, estimate_quality_factor
 
 # Frame types of ITU-T T.81, table B.1, that are not decoded here.
@@ -46,20 +47,23 @@ _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFIL
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
-# Decoder warnings that do not put a coefficient in doubt.
-_HARMLESS_WARNING = re.compile(r"Corrupt JPEG data: [1-8] extraneous bytes|Invalid SOS parameters")
+# Decoder warnings that do not put a coefficient in doubt; bytes too many anywhere but at the end do.
+_SURPLUS_WARNING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
+_HARMLESS_WARNING = re.compile(rf"{_SURPLUS_WARNING.pattern}|Invalid SOS parameters")
+_SURPLUS = "more data than its blocks need"
 
 # Few bytes can claim many coefficients (a blank picture needs two bits a block), and read them a thousand times in as
 # many scans. A file may claim so many (45 megapixels of 4:2:0) whatever its size, and above that so many a byte.
 _FREE_COEFFICIENTS = 2**26
 _COEFFICIENTS_PER_BYTE = 64
-_MOST_PLACES = 20  # of damage that are told
 _PASSES = 16  # of so many coefficients
 _MOST_SCANS = 1000  # progressive files have ten or so
 _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
+_REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
+_REPAIR_SECONDS_PER_MEGABYTE = 5
 
 
 class JPEGFileError(ValueError):
@@ -68,6 +72,10 @@ class JPEGFileError(ValueError):
 
 class _DamageError(JPEGFileError):
     """The bytes are what is left of a JPEG; `JPEGFile.open(..., repair=True)` makes do with that."""
+
+
+class _OutOfProportionError(JPEGFileError):
+    """The bytes would take time out of all proportion to their number."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class JPEGFile:
     icc_profile: bytes | None = field(default=None, repr=False)
     xmp: bytes | None = field(default=None, repr=False)
     comment: bytes | None = field(default=None, repr=False)
+    remarks: tuple[str, ...] = ()
+    """What is odd about the file, although it puts no coefficient in doubt."""
     damage: tuple[str, ...] = ()
     """What is wrong with a file opened with `repair=True`, in a sentence or several; empty for a whole file."""
     missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
@@ -255,8 +265,14 @@ def _open(data: bytes, name: str) -> JPEGFile:
     components = _components(stream)
     _check_scans(stream, components)
     _check_proportion(stream, components)
-    planes = _whole_mcus(_read_coefficients(stream, components), stream, components)
-    return _file(stream, name, color_space, components, planes)
+    surplus = _drop_surplus_restarts(stream, components)
+    planes, messages = _read_coefficients(stream, components)
+    remarks = (_SURPLUS,) if surplus or _SURPLUS_WARNING.search(messages) else ()
+    for number, (plane, component) in enumerate(zip(planes, components, strict=True), 1):
+        odd = impossible(plane.reshape(-1, 64), component.quantization_table)
+        if odd.any():
+            raise _DamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
+    return _file(stream, name, color_space, components, _whole_mcus(planes, stream, components), remarks=remarks)
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
@@ -265,18 +281,23 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     color_space = _color_space(stream)
     components = _components(stream, repair=True)
     _check_proportion(stream, components)
-    coefficients, missing, damage = decode_scans(
-        stream.scans,
-        [(c.horizontal_factor, c.vertical_factor) for c in components],
-        _plane_shapes(stream, components),
-        [c.quantization_table for c in components],
-        stream.frame_type == 0xC2,
-    )
+    seconds = _REPAIR_SECONDS + _REPAIR_SECONDS_PER_MEGABYTE * stream.size / 2**20
+    try:
+        coefficients, missing, damage = decode_scans(
+            stream.scans,
+            [(c.horizontal_factor, c.vertical_factor) for c in components],
+            _plane_shapes(stream, components),
+            [c.quantization_table for c in components],
+            stream.frame_type == 0xC2,
+            seconds,
+        )
+    except OutOfTime:
+        raise JPEGFileError(f"{reason}; what is left takes more than {seconds:.0f} s of processor time") from None
     if all((lost == UNMEASURED).all() for lost in missing):
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    return _file(stream, name, color_space, components, planes, (reason, *damage[:_MOST_PLACES]), missing)
+    return _file(stream, name, color_space, components, planes, (reason, *damage), missing)
 
 
 def _file(
@@ -287,6 +308,7 @@ def _file(
     coefficients: tuple[np.ndarray, ...],
     damage: tuple[str, ...] = (),
     missing_bits: tuple[np.ndarray, ...] | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> JPEGFile:
     return JPEGFile(
         width=stream.width,
@@ -302,6 +324,7 @@ def _file(
         icc_profile=stream.icc_profile(),
         xmp=stream.xmp,
         comment=stream.comment,
+        remarks=remarks,
         damage=damage,
         missing_bits=missing_bits,
     )
@@ -328,7 +351,7 @@ class _Stream:
     scans: list[Scan] = field(default_factory=list)
     restart_interval: int = 0
     size: int = 0
-    decodable: list[bytes] = field(default_factory=list)  # the stream without APPn and COM
+    decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
     adobe_transform: int | None = None
     exif: bytes | None = None
@@ -353,6 +376,8 @@ def _parse(data: bytes, repair: bool = False) -> _Stream:
     stream = _Stream(decodable=[data[:2]], size=len(data))
     try:
         _walk(stream, data, repair)
+    except _OutOfProportionError:
+        raise
     except JPEGFileError as error:
         if not stream.scans:
             raise JPEGFileError(str(error)) from None  # nothing that could be repaired
@@ -396,12 +421,13 @@ def _walk(stream: _Stream, data: bytes, repair: bool) -> None:
             raise _DamageError(
                 f"the marker segment ff {marker:02x} at byte {start} is too short for what it must hold"
             ) from None
+        if not (0xE0 <= marker <= 0xEF or marker == _COM):
+            stream.decodable.append(data[start:position])
         if marker == _SOS:
             after = _end_of_scan(stream, data, position, repair)
             stream.scans[-1].data = data[position:after]
+            stream.decodable.append(stream.scans[-1])
             position = after
-        if not (0xE0 <= marker <= 0xEF or marker == _COM):
-            stream.decodable.append(data[start:position])
 
 
 def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> int:
@@ -409,8 +435,8 @@ def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> i
     if not repair:
         end = _MARKER_AFTER_SCAN.search(data, position)
         return end.start() if end else len(data)
-    done = {component for scan in stream.scans for component in scan.components}
-    more = stream.frame_type == 0xC2 or len(done) < len(stream.frame)
+    # A component gets its table with its first scan, so those that have one have had a scan.
+    more = stream.frame_type == 0xC2 or len(stream.component_tables) < len(stream.frame)
     for end in _MARKER_AFTER_SCAN.finditer(data, position):
         marker, length = data[end.end() : end.end() + 1], int.from_bytes(data[end.end() + 1 : end.end() + 3], "big")
         fits = length >= 2 and end.end() + 1 + length <= len(data)
@@ -519,6 +545,8 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
             if number not in stream.tables:
                 raise _DamageError(f"quantization table {number} is used but never defined")
             stream.component_tables[position] = stream.tables[number]
+    if len(stream.scans) == _MOST_SCANS:
+        raise _OutOfProportionError(f"it has more than {_MOST_SCANS} scans, which is out of all proportion")
     high, low = successive >> 4, successive & 15
     if len(set(positions)) < len(positions):
         raise _DamageError("a scan names a component twice")
@@ -589,7 +617,7 @@ def _check_proportion(stream: _Stream, components: tuple[Component, ...]) -> Non
             f"it claims {stream.width} x {stream.height} pixels in {stream.size} bytes, which is out of all proportion"
         )
     passes = sum(blocks[position] for scan in stream.scans for position in scan.components)
-    if len(stream.scans) > _MOST_SCANS or passes > _PASSES * limit:
+    if passes > _PASSES * limit:
         raise JPEGFileError(f"its {len(stream.scans)} scans are out of all proportion")
 
 
@@ -651,8 +679,25 @@ def _whole_mcus(
     return tuple(padded)
 
 
-def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> list[np.ndarray]:
-    """Coefficient planes, read by libjpeg-turbo in a process of its own.
+def _drop_surplus_restarts(stream: _Stream, components: tuple[Component, ...]) -> bool:
+    """Cut each scan before the first restart marker that comes after its last MCU; whether there was any.
+
+    The decoder would pass over them, but its warning of other bytes there would read like one of damage.
+    """
+    shapes, surplus = _plane_shapes(stream, components), False
+    for scan in stream.scans:
+        rows, columns = shapes[scan.components[0]]
+        if len(scan.components) > 1:
+            first = components[scan.components[0]]
+            rows, columns = ceil(rows / first.vertical_factor), ceil(columns / first.horizontal_factor)
+        needed = (rows * columns - 1) // scan.restart_interval if scan.restart_interval else 0
+        for marker in islice(RESTART.finditer(scan.data), needed, needed + 1):
+            scan.data, surplus = scan.data[: marker.start()], True
+    return surplus
+
+
+def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tuple[list[np.ndarray], str]:
+    """Coefficient planes, read by libjpeg-turbo in a process of its own, and its harmless warnings.
 
     A separate process, because the C library may print, warn or crash on a damaged file: its warnings
     are how damage is found, and a crash must not take a server down. Its processor time and memory are limited.
@@ -663,7 +708,7 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
 
     geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
     with _unnamed_file() as stripped, _unnamed_file() as planes:
-        stripped.writelines(stream.decodable)
+        stripped.writelines(part.data if isinstance(part, Scan) else part for part in stream.decodable)
         stripped.seek(0)
         try:
             status, messages = _run_reader(stripped, planes, geometry)
@@ -677,10 +722,8 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
         values = np.fromfile(planes, dtype=np.int16)
 
     ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
-    return [
-        part.reshape(rows, columns, 8, 8)
-        for part, (rows, columns) in zip(np.split(values, ends[:-1]), shapes, strict=True)
-    ]
+    parts = zip(np.split(values, ends[:-1]), shapes, strict=True)
+    return [part.reshape(rows, columns, 8, 8) for part, (rows, columns) in parts], messages
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -145,7 +145,7 @@ MARKERS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     identifiers=st.sampled_from([b"\1\2\3", b"RGB", b"rgb", b"BGR", b"\0\1\2", b"\x22\1\x11"]),
