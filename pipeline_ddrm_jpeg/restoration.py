@@ -157,7 +157,7 @@ def _find(
             parent, below, names = next(os.walk(folders.pop(), onerror=on_error or fail), (item, [], []))
             if recursive:
                 found = (Path(parent, name) for name in sorted(below, reverse=True))
-                folders += [path for path in found if not path.is_symlink()]
+                folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
             for path in (Path(parent, name) for name in sorted(names)):
                 if path.suffix.lower() in JPEG_SUFFIXES and (path.is_file() or not path.exists()):
                     yield item, path  # a broken link too: it is a file that is missed
