@@ -1,5 +1,13 @@
 """`python -m pipeline_ddrm_jpeg` is the command `ddrm-jpeg`."""
 
-from .cli import app
+from .interruption import interrupted_quietly
 
-app(prog_name="ddrm-jpeg")
+
+def main() -> None:
+    with interrupted_quietly():
+        from .cli import app
+    app(prog_name="ddrm-jpeg")
+
+
+if __name__ == "__main__":
+    main()

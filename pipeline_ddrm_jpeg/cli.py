@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+import unicodedata
 from dataclasses import replace
 from enum import Enum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from . import __version__
+from .interruption import interrupted_quietly
 from .jpeg_file import JPEGFile, JPEGFileError
 from .presets import PRESETS
 from .restoration import FORMATS, JPEG_SUFFIXES, Result, mask_path, plan, restore_files, write_atomically
@@ -24,23 +26,99 @@ class _App(typer.Typer):
     """Tells an error of the system, such as a full disk under the standard output, in a sentence."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):  # names of files need not be text
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        _prepare_streams()
         try:
             try:
                 return super().__call__(*args, **kwargs)
             finally:
                 sys.stdout.flush()
         except OSError as error:
-            typer.echo(f"ddrm-jpeg: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
-            with open(os.devnull, "w") as nowhere:  # what is still to be written must not fail once more
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            _say(f"ddrm-jpeg: {error.filename or 'standard output'}: {error.strerror or error}", sys.stderr)
+            _discard(sys.stdout)
             sys.exit(1)
+
+
+class _Group(TyperGroup):
+    """Shows in errors of usage, too, what is odd in names of files."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(getattr(error, "message", None), str):
+                error.message = visible(error.message)
+            raise
+
+
+class _Errors(TextIOWrapper):
+    """A standard error that cannot be written to must not cost anyone a picture."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _discard(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _discard(self)
+
+
+class _Lines:
+    """Takes lines, each written at once, until one cannot be; that is told, and the run goes on."""
+
+    def __init__(self, name: str, stream: IO[str]) -> None:
+        self.name, self.stream, self.failed = name, stream, False
+
+    def __call__(self, line: str) -> None:
+        if self.failed:
+            return
+        try:
+            print(line, file=self.stream, flush=True)
+        except OSError as error:
+            self.failed = True
+            _say(f"ddrm-jpeg: {self.name}: {error.strerror}; the run goes on without it", sys.stderr)
+            _discard(self.stream)
+
+
+def _prepare_streams() -> None:
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        if getattr(sys, name) is None:  # closed; the next file that is opened would take its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            stream = open(number, mode, closefd=False)  # noqa: SIM115 for the whole run
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+
+
+def _discard(stream: IO[str]) -> None:
+    """Let what is still to be written to a stream vanish: it must not fail once more when Python ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def visible(text: str) -> str:
+    """The text with escapes in place of what could command a terminal, break a line or turn its direction."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c
+        for c in text
+    )
+
+
+def _say(text: str, stream: IO[str] | None = None) -> None:
+    print(visible(text), file=stream or sys.stdout, flush=True)
 
 
 app = _App(
     name="ddrm-jpeg",
+    cls=_Group,
     help="Restore pictures ruined by JPEG, with a diffusion prior and the coefficients of their own files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -120,13 +198,13 @@ ComputeIn = Annotated[
 
 
 def _fail(message: object, status: int = 1) -> NoReturn:
-    typer.echo(f"ddrm-jpeg: {message}", err=True)
+    _say(f"ddrm-jpeg: {message}", sys.stderr)
     raise typer.Exit(status)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ddrm-jpeg {__version__}")
+        _say(f"ddrm-jpeg {__version__}")
         raise typer.Exit
 
 
@@ -208,6 +286,7 @@ def restore(
     try:
         tasks = plan(inputs, output, recursive, image_format and image_format.value, unlisted.append)
         log = _log(json_log)
+        report = _Lines("standard output", sys.stdout)
     except (ValueError, OSError) as error:
         _fail(error, 2)
     nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
@@ -218,8 +297,8 @@ def restore(
     statuses = {"restored": 0, "skipped": 0, "failed": 0}
     for error in unlisted if state.is_main_process else ():
         statuses["failed"] += 1
-        typer.echo(f"ddrm-jpeg: {error.filename}: {error.strerror}", err=True)
-        log({"source": error.filename, "status": "failed", "message": error.strerror})
+        _say(f"ddrm-jpeg: {error.filename}: {error.strerror}", sys.stderr)
+        log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
     if not tasks:
         _fail(nothing)
     quiet_report = quiet or json_log == "-"
@@ -236,24 +315,25 @@ def restore(
             announced = _announced([*skipped, *mine], pipe, quiet)
             for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
                 statuses[result.status] += 1
-                log(_facts(result) | {"dtype": dtype_name})
+                log(json.dumps(_facts(result) | {"dtype": dtype_name}))
                 if result.status == "failed":
-                    typer.echo(f"ddrm-jpeg: {result.message}", err=True)
+                    _say(f"ddrm-jpeg: {result.message}", sys.stderr)
                 elif quiet_report:
                     continue
                 elif result.status == "skipped":
-                    typer.echo(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                    report(visible(f"{result.task.target}  exists, skipped (--overwrite replaces it)"))
                 else:
                     kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
                     made_up = f", {100 * result.invented:.1f} % made up" if result.damage else ""
-                    typer.echo(f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}")
+                    remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+                    report(visible(f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"))
         statuses = {status: sum(one[status] for one in _gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
         done = statuses["restored"] + statuses["skipped"]
         _fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if len(tasks) > 1 and not quiet_report and state.is_main_process:
-        typer.echo(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
-    if statuses["failed"]:
+        report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 
 
@@ -274,8 +354,9 @@ def _processes(device: Device) -> Any:
     """The processes that `accelerate launch` started, this one alone otherwise, and the device of this one."""
     from datetime import timedelta
 
-    import torch
-    from accelerate import PartialState
+    with interrupted_quietly():
+        import torch
+        from accelerate import PartialState
 
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device.value, True):
@@ -311,12 +392,11 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _log(name: str | None) -> Callable[[dict[str, Any]], None]:
-    """What takes the lines of `--json-log`, each written at once."""
-    if name is None:
-        return lambda facts: None
-    stream = sys.stdout if name == "-" else open(name, "a", encoding="utf-8")  # noqa: SIM115 for the whole run
-    return lambda facts: print(json.dumps(facts), file=stream, flush=True)
+def _log(name: str | None) -> _Lines:
+    """What takes the lines of `--json-log`."""
+    if name == "-":
+        return _Lines("standard output", sys.stdout)
+    return _Lines(name or os.devnull, open(name or os.devnull, "a", encoding="utf-8"))
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -330,6 +410,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "consistency": result.consistency,
         "invented": result.invented,
         "damage": result.damage,
+        "remarks": result.remarks,
         "mask": str(mask_path(result.task.target)) if result.damage else None,
     }
 
@@ -338,16 +419,17 @@ def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
     """The tasks, with the progress bar of the pipeline named after the one at hand."""
     for number, task in enumerate(tasks, 1):
         if pipe is not None:
-            place = f"{task.source.name} ({number} of {len(tasks)})" if len(tasks) > 1 else task.source.name
+            place = visible(task.source.name) + (f" ({number} of {len(tasks)})" if len(tasks) > 1 else "")
             pipe.set_progress_bar_config(desc=place, unit="call", leave=False, disable=quiet)
         yield task
 
 
 def _load(prior: str | None, device: Any, dtype: PrecisionOrAuto) -> Any:
-    import torch
+    with interrupted_quietly():
+        import torch
 
-    from .pipeline import DDRMJPEGPipeline
-    from .priors import fastest_dtype
+        from .pipeline import DDRMJPEGPipeline
+        from .priors import fastest_dtype
 
     # Machines may differ in what they have units for: the first decides.
     precision = _gather(fastest_dtype(device))[0] if dtype is PrecisionOrAuto.auto else getattr(torch, dtype.value)
@@ -411,13 +493,14 @@ def evaluate(
     Every picture is compressed, restored and compared with itself. The same command again goes on where it stopped.
     To use several processes or GPUs: accelerate launch --num_processes N -m pipeline_ddrm_jpeg evaluate ...
     """
-    import torch
-    from tqdm import tqdm
+    with interrupted_quietly():
+        import torch
+        from tqdm import tqdm
 
-    from .evaluation import baselines, lpips
-    from .evaluation import metrics as measures
-    from .evaluation.protocol import Protocol, find_pictures
-    from .evaluation.run import Evaluation, fingerprint
+        from .evaluation import baselines, lpips
+        from .evaluation import metrics as measures
+        from .evaluation.protocol import Protocol, find_pictures
+        from .evaluation.run import Evaluation, fingerprint
 
     for name in baseline or ():
         if name not in baselines.BASELINES:
@@ -497,9 +580,9 @@ def evaluate(
     except (ValueError, OSError) as error:
         _fail(error, 2)
     for path, reason in failures:
-        typer.echo(f"ddrm-jpeg: {reason if path in reason else f'{path}: {reason}'}", err=True)
-    if not quiet:
-        typer.echo(f"{text}\nAll rows and settings are in {output}")
+        _say(f"ddrm-jpeg: {reason if path in reason else f'{path}: {reason}'}", sys.stderr)
+    for line in () if quiet else (*text.splitlines(), f"All rows and settings are in {output}"):
+        _say(line)
     if failures:
         raise typer.Exit(1)
 
@@ -548,9 +631,10 @@ def convert(
         "diffusion_steps": diffusion_steps,
         "noise_schedule": noise_schedule,
     }
-    import torch
+    with interrupted_quietly():
+        import torch
 
-    from . import conversion
+        from . import conversion
 
     if preset not in conversion.PRESETS:
         _fail(f"--preset {preset} is not one of {', '.join(conversion.PRESETS)}", 2)
@@ -568,14 +652,14 @@ def convert(
         if push is not None:
             from .hub import upload
 
-            typer.echo(upload(output, push))
+            _say(upload(output, push))
     except conversion.ConversionError as error:
         _fail(error)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.strerror else str(error).splitlines()[0])
     except KeyboardInterrupt:
         _fail("stopped; a download goes on where it was when the command is run again", 130)
-    typer.echo(f"{output}  load it with DiffusionPipeline.from_pretrained({str(output)!r}, trust_remote_code=True)")
+    _say(f"{output}  load it with DiffusionPipeline.from_pretrained({str(output)!r}, trust_remote_code=True)")
 
 
 @app.command()
@@ -604,7 +688,8 @@ def push(
     """
     from tempfile import TemporaryDirectory
 
-    from . import hub
+    with interrupted_quietly():
+        from . import hub
 
     try:
         with TemporaryDirectory() as model, TemporaryDirectory() as web:
@@ -629,18 +714,16 @@ def push(
     except KeyboardInterrupt:
         _fail("stopped; what was not committed is not in the repo, and the same command uploads it", 130)
     for address in addresses:
-        typer.echo(address)
+        _say(address)
     options = f"revision={revision!r}, " if revision else ""
-    typer.echo(
-        f"load it with DiffusionPipeline.from_pretrained({addresses[0].repo_id!r}, {options}trust_remote_code=True)"
-    )
+    _say(f"load it with DiffusionPipeline.from_pretrained({addresses[0].repo_id!r}, {options}trust_remote_code=True)")
 
 
 def _show_tree(folder: Path, title: str) -> None:
     sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    typer.echo(f"{title}: {len(sizes)} files, {sum(sizes.values())} bytes")
+    _say(f"{title}: {len(sizes)} files, {sum(sizes.values())} bytes")
     for path, size in sizes.items():
-        typer.echo(f"{size:12}  {path.as_posix()}")
+        _say(f"{size:12}  {path.as_posix()}")
 
 
 def _numbers(option: str, text: str, kind: type = int) -> tuple:
@@ -679,10 +762,12 @@ def inspect(
         },
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
+    if jpeg.remarks:
+        facts["remarks"] = jpeg.remarks
     if jpeg.damage:
         facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print(json.dumps(facts, indent=2))
         return
     tables = facts.pop("quantization_tables")
     facts |= {
@@ -692,17 +777,17 @@ def inspect(
         "progressive": "yes" if jpeg.progressive else "no",
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
-    if jpeg.damage:
-        facts["damage"] = "; ".join(jpeg.damage)
+    for words in {"remarks", "damage"} & facts.keys():
+        facts[words] = "; ".join(facts[words])
     for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):20} {value}")
+        _say(f"{name.replace('_', ' '):20} {value}")
     for number, table in enumerate(tables):
         if table in tables[:number]:
-            typer.echo(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
+            _say(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
         else:
-            typer.echo(f"quantization table of component {number + 1}")
+            _say(f"quantization table of component {number + 1}")
             for row in table:
-                typer.echo("".join(f"{step:6}" for step in row))
+                _say("".join(f"{step:6}" for step in row))
 
 
 @app.command()
@@ -749,7 +834,7 @@ def degrade(
         write_atomically(target, lambda stream: picture.save(stream, "jpeg", **options))
     except OSError as error:
         _fail(f"{target}: {error.strerror or error}")
-    typer.echo(f"{target}  {target.stat().st_size} bytes")
+    _say(f"{target}  {target.stat().st_size} bytes")
 
 
 def _open(path: Path, repair: bool) -> JPEGFile:

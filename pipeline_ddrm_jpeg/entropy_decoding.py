@@ -6,8 +6,10 @@ Whole files are read by libjpeg-turbo, many times as fast; it does not say, thou
 from __future__ import annotations
 
 import re
+import time
 from array import array
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -21,8 +23,10 @@ UNMEASURED = 16
 # Impossible bits are often preceded by some that were misread already: this many MCUs before them are not believed.
 # Of 512 bytes overwritten in a photograph, the first misread MCU is among them 9 times out of 10.
 _DISTRUST = 16
+_MOST_PLACES = 20  # of damage that are told
+_PATIENCE = 1024  # MCUs between two looks at the clock
 _ZIGZAG = ZIGZAG.tolist()
-_RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
+RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _FALSE_MARKER = re.compile(rb"\xff[^\x00]", re.DOTALL)
 _LONGEST_BLOCK = 64 * 32 // 8  # bytes; a code has 16 bits at most, and so has the value after it
 
@@ -43,6 +47,10 @@ class Scan:
     tables: dict[tuple[int, int], bytes] = field(repr=False)
     """(class, number) -> 16 counts of codes by length, then the symbols; class 0 is DC, 1 is AC."""
     data: bytes = field(default=b"", repr=False)
+
+
+class OutOfTime(Exception):
+    """Decoding took longer than it may."""
 
 
 class _Stop(Exception):
@@ -76,6 +84,7 @@ def decode_scans(
     shapes: Sequence[tuple[int, int]],
     quantization_tables: Sequence[np.ndarray],
     progressive: bool,
+    seconds: float = float("inf"),
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """Decode scan after scan; after damage go on with the next restart interval, or else the next scan.
 
@@ -85,12 +94,22 @@ def decode_scans(
         shapes: blocks down and across of each component (T.81, A.1.1).
         quantization_tables: `[8, 8]` of each component.
         progressive: whether the frame is (SOF2).
+        seconds: of processor time that it may take; scan after scan over blocks that cost no bits would take hours.
 
     Returns:
         Of each component the coefficients, int16 `[down, across, 8, 8]`; of each as many missing bits, int8: 0
         where a coefficient is known, n where its lowest n bits are not, `UNMEASURED` where nothing is; and a
-        few words for each place of damage.
+        few words for each of the first places of damage.
+
+    Raises:
+        OutOfTime: after those seconds.
     """
+    end = time.thread_time() + seconds
+
+    def check_time() -> None:
+        if time.thread_time() > end:
+            raise OutOfTime
+
     down = max(-(-rows // v) for (rows, _), (_, v) in zip(shapes, factors, strict=True))
     across = max(-(-columns // h) for (_, columns), (h, _) in zip(shapes, factors, strict=True))
     planes = []
@@ -102,10 +121,18 @@ def decode_scans(
     damage = []
     for number, scan in enumerate(scans, 1):
         where = f" of scan {number}" if len(scans) > 1 else ""
-        damage.extend(f"{words}{where}" for words in _decode_scan(scan, planes, progressive, (down, across)))
+        for words in _decode_scan(scan, planes, progressive, (down, across), check_time):
+            if len(damage) < _MOST_PLACES:
+                damage.append(f"{words}{where}")
 
     coefficients, missing = [], []
-    for plane in planes:
+    for number, plane in enumerate(planes, 1):
+        if progressive:  # a value is known only after its last scan, and which of them went wrong is not
+            odd = impossible(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 64), plane.quantization_table)
+            odd &= (plane.missing == 0).all(axis=1)
+            plane.missing[odd] = UNMEASURED
+            if odd.any():
+                damage.append(f"values that no picture has in {odd.sum()} blocks of component {number}")
         own = (slice(plane.rows), slice(plane.columns))
         missing.append(plane.missing.reshape(-1, plane.stride, 8, 8)[own])
         coefficients.append(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, plane.stride, 8, 8)[own])
@@ -113,8 +140,11 @@ def decode_scans(
     return coefficients, missing, damage
 
 
-def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tuple[int, int]) -> Iterator[str]:
+def _decode_scan(
+    scan: Scan, planes: list[_Plane], progressive: bool, mcus: tuple[int, int], check_time: Callable[[], None]
+) -> Iterator[str]:
     """Decode one scan into the planes; yields a few words for each restart interval that is damaged."""
+    check_time()
     chosen = [planes[position] for position in scan.components]
     if len(chosen) == 1:  # not interleaved: the blocks of the component itself, row by row (A.2.2)
         (plane,) = chosen
@@ -136,7 +166,12 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
         yield str(stop)
         return
 
-    decoded = np.zeros(count, dtype=bool)
+    blocks = [_blocks_of(count, mcus[1], *step) for step in steps]
+    stops = []  # MCUs that an end-of-band run does not pass over unread
+    if progressive and scan.successive_high and scan.spectral_start:
+        stops = np.flatnonzero(decoder.occupied[blocks[0][:, 0]]).tolist()
+    stops.append(count)
+    decoded, visits = np.zeros(count, dtype=bool), 0
     for first, data, is_last in _intervals(scan, count):
         end = min(first + (scan.restart_interval or count), count)
         false = _FALSE_MARKER.search(data)
@@ -145,18 +180,20 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
         decoder.start(data)
         try:
             while mcu < end:
-                if decoder.run and not scan.successive_high:  # blocks that are over before they begin
-                    skipped = min(decoder.run, end - mcu)
-                    decoder.run -= skipped
+                if decoder.run and (skipped := min(decoder.run, min(end, stops[bisect_left(stops, mcu)]) - mcu)):
+                    decoder.run -= skipped  # blocks that are over before they begin
                     mcu += skipped
                     continue
+                visits += 1
+                if visits % _PATIENCE == 0:
+                    check_time()
                 y, x = divmod(mcu, mcus[1])
                 for i, (plane, (per_row, per_column, offsets)) in enumerate(zip(chosen, steps, strict=True)):
                     for offset in offsets:
                         decoder.block(plane.values, y * per_row + x * per_column + offset, i)
                 mcu += 1
-            if decoder.left >= 16:  # some writers leave a byte
-                trouble = _Stop(f"{decoder.left // 8} bytes too many")
+            if decoder.left >= 16 and mcu < count:  # some writers leave a byte, and after the last MCU more
+                trouble = _Stop(f"{decoder.left // 8} bytes too many", doubtful=False)
         except _Stop as stop:
             trouble = _Stop("a marker that does not belong there") if false and decoder.left < 0 else stop
         decoded[first:mcu] = True
@@ -165,15 +202,16 @@ def _decode_scan(scan: Scan, planes: list[_Plane], progressive: bool, mcus: tupl
             cut = is_last and not false and decoder.left < 0  # the end is missing, not something before it
             if trouble.doubtful and not cut:
                 decoded[max(first, mcu - _DISTRUST) : mcu] = False
-    blocks = [_blocks_of(count, mcus[1], *step) for step in steps]
     if not progressive:
-        odd = decoded & _impossible(chosen, blocks)
-        for first in range(0, count, scan.restart_interval or count) if odd.any() else ():
-            interval = slice(first, first + (scan.restart_interval or count))
-            if odd[interval].any():
-                mcu = first + int(odd[interval].argmax())
-                decoded[max(first, mcu - _DISTRUST) : interval.stop] = False
-                yield f"values that no picture has at MCU {mcu} of {count}"
+        odd = np.zeros(count, dtype=bool)
+        for plane, own in zip(chosen, blocks, strict=True):
+            values = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 64)
+            odd |= impossible(values, plane.quantization_table)[own].any(axis=1)
+        odd = np.flatnonzero(odd & decoded)
+        length = scan.restart_interval or count
+        for interval, at in zip(*np.unique(odd // length, return_index=True), strict=True):
+            decoded[max(interval * length, odd[at] - _DISTRUST) : (interval + 1) * length] = False
+            yield f"values that no picture has at MCU {odd[at]} of {count}"
     for plane, own in zip(chosen, blocks, strict=True):
         known = own[decoded].ravel()
         for k in _ZIGZAG[scan.spectral_start : scan.spectral_end + 1]:
@@ -191,7 +229,7 @@ def _blocks_of(count: int, across: int, per_row: int, per_column: int, offsets: 
 def _intervals(scan: Scan, count: int) -> Iterator[tuple[int, bytes, bool]]:
     """(first MCU, data, whether it is the last) of each restart interval; the numbers of the markers tell lost ones."""
     first, start = 0, 0
-    for marker in _RESTART.finditer(scan.data) if scan.restart_interval else ():
+    for marker in RESTART.finditer(scan.data) if scan.restart_interval else ():
         yield first, scan.data[start : marker.start()], False
         expected = first // scan.restart_interval % 8
         first += (1 + (marker[1][0] - 0xD0 - expected) % 8) * scan.restart_interval
@@ -201,18 +239,26 @@ def _intervals(scan: Scan, count: int) -> Iterator[tuple[int, bytes, bool]]:
     yield first, scan.data[start:], True
 
 
-def _impossible(planes: list[_Plane], blocks: list[np.ndarray]) -> np.ndarray:
-    """Which MCUs decode to pixels further from 0..255 than quantization can have put them; bool `[count]`."""
+def impossible(values: np.ndarray, quantization_table: np.ndarray) -> np.ndarray:
+    """Which blocks decode to pixels further from 0..255 than quantization can have put them.
+
+    Args:
+        values: int16 `[blocks, 64]`.
+        quantization_table: `[8, 8]`.
+
+    Returns:
+        bool `[blocks]`.
+    """
     u, x = np.arange(8)[:, None], np.arange(8)
     cosines = 0.5 * np.cos((2 * x + 1) * u * np.pi / 16)
     cosines[0] /= 2**0.5
-    odd = np.zeros(len(blocks[0]), dtype=bool)
-    for plane, own in zip(planes, blocks, strict=True):
-        values, table = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 8, 8), plane.quantization_table
-        reach = 128 + 32 + 6 * np.sqrt((table.astype(float) ** 2).sum() / 12) / 8  # six standard deviations of rounding
-        for start in range(0, len(own), 4096):  # for a bounded use of memory
-            pixels = cosines.T @ (values[own[start : start + 4096]] * table) @ cosines
-            odd[start : start + 4096] |= (np.abs(pixels) > reach).any(axis=(1, 2, 3))
+    synthesis = (np.kron(cosines, cosines) * quantization_table.reshape(64, 1)).astype(np.float32)
+    # All that rounding can do, and 32 that encoders which fight ringing add to white and black.
+    reach = 128 + 32 + np.abs(synthesis).sum(axis=0) / 2
+    odd = np.zeros(len(values), dtype=bool)
+    for start in range(0, len(values), 4096):  # for a bounded use of memory
+        part = slice(start, start + 4096)
+        odd[part] = (np.abs(values[part] @ synthesis) > reach).any(axis=1)
     return odd
 
 
@@ -243,7 +289,10 @@ class _Decoder:
         self.tables = list(zip(tables[::2], tables[1::2], strict=True))
         self.ready = None  # where an AC refinement finds what it refines
         if self.high and self.first:
-            self.ready = (planes[0].missing[:, _ZIGZAG[self.first : self.last + 1]] == self.high).all(axis=1)
+            band = _ZIGZAG[self.first : self.last + 1]
+            self.ready = (planes[0].missing[:, band] == self.high).all(axis=1)
+            values = np.frombuffer(planes[0].values, dtype=np.int16).reshape(-1, 64)
+            self.occupied = values[:, band].any(axis=1) | ~self.ready
         if not progressive:
             self._read = self._sequential
         elif self.first == 0:

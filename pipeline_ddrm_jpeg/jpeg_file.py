@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -10,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -21,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 if __package__:  # not when this file is run as the reader process, see _read_coefficients
-    from .entropy_decoding import UNMEASURED, Scan, decode_scans
+    from .entropy_decoding import RESTART, UNMEASURED, OutOfTime, Scan, decode_scans, impossible
     from .quantization import ZIGZAG, chroma_subsampling_name, estimate_quality_factor
 
 # Frame types of ITU-T T.81, table B.1, that are not decoded here.
@@ -44,20 +47,23 @@ _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFIL
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
-# Decoder warnings that do not put a coefficient in doubt.
-_HARMLESS_WARNING = re.compile(r"Corrupt JPEG data: [1-8] extraneous bytes|Invalid SOS parameters")
+# Decoder warnings that do not put a coefficient in doubt; bytes too many anywhere but at the end do.
+_SURPLUS_WARNING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
+_HARMLESS_WARNING = re.compile(rf"{_SURPLUS_WARNING.pattern}|Invalid SOS parameters")
+_SURPLUS = "more data than its blocks need"
 
 # Few bytes can claim many coefficients (a blank picture needs two bits a block), and read them a thousand times in as
 # many scans. A file may claim so many (45 megapixels of 4:2:0) whatever its size, and above that so many a byte.
 _FREE_COEFFICIENTS = 2**26
 _COEFFICIENTS_PER_BYTE = 64
-_MOST_PLACES = 20  # of damage that are told
 _PASSES = 16  # of so many coefficients
 _MOST_SCANS = 1000  # progressive files have ten or so
 _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
+_REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
+_REPAIR_SECONDS_PER_MEGABYTE = 5
 
 
 class JPEGFileError(ValueError):
@@ -66,6 +72,10 @@ class JPEGFileError(ValueError):
 
 class _DamageError(JPEGFileError):
     """The bytes are what is left of a JPEG; `JPEGFile.open(..., repair=True)` makes do with that."""
+
+
+class _OutOfProportionError(JPEGFileError):
+    """The bytes would take time out of all proportion to their number."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,8 @@ class JPEGFile:
     icc_profile: bytes | None = field(default=None, repr=False)
     xmp: bytes | None = field(default=None, repr=False)
     comment: bytes | None = field(default=None, repr=False)
+    remarks: tuple[str, ...] = ()
+    """What is odd about the file, although it puts no coefficient in doubt."""
     damage: tuple[str, ...] = ()
     """What is wrong with a file opened with `repair=True`, in a sentence or several; empty for a whole file."""
     missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
@@ -253,8 +265,14 @@ def _open(data: bytes, name: str) -> JPEGFile:
     components = _components(stream)
     _check_scans(stream, components)
     _check_proportion(stream, components)
-    planes = _whole_mcus(_read_coefficients(stream, components), stream, components)
-    return _file(stream, name, color_space, components, planes)
+    surplus = _drop_surplus_restarts(stream, components)
+    planes, messages = _read_coefficients(stream, components)
+    remarks = (_SURPLUS,) if surplus or _SURPLUS_WARNING.search(messages) else ()
+    for number, (plane, component) in enumerate(zip(planes, components, strict=True), 1):
+        odd = impossible(plane.reshape(-1, 64), component.quantization_table)
+        if odd.any():
+            raise _DamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
+    return _file(stream, name, color_space, components, _whole_mcus(planes, stream, components), remarks=remarks)
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
@@ -263,18 +281,23 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     color_space = _color_space(stream)
     components = _components(stream, repair=True)
     _check_proportion(stream, components)
-    coefficients, missing, damage = decode_scans(
-        stream.scans,
-        [(c.horizontal_factor, c.vertical_factor) for c in components],
-        _plane_shapes(stream, components),
-        [c.quantization_table for c in components],
-        stream.frame_type == 0xC2,
-    )
+    seconds = _REPAIR_SECONDS + _REPAIR_SECONDS_PER_MEGABYTE * stream.size / 2**20
+    try:
+        coefficients, missing, damage = decode_scans(
+            stream.scans,
+            [(c.horizontal_factor, c.vertical_factor) for c in components],
+            _plane_shapes(stream, components),
+            [c.quantization_table for c in components],
+            stream.frame_type == 0xC2,
+            seconds,
+        )
+    except OutOfTime:
+        raise JPEGFileError(f"{reason}; what is left takes more than {seconds:.0f} s of processor time") from None
     if all((lost == UNMEASURED).all() for lost in missing):
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    return _file(stream, name, color_space, components, planes, (reason, *damage[:_MOST_PLACES]), missing)
+    return _file(stream, name, color_space, components, planes, (reason, *damage), missing)
 
 
 def _file(
@@ -285,6 +308,7 @@ def _file(
     coefficients: tuple[np.ndarray, ...],
     damage: tuple[str, ...] = (),
     missing_bits: tuple[np.ndarray, ...] | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> JPEGFile:
     return JPEGFile(
         width=stream.width,
@@ -300,6 +324,7 @@ def _file(
         icc_profile=stream.icc_profile(),
         xmp=stream.xmp,
         comment=stream.comment,
+        remarks=remarks,
         damage=damage,
         missing_bits=missing_bits,
     )
@@ -326,7 +351,7 @@ class _Stream:
     scans: list[Scan] = field(default_factory=list)
     restart_interval: int = 0
     size: int = 0
-    decodable: list[bytes] = field(default_factory=list)  # the stream without APPn and COM
+    decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
     adobe_transform: int | None = None
     exif: bytes | None = None
@@ -351,6 +376,8 @@ def _parse(data: bytes, repair: bool = False) -> _Stream:
     stream = _Stream(decodable=[data[:2]], size=len(data))
     try:
         _walk(stream, data, repair)
+    except _OutOfProportionError:
+        raise
     except JPEGFileError as error:
         if not stream.scans:
             raise JPEGFileError(str(error)) from None  # nothing that could be repaired
@@ -394,12 +421,13 @@ def _walk(stream: _Stream, data: bytes, repair: bool) -> None:
             raise _DamageError(
                 f"the marker segment ff {marker:02x} at byte {start} is too short for what it must hold"
             ) from None
+        if not (0xE0 <= marker <= 0xEF or marker == _COM):
+            stream.decodable.append(data[start:position])
         if marker == _SOS:
             after = _end_of_scan(stream, data, position, repair)
             stream.scans[-1].data = data[position:after]
+            stream.decodable.append(stream.scans[-1])
             position = after
-        if not (0xE0 <= marker <= 0xEF or marker == _COM):
-            stream.decodable.append(data[start:position])
 
 
 def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> int:
@@ -407,8 +435,8 @@ def _end_of_scan(stream: _Stream, data: bytes, position: int, repair: bool) -> i
     if not repair:
         end = _MARKER_AFTER_SCAN.search(data, position)
         return end.start() if end else len(data)
-    done = {component for scan in stream.scans for component in scan.components}
-    more = stream.frame_type == 0xC2 or len(done) < len(stream.frame)
+    # A component gets its table with its first scan, so those that have one have had a scan.
+    more = stream.frame_type == 0xC2 or len(stream.component_tables) < len(stream.frame)
     for end in _MARKER_AFTER_SCAN.finditer(data, position):
         marker, length = data[end.end() : end.end() + 1], int.from_bytes(data[end.end() + 1 : end.end() + 3], "big")
         fits = length >= 2 and end.end() + 1 + length <= len(data)
@@ -432,7 +460,7 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
         _read_scan(stream, payload)
     elif marker == _COM:
         stream.comment = stream.comment or payload
-    elif marker == 0xE0 and payload.startswith(b"JFIF\0"):
+    elif marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14 and not stream.scans:
         stream.jfif = True
     elif marker == 0xE1 and payload.startswith(_EXIF):
         stream.exif = stream.exif or payload
@@ -441,7 +469,7 @@ def _read_segment(stream: _Stream, marker: int, payload: bytes) -> None:
     elif marker == 0xE2 and payload.startswith(_ICC) and len(payload) > 14:
         number, stream.icc_count = payload[12], payload[13]
         stream.icc_chunks[number] = payload[14:]
-    elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
+    elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12 and not stream.scans:
         stream.adobe_transform = payload[11]
 
 
@@ -517,6 +545,8 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
             if number not in stream.tables:
                 raise _DamageError(f"quantization table {number} is used but never defined")
             stream.component_tables[position] = stream.tables[number]
+    if len(stream.scans) == _MOST_SCANS:
+        raise _OutOfProportionError(f"it has more than {_MOST_SCANS} scans, which is out of all proportion")
     high, low = successive >> 4, successive & 15
     if len(set(positions)) < len(positions):
         raise _DamageError("a scan names a component twice")
@@ -536,7 +566,7 @@ def _read_scan(stream: _Stream, payload: bytes) -> None:
 
 
 def _color_space(stream: _Stream) -> str:
-    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, then component identifiers."""
+    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, each before the first scan; then identifiers."""
     if stream.frame_type is None:
         raise JPEGFileError("it ends without a frame header")
     identifiers = [component.identifier for component in stream.frame]
@@ -551,9 +581,8 @@ def _color_space(stream: _Stream) -> str:
         raise JPEGFileError("two components have the same identifier")
     if stream.jfif:
         return "YCbCr"
-    if stream.adobe_transform is not None:
-        return "RGB" if stream.adobe_transform == 0 else "YCbCr"
-    return "RGB" if bytes(identifiers) == b"RGB" else "YCbCr"
+    rgb = bytes(identifiers) == b"RGB" if stream.adobe_transform is None else stream.adobe_transform == 0
+    return "RGB" if rgb else "YCbCr"
 
 
 def _components(stream: _Stream, repair: bool = False) -> tuple[Component, ...]:
@@ -588,7 +617,7 @@ def _check_proportion(stream: _Stream, components: tuple[Component, ...]) -> Non
             f"it claims {stream.width} x {stream.height} pixels in {stream.size} bytes, which is out of all proportion"
         )
     passes = sum(blocks[position] for scan in stream.scans for position in scan.components)
-    if len(stream.scans) > _MOST_SCANS or passes > _PASSES * limit:
+    if passes > _PASSES * limit:
         raise JPEGFileError(f"its {len(stream.scans)} scans are out of all proportion")
 
 
@@ -650,8 +679,25 @@ def _whole_mcus(
     return tuple(padded)
 
 
-def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> list[np.ndarray]:
-    """Coefficient planes, read by libjpeg-turbo in a process of its own.
+def _drop_surplus_restarts(stream: _Stream, components: tuple[Component, ...]) -> bool:
+    """Cut each scan before the first restart marker that comes after its last MCU; whether there was any.
+
+    The decoder would pass over them, but its warning of other bytes there would read like one of damage.
+    """
+    shapes, surplus = _plane_shapes(stream, components), False
+    for scan in stream.scans:
+        rows, columns = shapes[scan.components[0]]
+        if len(scan.components) > 1:
+            first = components[scan.components[0]]
+            rows, columns = ceil(rows / first.vertical_factor), ceil(columns / first.horizontal_factor)
+        needed = (rows * columns - 1) // scan.restart_interval if scan.restart_interval else 0
+        for marker in islice(RESTART.finditer(scan.data), needed, needed + 1):
+            scan.data, surplus = scan.data[: marker.start()], True
+    return surplus
+
+
+def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> tuple[list[np.ndarray], str]:
+    """Coefficient planes, read by libjpeg-turbo in a process of its own, and its harmless warnings.
 
     A separate process, because the C library may print, warn or crash on a damaged file: its warnings
     are how damage is found, and a crash must not take a server down. Its processor time and memory are limited.
@@ -660,80 +706,84 @@ def _read_coefficients(stream: _Stream, components: tuple[Component, ...]) -> li
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
 
-    with tempfile.TemporaryDirectory(prefix="ddrm-jpeg-", ignore_cleanup_errors=True) as folder:
-        stripped, planes = Path(folder, "stream.jpg"), Path(folder, "coefficients.bin")
-        stripped.write_bytes(b"".join(stream.decodable))
-        geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
+    geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
+    with _unnamed_file() as stripped, _unnamed_file() as planes:
+        stripped.writelines(part.data if isinstance(part, Scan) else part for part in stream.decodable)
+        stripped.seek(0)
         try:
-            status, messages = _run_reader(str(stripped), str(planes), geometry)
+            status, messages = _run_reader(stripped, planes, geometry)
         except subprocess.TimeoutExpired:
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
         damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
         if status or damage:
             reason = damage[0] if damage else f"the reader stopped with status {status}"
             raise _DamageError(f"damaged or truncated: {reason}")
+        planes.seek(0)
         values = np.fromfile(planes, dtype=np.int16)
 
     ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
-    return [
-        part.reshape(rows, columns, 8, 8)
-        for part, (rows, columns) in zip(np.split(values, ends[:-1]), shapes, strict=True)
-    ]
+    parts = zip(np.split(values, ends[:-1]), shapes, strict=True)
+    return [part.reshape(rows, columns, 8, 8) for part, (rows, columns) in parts], messages
 
 
-def _run_reader(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+def _unnamed_file() -> IO[bytes]:
+    """A file without a name, in memory where the system can: whoever is killed leaves nothing of it behind."""
+    try:
+        return open(os.memfd_create("ddrm-jpeg"), "w+b")
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        return tempfile.TemporaryFile()
+
+
+def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
     """Run `_reader_process` in a new interpreter; returns its exit status and what it wrote to stderr."""
-    folder = str(Path(planes_path).parent)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
-        "TMPDIR": folder,  # the library leaves a temporary file behind when it fails
-        "TEMP": folder,
-        "TMP": folder,
     }
     reader = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, stream_path, planes_path, geometry],
+        [sys.executable, "-W", "ignore", __file__, geometry],
         env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stream,
+        stdout=planes,
         stderr=subprocess.PIPE,
         timeout=_READ_TIMEOUT,
     )
     return reader.returncode, reader.stderr.decode(errors="replace")
 
 
-def _reader_process(stream_path: str, planes_path: str, geometry: str) -> None:
-    """Entry point of the separate process: a stripped stream in, raw int16 planes out."""
-    shapes = np.array([[int(n) for n in shape.split("x")] for shape in geometry.split(",")])
-    _limit_resources(Path(stream_path).stat().st_size, 64 * int(shapes.prod(axis=1).sum()))
+def _reader_process(geometry: str) -> None:
+    """Entry point of the separate process: a stripped stream at its standard input, raw int16 planes to its output."""
+    shapes = [tuple(int(n) for n in shape.split("x")) for shape in geometry.split(",")]
+    _limit_resources(os.fstat(0).st_size, sum(64 * rows * columns for rows, columns in shapes))
     import jpeglib
+    from jpeglib._bind import CJpegLib  # what jpeglib.read_dct calls for a copy of the file that it makes on disk
 
     jpeglib.version.set("turbo210")
-    # Built here rather than by jpeglib.read_dct, which decodes the whole picture once more to count scans.
-    jpeg = jpeglib.DCTJPEG(
-        path=stream_path,
-        content=Path(stream_path).read_bytes(),
-        height=None,
-        width=None,
-        block_dims=shapes,
-        samp_factor=None,
-        markers=[],
-        huffmans=None,
-        jpeg_color_space=jpeglib.JCS_GRAYSCALE if len(shapes) == 1 else jpeglib.JCS_YCbCr,
-        progressive_mode=None,
-        num_scans=None,
-        Y=None,
-        Cb=None,
-        Cr=None,
-        K=None,
-        qt=None,
-        quant_tbl_no=None,
-    )
-    luma, chroma, _ = jpeg.load()
-    with open(planes_path, "wb") as file:
-        for plane in (luma, *chroma)[: len(shapes)]:
+    planes = [np.zeros((rows, columns, 64), dtype=np.int16) for rows, columns in shapes]
+    pointers = [plane.ctypes.data_as(ctypes.c_void_p) for plane in planes]
+    output = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # the library prints to it when it fails
+    with _stdin_path() as path:
+        CJpegLib.read_jpeg_dct(
+            path, *pointers, *[None] * (4 - len(planes)), (ctypes.c_ushort * 256)(), (ctypes.c_short * 4)()
+        )
+    with open(output, "wb") as file:
+        for plane in planes:
             plane.tofile(file)
+
+
+@contextmanager
+def _stdin_path() -> Iterator[str]:
+    """A path under which the standard input can be opened."""
+    if Path("/dev/fd/0").exists():
+        yield "/dev/fd/0"
+        return
+    with tempfile.TemporaryDirectory() as folder:  # Windows
+        path = Path(folder, "stream.jpg")
+        path.write_bytes(sys.stdin.buffer.read())
+        yield str(path)
 
 
 def _limit_resources(size: int, coefficients: int) -> None:
@@ -751,9 +801,9 @@ def _limit_resources(size: int, coefficients: int) -> None:
             continue
 
 
-def _reader_main(*arguments: str) -> None:
+def _reader_main(geometry: str) -> None:
     try:
-        _reader_process(*arguments)
+        _reader_process(geometry)
     except OSError:
         sys.exit("the decoder gave up")  # its own words, where it has any, stand before this line
     except MemoryError:

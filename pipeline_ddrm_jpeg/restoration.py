@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Result:
     seconds: float = 0.0
     consistency: float | None = None
     """Share of the file's coefficients that the picture written keeps; of its 8-bit values, before lossy formats."""
+    remarks: tuple[str, ...] = ()
+    """What was odd about the file, though harmless: `JPEGFile.remarks`."""
     damage: tuple[str, ...] = ()
     """What was wrong with a file that was repaired."""
     invented: float = 0.0
@@ -149,8 +152,12 @@ def _find(
         if not _existing(item).is_dir():
             yield item.parent, item
             continue
-        for parent, folders, names in os.walk(item, onerror=on_error or fail):
-            folders[:] = sorted(folders) if recursive else []
+        folders = [item]
+        while folders:  # one level at a time: os.walk calls itself, which ends 1000 folders down
+            parent, below, names = next(os.walk(folders.pop(), onerror=on_error or fail), (item, [], []))
+            if recursive:
+                found = (Path(parent, name) for name in sorted(below, reverse=True))
+                folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
             for path in (Path(parent, name) for name in sorted(names)):
                 if path.suffix.lower() in JPEG_SUFFIXES and (path.is_file() or not path.exists()):
                     yield item, path  # a broken link too: it is a file that is missed
@@ -209,7 +216,7 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, **s
         image = ImageOps.exif_transpose(image)
     save_image(image, task.target)
     invented = float(file.invented.mean()) if file.damage else 0.0
-    return Result(task, "restored", "", 0.0, result.consistency_8bit[0], file.damage, invented)
+    return Result(task, "restored", "", 0.0, result.consistency_8bit[0], file.remarks, file.damage, invented)
 
 
 def save_image(image: Image.Image, target: str | os.PathLike) -> None:
@@ -243,7 +250,8 @@ def save_image(image: Image.Image, target: str | os.PathLike) -> None:
 
 def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
     """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed([target.parent, *takewhile(lambda folder: not folder.exists(), target.parent.parents)]):
+        folder.mkdir(exist_ok=True)  # mkdir(parents=True) calls itself, and ends 1000 folders down
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "xb") as stream:
@@ -262,5 +270,5 @@ def _sentence(error: Exception, task: Task) -> str:
     if isinstance(error, OSError) and error.strerror:
         ours = error.filename is None or str(error.filename).endswith(".tmp")
         return f"{task.target if ours else error.filename}: {error.strerror}"
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return reason if str(task.source) in reason else f"{task.source}: {reason}"
+    reason = str(error).removeprefix(f"{task.source}: ").partition("\n")[0]  # the name may have line breaks
+    return f"{task.source}: {reason or type(error).__name__}"

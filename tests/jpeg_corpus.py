@@ -10,12 +10,12 @@ import re
 import resource
 import signal
 import struct
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import jpeglib  # noqa: F401  so that forks need not load it
 import numpy as np
@@ -223,6 +223,7 @@ def corpus() -> dict[str, bytes]:
         files[f"sampling {h}x{v} 1x1 {third[0]}x{third[1]}"] = data
     for bomb in (_many_scans, _many_markers, _long_chain):
         files |= bomb()
+    files |= {f"! {name}": data for name, data in repair_bombs().items()}
     return files
 
 
@@ -246,6 +247,42 @@ def _many_scans() -> dict[str, bytes]:
         start, end = scans[-1]
         files[name] = whole[:end] + (whole[start:end] * 20000)[: 900_000 // (end - start) * (end - start)] + b"\xff\xd9"
     return files
+
+
+def repair_bombs() -> dict[str, bytes]:
+    """Files without an end whose scans, read by a careless repair, would cost hours."""
+
+    def bits(text: str) -> bytes:
+        text += "1" * (-len(text) % 8)
+        return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    def start(side: int, interval: int = 0) -> bytes:
+        # Of the codes 0, 10, 110 the last begins, in an AC table, a run of at least 2^14 ends of blocks.
+        tables = b"".join(b"%c\1\1\1" % kind + bytes(13) + b"\0\1\xe0" for kind in b"\x00\x10")
+        frame = struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0"
+        headers = segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC2, frame) + segment(0xC4, tables)
+        return b"\xff\xd8" + headers + segment(0xDD, struct.pack(">H", interval))
+
+    def scan(first: int, last: int, high: int, low: int, data: bytes) -> bytes:
+        return segment(0xDA, bytes((1, 1, 0, first, last, high << 4 | low))) + data
+
+    def refined(band: int, first: bytes, refinement: bytes) -> bytes:
+        low = range(12, -1, -1)
+        return scan(band, band, 0, 13, first) + b"".join(scan(band, band, n + 1, n, refinement) for n in low)
+
+    blocks = (1024 // 8) ** 2
+    dc, run = bytes(blocks // 8), bits("110" + f"{blocks - 2**14:014b}")
+    marked = b"".join(b"\x7f\xff%c" % (0xD0 + n % 8) for n in range(blocks))
+    return {
+        "empty scans": start(64) + scan(0, 0, 0, 0, b"") * 60_000,
+        "refinement scans": start(1024) + scan(0, 0, 0, 0, dc) + b"".join(refined(k, run, run) for k in range(1, 64)),
+        "refinement scans of ones": start(1024) + refined(1, bits("101" * blocks), bits("00" * blocks)),
+        "refinements of nothing": start(1024) + scan(0, 0, 0, 0, dc) + scan(1, 63, 1, 0, b"\0") * 900,
+        "dc scans": start(1024) + scan(0, 0, 0, 0, dc) * 50,
+        "dc refinement scans": start(1024) + refined(0, dc, dc),
+        "restart markers": start(1024, 1) + scan(0, 0, 0, 0, marked) * 10,
+        "restart markers alone": start(1024, 1) + scan(0, 0, 0, 0, b"\xff\xd0\xff\xd2" * 100_000),
+    }
 
 
 def _many_markers() -> dict[str, bytes]:
@@ -509,21 +546,20 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
     return Verdict(outcome, what, seconds, mebibytes)
 
 
-def _run_reader_forked(stream_path: str, planes_path: str, geometry: str) -> tuple[int, str]:
+def _run_reader_forked(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
     """What `jpeg_file._run_reader` does, in a fork of this process instead of a new one: ten times as many a second.
 
     The reader is as much apart from us, and under the same limits; a process with threads could not be forked so.
     """
-    errors = Path(planes_path).with_name("errors.txt")
+    errors = jpeg_file._unnamed_file()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            tempfile.tempdir = str(errors.parent)
             jpeg_file._READER_MEMORY += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # ours, shared
-            os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-            jpeg_file._reader_main(stream_path, planes_path, geometry)
+            for number, file in enumerate((stream, planes, errors)):
+                os.dup2(file.fileno(), number)
+            jpeg_file._reader_main(geometry)
             status = 0
         except BaseException as error:
             os.write(2, str(error).encode())
@@ -535,7 +571,9 @@ def _run_reader_forked(stream_path: str, planes_path: str, geometry: str) -> tup
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-    return os.waitstatus_to_exitcode(status), errors.read_text(errors="replace")
+    with errors:
+        errors.seek(0)
+        return os.waitstatus_to_exitcode(status), errors.read().decode(errors="replace")
 
 
 def judge_cases(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:

@@ -270,3 +270,116 @@ def test_a_preset_is_where_the_options_start(folder, prior_folder):
     best, fast, paper = ((folder / f"{name}.png").read_bytes() for name in "abc")
     assert best == fast, "what differs between them is overridden"
     assert paper != fast, "the paper's samples are not projected in the end"
+
+
+def shell(text, *arguments, cwd=None):
+    """Run a line of shell, in which `"$@"` is the command with its arguments."""
+    return subprocess.run(
+        ["sh", "-c", text, "sh", *COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("streams", ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full"])
+def test_streams_that_are_closed_or_full_cost_no_picture(folder, prior_folder, streams):
+    if "/dev/full" in streams and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    log = folder / "log.jsonl"
+    result = shell(f'"$@" {streams}', "restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    assert result.returncode == 0
+    assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["restored", "restored"]
+    assert "Traceback" not in result.stderr
+    if streams == ">/dev/full":
+        told = [line for line in result.stderr.splitlines() if "standard output" in line]
+        assert told == ["ddrm-jpeg: standard output: No space left on device; the run goes on without it"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_cannot_be_written_is_named_and_ends_nothing(folder, prior_folder):
+    result = run("restore", folder, "--prior", prior_folder, "--quiet", "--json-log", "/dev/full", *QUICK)
+    assert result.returncode == 1
+    assert result.stderr == "ddrm-jpeg: /dev/full: No space left on device; the run goes on without it\n"
+    assert len(list(folder.glob("*_restored.png"))) == 2
+
+
+def test_a_folder_nineteen_hundred_levels_down_is_searched_and_written(photo, prior_folder, tmp_path):
+    here, levels = Path.cwd(), 1900 - len(tmp_path.parts)
+    try:
+        os.chdir(tmp_path)
+        for _ in range(levels):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("a.jpg").write_bytes(jpeg_bytes(photo.resize((24, 16))))
+        os.chdir(tmp_path)
+        arguments = ["-r", "--prior", prior_folder, "--quiet", *QUICK]
+        beside, apart = run("restore", "d", *arguments), run("restore", "d", "-o", "o", *arguments)
+        assert (beside.returncode, beside.stderr) == (0, "")
+        assert (apart.returncode, apart.stderr) == (0, "")
+        assert Path(*["d"] * levels, "a_restored.png").exists()
+        assert Path("o", *["d"] * (levels - 1), "a.png").exists()
+    finally:
+        for top in (tmp_path / "d", tmp_path / "o"):  # pytest, too, removes no more than a thousand levels
+            subprocess.run(["rm", "-rf", str(top)], check=True)
+        os.chdir(here)
+
+
+def test_names_cannot_command_the_terminal_and_stay_exact_in_json(photo, prior_folder, tmp_path):
+    evil = "\x1b]0;owned\x07\x1b[31m\nred\u202e\x9b7m"
+    good, bad = tmp_path / f"{evil} é 写.jpg", tmp_path / f"bad{evil}.jpg"
+    good.write_bytes(jpeg_bytes(photo.resize((24, 16))))
+    bad.write_bytes(b"no picture")
+    log = tmp_path / "log.jsonl"
+    results = [
+        run("restore", tmp_path, "--prior", prior_folder, "--json-log", log, *QUICK),
+        run("restore", good, "--format", "jpeg", "-o", f"{evil}.png"),
+        run("restore", f"missing{evil}"),
+        run("restore", good, f"--{evil}"),
+        run("inspect", good),
+        run("inspect", good, bad),
+        run("inspect", bad),
+        run("degrade", bad, "-q", 10),
+        run("degrade", good, "-q", 10),
+        run(evil),
+    ]
+    for result in results:
+        for text in (result.stdout, result.stderr):
+            text = text.replace("\x1b[A", "")  # by which the progress bar goes up a line
+            assert not set(text) & set("\x1b\x07\u202e\x9b")
+            assert "\nred" not in text
+    assert r"\x1b]0;owned\x07\x1b[31m\nred\u202e\x9b7m é 写" in results[0].stdout
+    assert r"\x1b]0;owned\x07\x1b[31m\nred" in results[0].stderr, "the progress bar"
+    facts = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["source"] for line in facts} == {str(good), str(bad)}
+    assert f"{bad}: not a JPEG" in next(line["message"] for line in facts if line["message"])
+    assert json.loads(run("inspect", good, "--json").stdout)["file"] == str(good)
+
+
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
+    """Each of the modules named is the first to be imported whose import is interrupted."""
+    for module in ("numpy", "typer", "torch"):
+        code = (
+            "import os, signal, sys\n"
+            "class Interrupt:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Interrupt())\n"
+            "from pipeline_ddrm_jpeg.__main__ import main\n"
+            "main()"
+        )
+        (tmp_path / "a.jpg").write_bytes(b"")
+        result = subprocess.run(
+            [sys.executable, "-c", code, "restore", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert (result.returncode, result.stderr) == (130, "ddrm-jpeg: stopped\n"), module
+
+
+def test_a_harmless_oddity_is_told(folder, prior_folder):
+    path = folder / "b.jpg"
+    path.write_bytes(path.read_bytes()[:-2] + bytes(600) + b"\xff\xd9")
+    result = run("restore", path, "--prior", prior_folder, "--json-log", folder / "log.jsonl", *QUICK)
+    assert result.returncode == 0, result.stderr
+    assert "% of the coefficients kept; the file has more data than its blocks need" in result.stdout
+    assert json.loads((folder / "log.jsonl").read_text())["remarks"] == ["more data than its blocks need"]
+    assert "remarks              more data than its blocks need" in run("inspect", path).stdout

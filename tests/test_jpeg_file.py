@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -6,6 +7,7 @@ import sys
 
 import jpeglib
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import jpeg_bytes
@@ -133,6 +135,40 @@ def test_rgb_coded_files_are_known_by_adobe_marker_and_by_identifiers(photo):
     for i, letter in enumerate(b"RGB"):
         lettered[frame + 10 + 3 * i] = lettered[scan + 5 + 2 * i] = letter
     assert JPEGFile.open(bytes(lettered)).color_space == "RGB"
+
+
+MARKERS = [
+    *((0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"[:length]) for length in (7, 13, 14)),
+    *((0xEE, b"Adobe\0\x64\0\0\0\0" + bytes((transform,))) for transform in (0, 1, 2, 9)),
+    (0xEE, b"Adobe\0\x64\0\0\0\0"),
+    (0xE0, b"JFXX\0\x10" + bytes(20)),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    identifiers=st.sampled_from([b"\1\2\3", b"RGB", b"rgb", b"BGR", b"\0\1\2", b"\x22\1\x11"]),
+    markers=st.lists(st.sampled_from(MARKERS), max_size=3),
+)
+def test_colour_space_is_that_of_libjpeg_whatever_markers_there_are(photo, data, identifiers, markers):
+    kind = {"progressive": data.draw(st.booleans()), "subsampling": "4:4:4"}
+    jpeg = bytearray(drop(jpeg_bytes(photo.resize((8, 8)), quality=90, **kind), 0xE0))
+    frame = segment(jpeg, 0xC2 if kind["progressive"] else 0xC0)
+    scans = [i for i in range(len(jpeg) - 1) if jpeg[i : i + 2] == b"\xff\xda"]
+    for at, step, count in [(frame + 10, 3, 3), *((scan + 5, 2, jpeg[scan + 4]) for scan in scans)]:
+        for i in range(count):
+            jpeg[at + step * i] = identifiers[jpeg[at + step * i] - 1]
+    jpeg = bytes(jpeg)
+    for marker, body in markers:
+        at = data.draw(st.sampled_from([2, frame, *scans]))
+        jpeg = jpeg[:at] + insert(jpeg[:2], (marker, body))[2:] + jpeg[at:]
+        frame, *scans = (place + (place >= at) * (len(body) + 4) for place in (frame, *scans))
+    file = JPEGFile.open(jpeg)
+    operator = JPEGOperator.from_file(file)
+    ours = (operator.decode(operator.measurement(file))[0] + 1) * 127.5
+    theirs = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), dtype=np.float32)
+    assert np.abs(ours.clamp(0, 255).permute(1, 2, 0).numpy() - theirs).max() < 5
 
 
 def test_16_bit_tables_and_restart_markers_are_read(photo):
@@ -313,3 +349,18 @@ def test_a_frame_of_motion_jpeg_without_huffman_tables_is_read_with_the_standard
         bare = drop(bare, 0xC4)
     for ours, theirs in zip(JPEGFile.open(bare).coefficients, JPEGFile.open(whole).coefficients, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_whoever_is_killed_while_reading_leaves_no_copy_of_the_file(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((2000, 1500))))
+    (tmp_path / "temporary").mkdir()
+    code = "import sys; from pipeline_ddrm_jpeg import JPEGFile\nwhile True: JPEGFile.open(sys.argv[1])"
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a.jpg")], env=environment)
+        while not (readers := psutil.Process(process.pid).children()):
+            assert process.poll() is None
+        for killed in (process, *readers):
+            killed.kill()
+        process.wait()
+        assert not list((tmp_path / "temporary").rglob("*"))

@@ -2,14 +2,19 @@
 
 import random
 import re
+from contextlib import nullcontext
 
+import jpeglib
 import numpy as np
 import pytest
 import torch
 from conftest import jpeg_bytes
-from jpeg_corpus import write_jpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jpeg_corpus import repair_bombs, write_jpeg
+from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, entropy_decoding, jpeg_file, observe
 from pipeline_ddrm_jpeg.entropy_decoding import UNMEASURED
 
 
@@ -167,3 +172,117 @@ def test_the_pipeline_restores_what_is_left(pipe, cut):
     assert result.consistency == [1.0]
     assert result.images.shape == (1, 3, 64, 64)
     assert observe(file).operator.consistency(2 * result.images - 1, observe(file).y) > 0.99
+
+
+@pytest.mark.parametrize("kind", repair_bombs())
+def test_no_file_makes_repair_decode_a_block_without_a_bit_for_it(kind, monkeypatch):
+    data, visits, block = repair_bombs()[kind], 0, entropy_decoding._Decoder.block
+
+    def counted(*arguments):
+        nonlocal visits
+        visits += 1
+        block(*arguments)
+
+    monkeypatch.setattr(entropy_decoding._Decoder, "block", counted)
+    refused = {"empty scans": "more than 1000 scans", "restart markers alone": "nothing of the picture is left"}
+    with pytest.raises(JPEGFileError, match=refused[kind]) if kind in refused else nullcontext():
+        assert len(JPEGFile.open(data, repair=True).damage) <= 1 + entropy_decoding._MOST_PLACES
+    assert visits <= 8 * len(data)
+    assert (kind == "empty scans") == (visits == 0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in repair_bombs() if kind != "empty scans"])
+def test_a_repair_that_takes_too_long_ends_with_a_sentence(kind, monkeypatch):
+    monkeypatch.setattr(jpeg_file, "_REPAIR_SECONDS", 0)
+    monkeypatch.setattr(jpeg_file, "_REPAIR_SECONDS_PER_MEGABYTE", 0)
+    with pytest.raises(JPEGFileError, match="what is left takes more than 0 s of processor time"):
+        JPEGFile.open(repair_bombs()[kind], repair=True)
+
+
+def test_scans_are_counted_while_they_are_read(photo):
+    data = jpeg_bytes(photo.resize((16, 16)), progressive=True)
+    with pytest.raises(JPEGFileError, match="it has more than 1000 scans, which is out of all proportion"):
+        JPEGFile.open(data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 1000 + b"cut short", repair=True)
+
+
+SURPLUS = [b"\0" * 600, b"\xff\xd3", b"\x12\x34\x56", b"\xff\xff", b"\xff\0" * 9, b"\xff\1", b"\xff\xd9", b"\xff\xd0\0"]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
+@settings(max_examples=12, deadline=None)
+@given(surplus=st.lists(st.sampled_from(SURPLUS), min_size=1, max_size=4))
+def test_what_stands_between_the_last_block_and_the_end_does_no_harm(photo, options, surplus):
+    clean = jpeg_bytes(photo.resize((40, 40)), quality=60, **options)
+    whole = JPEGFile.open(clean)
+    assert whole.remarks == ()
+    data = clean[:-2] + b"".join(surplus) + b"\xff\xd9"
+    for file in (JPEGFile.open(data), JPEGFile.open(data[:-1], repair=True)):
+        for plane, truth in zip(file.coefficients, whole.coefficients, strict=True):
+            np.testing.assert_array_equal(plane, truth)
+        assert not file.invented.any()
+    assert JPEGFile.open(data).damage == ()
+    if surplus[0] == b"\0" * 600:
+        assert JPEGFile.open(data).remarks == ("more data than its blocks need",)
+
+
+@pytest.mark.parametrize("marker", [rb"\xff[\xd0-\xd7]", rb"\xff\xc4"], ids=["restart", "scan"])
+def test_bytes_too_many_before_any_other_marker_are_damage_but_cost_no_block(photo, marker):
+    options = {"restart_marker_blocks": 3} if b"d0" in marker else {"progressive": True}
+    clean = jpeg_bytes(photo.resize((40, 40)), quality=60, **options)
+    at = [match.start() for match in re.finditer(marker, clean)][-1]
+    data = clean[:at] + b"\x55" * 40 + clean[at:]
+    with pytest.raises(JPEGFileError, match=r"extraneous bytes before marker"):
+        JPEGFile.open(data)
+    file = JPEGFile.open(data, repair=True)
+    assert not file.invented.any()
+    np.testing.assert_array_equal(file.coefficients[0], JPEGFile.open(clean).coefficients[0])
+
+
+@pytest.mark.parametrize("options", [{"restart_marker_blocks": 1}, {"progressive": True}], ids=str)
+def test_coefficients_that_no_picture_has_are_damage(photo, options):
+    data = jpeg_bytes(photo.resize((64, 48)), quality=95, **options)
+    at = data.index(b"\xff\xdb") + 5  # the step of the DC coefficients, 2
+    spoilt = data[:at] + b"\x08" + data[at + 1 :]
+    with pytest.raises(JPEGFileError, match=r"component 1 has values that no picture has in \d+ blocks"):
+        JPEGFile.open(spoilt)
+    file = JPEGFile.open(spoilt, repair=True)
+    assert 0.01 < file.invented.mean() < 0.9
+    assert any("values that no picture has" in words for words in file.damage[1:])
+
+
+def contrasts() -> np.ndarray:
+    """Noise, stripes and squares of nothing but 0 and 255, 192 x 192."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:64, :64]
+    noise = [rng.integers(0, 2, (64, 64, 3)), rng.integers(0, 2, (64, 64, 1)).repeat(3, 2)]
+    noise += [np.kron(rng.integers(0, 2, (64 // n, 64 // n, 3)), np.ones((n, n, 1))) for n in (2, 4)]
+    lines = [(x + slope * y) // width % 2 for slope, width in ((0, 1), (0, 3), (1, 1), (1, 4))]
+    rings = np.cos((x**2 + y**2) / 90) > 0
+    tiles = [*noise, *(grey[..., None].repeat(3, 2) for grey in (*lines, rings))]
+    return (255 * np.block([[[tile] for tile in tiles[n : n + 3]] for n in (0, 3, 6)])).astype(np.uint8)
+
+
+def assert_possible(path) -> None:
+    jpeg = jpeglib.read_dct(str(path))
+    planes = [plane for plane in (jpeg.Y, jpeg.Cb, jpeg.Cr) if plane is not None]
+    for plane, number in zip(planes, jpeg.quant_tbl_no, strict=False):
+        assert not entropy_decoding.impossible(plane.reshape(-1, 64), jpeg.qt[number]).any()
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_no_picture_is_taken_for_an_impossible_one(photo, subsampling, tmp_path):
+    path = tmp_path / "a.jpg"
+    for picture in (photo, Image.fromarray(contrasts())):
+        for quality in range(1, 101):
+            path.write_bytes(jpeg_bytes(picture, quality=quality, subsampling=subsampling))
+            assert_possible(path)
+        for step in (300, 2000, 65535):
+            for tables in ([[step] * 64] * 2, [[1] * 63 + [step]] * 2, [[step] + [1] * 63] * 2):
+                path.write_bytes(jpeg_bytes(picture, qtables=tables, subsampling=subsampling))
+                assert_possible(path)
+                assert JPEGFile.open(path).damage == ()
+        for quality in (1, 5, 20, 60, 90, 100):
+            with jpeglib.version("mozjpeg403"):
+                jpeg = jpeglib.from_spatial(np.asarray(picture))
+                jpeg.samp_factor = subsampling
+                jpeg.write_spatial(str(path), qt=quality)
+            assert_possible(path)
