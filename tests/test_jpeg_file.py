@@ -165,8 +165,8 @@ def test_colour_space_is_that_of_libjpeg_whatever_markers_there_are(photo, data,
         jpeg = jpeg[:at] + insert(jpeg[:2], (marker, body))[2:] + jpeg[at:]
         frame, *scans = (place + (place >= at) * (len(body) + 4) for place in (frame, *scans))
     file = JPEGFile.open(jpeg)
-    operator = JPEGOperator.from_file(file)
-    ours = (operator.decode(operator.measurement(file))[0] + 1) * 127.5
+    seen = observe(file)
+    ours = (seen.operator.decode(seen.y)[0] + 1) * 127.5
     theirs = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), dtype=np.float32)
     assert np.abs(ours.clamp(0, 255).permute(1, 2, 0).numpy() - theirs).max() < 5
 
