@@ -21,12 +21,15 @@ from safetensors import safe_open
 # diffusers copies just those beside it when it loads a repo.
 _MODULES = (
     "pipeline",
+    "corrections",
+    "denoiser_error",
     "entropy_decoding",
     "hub",
     "inputs",
     "jpeg_file",
     "jpeg_operator",
     "operators",
+    "posterior",
     "priors",
     "quantization",
     "samples",
