@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
 from .operators import Operator
-from .quantization import SUBSAMPLING_FACTORS, quality_tables
 
 # Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
 _JFIF_FORWARD = (
