@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.conversion import PRESETS, checkpoint_shapes
+from pipeline_ddrm_jpeg.conversion import CHECKPOINTS, checkpoint_shapes
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cameraman.jpg"
 PRESET = "256x256_diffusion_uncond"
@@ -26,7 +26,7 @@ def write(checkpoint: Path) -> None:
     """A checkpoint of the full size, with seeded weights."""
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, shape in checkpoint_shapes(PRESETS[PRESET]).items():
+    for name, shape in checkpoint_shapes(CHECKPOINTS[PRESET]).items():
         fan_in = torch.Size(shape[1:]).numel()
         state[name] = torch.randn(shape, generator=generator) * (0.5 / fan_in**0.5 if len(shape) > 1 else 0.1)
         if len(shape) == 1 and name.endswith("weight"):

@@ -26,8 +26,8 @@ from limits import (
     MAX_MEGABYTES,
     MAX_MEGAPIXELS,
     MAX_WAITING,
+    read_clean,
     read_jpeg,
-    read_picture,
     refusal,
     refusals,
 )
@@ -147,7 +147,7 @@ def explore(
     """Compress a clean picture to a JPEG file, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
-        clean, name, code = read_picture(path, longest)
+        clean, name, code = read_clean(path, longest)
         stream = io.BytesIO()
         stream.name = f"{Path(name).stem}_q{quality}.jpg"
         options = {"quality": quality} | ({"subsampling": subsampling} if clean.mode == "RGB" else {})
@@ -180,7 +180,7 @@ def dequantize(
     """Keep a few bits of each channel of a clean picture, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
-        clean, name, code = read_picture(path, longest)
+        clean, name, code = read_clean(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
         result = run(clean, operator, settings, seed, go, progress)
         tensor = PICTURES.preprocess(clean.convert("RGB"))

@@ -160,13 +160,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, read_picture
 from pipeline_ddrm_jpeg.restoration import Task, restore_file
 """
 DEQUANTIZE = """\
 import torch
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, read_picture
 from pipeline_ddrm_jpeg.restoration import save_image
 """

@@ -233,12 +233,7 @@ def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     again = run("degrade", tmp_path / "a.png", "-q", 12)
     assert again.returncode == 1
     assert "exists" in again.stderr
-    Image.new("I;16", (8, 8)).save(tmp_path / "deep.png")
-    assert "no 8-bit values" in run("degrade", tmp_path / "deep.png", "-q", 12).stderr
     assert "written as JPEG" in run("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert run("degrade", tmp_path / "clear.png", "-q", 90).returncode == 0
-    assert Image.open(tmp_path / "clear_q90.jpg").getpixel((4, 4)) == (255, 255, 255)
     (tmp_path / "text.png").write_text("hello")
     assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
 

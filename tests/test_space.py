@@ -19,9 +19,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes
+from conftest import ROOT, jpeg_bytes, save_odd_pictures
 from huggingface_hub import SpaceCard
 from PIL import Image
 
@@ -640,6 +641,27 @@ def test_markers_that_viewers_refuse_are_refused_before_the_restoration(stranger
         assert "odd.jpg has markers that viewers do not understand" in str(said)
         assert success == (listener == "inspect")
     assert "calls of the prior" not in space.log.read_text().removeprefix(before)
+
+
+@browser_test
+@pytest.mark.parametrize(("listener", "rest"), [("explore", [100, "4:4:4", 0]), ("dequantize", [7, "left", 0])])
+def test_odd_pictures_are_read_as_everywhere(stranger, tmp_path, listener, rest) -> None:
+    save_odd_pictures(tmp_path)
+
+    def read(name: str) -> Image.Image:
+        (path,) = stranger.upload((name, (tmp_path / name).read_bytes())).json()
+        success, outputs = stranger.call(stranger.index[listener], [{"path": path}, *rest, *SETTINGS])
+        if not success:
+            raise ValueError(outputs)
+        (address,) = re.findall(r'src="gradio_api/([^"]*original.png)"', str(outputs))
+        return Image.open(io.BytesIO(stranger.client.get(address).content))
+
+    deep = np.asarray(read("deep.png"), np.float32)
+    assert np.abs(deep - np.linspace(0, 255, 64)).max() <= 0.5
+    assert np.asarray(read("clear.png")).min() == 255
+    assert read("turned.png").size == (32, 48)
+    with pytest.raises(ValueError, match=r"float\.tif: a picture of floating-point numbers has no known range"):
+        read("float.tif")
 
 
 @browser_test

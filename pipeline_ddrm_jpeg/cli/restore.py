@@ -1,0 +1,157 @@
+"""`restore`: JPEG files in, pictures out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..formatting import percent
+from ..restoration import FORMATS, Result, mask_path, plan, restore_files
+from .computing import check_schedule, dtype_of, gather, load, processes
+from .options import Computing, Preset, Sampling, with_options
+from .terminal import Lines, complain, fail, visible
+
+
+@with_options
+def restore(
+    *,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one; by default"
+                     " each goes beside its source as NAME_restored.png."),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
+    preset: Preset = "balanced",
+    sampling: Sampling,
+    computing: Computing,
+    class_label: Annotated[
+        int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
+    ] = False,
+    image_format: Annotated[
+        Literal[tuple(FORMATS)] | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
+                     " NAME.mask.png beside the picture shows where."),
+    ] = False,
+    json_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Append a line of JSON for each file; - prints them instead of the report."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
+) -> None:  # fmt: skip
+    """Restore JPEG files.
+
+    The presets fast, balanced and best are made for the embedded prior; paper and paper-average are the paper's
+    "Ours (S)" and "Ours (A)".
+    """
+    settings = sampling.settings(preset)
+    if class_label is not None:
+        settings["class_labels"] = class_label
+    unlisted: list[OSError] = []
+    try:
+        tasks = plan(inputs, output, recursive, image_format, unlisted.append)
+        log = _log(json_log)
+        report = Lines("standard output", sys.stdout)
+    except (ValueError, OSError) as error:
+        fail(error, 2)
+    nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
+    if not tasks and not unlisted:
+        fail(nothing)
+
+    state = processes(computing.device)
+    statuses = {"restored": 0, "skipped": 0, "failed": 0}
+    for error in unlisted if state.is_main_process else ():
+        statuses["failed"] += 1
+        complain(f"{error.filename}: {error.strerror}")
+        log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
+    if not tasks:
+        fail(nothing)
+    quiet_report = quiet or json_log == "-"
+    try:
+        pending = tasks if overwrite else [task for task in tasks if not _exists(task.target)]
+        done_before = set(tasks) - set(pending)
+        state.wait_for_everyone()  # all see the same files missing before one makes the first
+        pipe = load(computing.prior, computing.dtype, state.device) if pending else None
+        if pipe is not None:
+            check_schedule(pipe, settings)
+        with state.split_between_processes(pending) as mine:
+            skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
+            announced = _announced([*skipped, *mine], pipe, quiet)
+            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
+                statuses[result.status] += 1
+                log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
+                if result.status == "failed":
+                    complain(result.message)
+                elif quiet_report:
+                    continue
+                elif result.status == "skipped":
+                    report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                else:
+                    report(_words(result))
+        statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
+    except KeyboardInterrupt:
+        done = statuses["restored"] + statuses["skipped"]
+        fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
+    if len(tasks) > 1 and not quiet_report and state.is_main_process:
+        report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if statuses["failed"] or log.failed:
+        raise typer.Exit(1)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, for one: what is wrong is told when its turn comes
+        return False
+
+
+def _log(name: str | None) -> Lines:
+    """What takes the lines of `--json-log`."""
+    if name == "-":
+        return Lines("standard output", sys.stdout)
+    return Lines(name or os.devnull, open(name or os.devnull, "a", encoding="utf-8"))
+
+
+def _words(result: Result) -> str:
+    """A result as a line of the report."""
+    kept = f"{percent(result.consistency)} of the coefficients kept"
+    made_up = f", {percent(result.invented)} made up" if result.damage else ""
+    remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+    return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    """A result as a line of `--json-log`."""
+    return {
+        "source": str(result.task.source),
+        "target": str(result.task.target),
+        "status": result.status,
+        "message": result.message,
+        "seconds": round(result.seconds, 3),
+        "consistency": result.consistency,
+        "invented": result.invented,
+        "damage": result.damage,
+        "remarks": result.remarks,
+        "mask": str(mask_path(result.task.target)) if result.damage else None,
+    }
+
+
+def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
+    """The tasks, with the progress bar of the pipeline named after the one at hand."""
+    for number, task in enumerate(tasks, 1):
+        if pipe is not None:
+            place = visible(task.source.name) + (f" ({number} of {len(tasks)})" if len(tasks) > 1 else "")
+            pipe.set_progress_bar_config(desc=place, unit="call", leave=False, disable=quiet)
+        yield task
