@@ -1,5 +1,6 @@
 """The scripts of examples/, as they stand, on a small picture."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_a_new_operator_doubles_the_size_and_keeps_the_file(run, capsys):
     run("new_operator.py", "small.jpg", "out.png")
     assert Image.open("out.png").size == (80, 48)
     assert capsys.readouterr().out == "100 % of the coefficients kept\n"
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "saved without what it printed"
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "quality factor 10" in done.stdout
+    assert "% of the coefficients kept" in done.stdout
+    with Image.open(ROOT / "examples" / "cat.jpg") as source, Image.open(tmp_path / "cat_restored.png") as restored:
+        assert restored.size == source.size
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)

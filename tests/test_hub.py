@@ -298,11 +298,13 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         assert sentence in errors[number]
         assert said[number].strip() == "status 1"
     assert "tester/embedded (model): 25 files" in said[10]
-    assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[10]
+    assert re.search(r"^ +\d+\.\d kB  README\.md$", said[10], re.M)
+    assert re.search(r"^ +\d+\.\d MB  unet/diffusion_pytorch_model\.safetensors$", said[10], re.M)
     assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
     card = ModelCard(server.repos["tester/converted"]["old"]["README.md"].decode())
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
     assert "Numbers" not in card.text
+    assert 'from_pretrained("tester/converted", trust_remote_code=True)' in card.text
     assert "notes.txt" in server.repos["tester/converted"]["old"]
     assert stale not in server.repos["tester/converted"]["old"]
 
