@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -17,7 +17,8 @@ import torch
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg.jpeg_markers import picture_kind
 
 log = logging.getLogger("space")
 
@@ -157,16 +158,12 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
     stream.name = name  # what messages call it
     try:
         file = JPEGFile.open(stream)
-    except JPEGFileError:
-        other = None
-        with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
-            other = opened.format
-        if other in (None, "JPEG", "MPO"):
+    except JPEGDamageError as error:
+        raise refusal(f"{error}; the command ddrm-jpeg restores what is left of it, with --repair") from None
+    except JPEGFileError as error:
+        if picture_kind(data) is None:
             raise
-        raise refusal(
-            f"{name} is a {other} picture; only a JPEG file still holds the coefficients to go by."
-            " The tab Explore takes pictures of any format"
-        ) from None
+        raise refusal(f"{error}. The tab Explore takes pictures of any format") from None
     _check_size(name, file.width, file.height)
     try:
         with Image.open(io.BytesIO(data)) as opened:

@@ -270,10 +270,10 @@ def test_what_cannot_be_restored_is_told_in_one_sentence_that_names_no_path(visi
     stream = io.BytesIO()
     photo.resize((40, 30)).save(stream, "PNG")
     for name, data, sentence in (
-        ("notes.jpg", b"hello", "notes.jpg: not a JPEG: it starts with 68 65 6c 6c, a JPEG with ff d8 ff."),
+        ("notes.jpg", b"hello", "notes.jpg: not a JPEG but text; give a JPEG file."),
         ("empty.jpg", b"", "empty.jpg: the file is empty."),
         ("cut.jpg", jpeg[:900], "cut.jpg: truncated"),
-        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg is a PNG picture"),
+        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg: not a JPEG but a PNG picture"),
         ("large.jpg", jpeg_bytes(photo.resize((600, 500)), quality=5), "the limit of this server is 0.25 megapixels."),
     ):
         choose(page, data, name)

@@ -10,8 +10,9 @@ import typer
 
 from ..formatting import size
 from ..interruption import interrupted_quietly
-from ..jpeg_file import JPEGFile, JPEGFileError
-from ..restoration import JPEG_SUFFIXES, write_atomically
+from ..jpeg_file import JPEGFile
+from ..jpeg_markers import JPEGDamageError, JPEGFileError
+from ..restoration import JPEG_SUFFIXES, REPAIR_HINT, write_atomically
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
@@ -76,6 +77,8 @@ def inspect(
 def _open(path: Path, repair: bool) -> JPEGFile:
     try:
         return JPEGFile.open(path, repair=repair)
+    except JPEGDamageError as error:
+        fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
         fail(error)
     except OSError as error:
