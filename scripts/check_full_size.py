@@ -17,6 +17,7 @@ import torch
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.conversion import CHECKPOINTS, checkpoint_shapes
+from pipeline_ddrm_jpeg.formatting import percent
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cameraman.jpg"
 PRESET = "256x256_diffusion_uncond"
@@ -40,9 +41,7 @@ def restore(folder: Path, dtype: str, steps: int) -> None:
     start = time.perf_counter()
     result = pipe(EXAMPLE, num_inference_steps=steps, consistent=True, generator=torch.Generator().manual_seed(0))
     seconds = (time.perf_counter() - start) / steps
-    print(
-        f"{seconds:.1f} s a step in {dtype}, {100 * result.consistency[0]:.2f} % of the coefficients kept", flush=True
-    )
+    print(f"{seconds:.1f} s a step in {dtype}, {percent(result.consistency[0])} of the coefficients kept", flush=True)
 
 
 def stage(name: str, *command: str | Path) -> None:

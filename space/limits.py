@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -159,16 +159,10 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
         file = JPEGFile.open(stream)
     except JPEGDamageError as error:
         raise refusal(f"{error}; the command ddrm-jpeg restores what is left of it, with --repair") from None
-    except JPEGFileError:
-        other = None
-        with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
-            other = opened.format
-        if other in (None, "JPEG", "MPO"):
+    except JPEGFileError as error:
+        if picture_kind(data) is None:
             raise
-        raise refusal(
-            f"{name} is a {other} picture; only a JPEG file still holds the coefficients to go by."
-            " The tab Explore takes pictures of any format"
-        ) from None
+        raise refusal(f"{error}. The tab Explore takes pictures of any format") from None
     _check_size(name, file.width, file.height)
     try:
         with Image.open(io.BytesIO(data)) as opened:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,21 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
     for path in written:
         assert path.suffix == ".png"
         Image.open(path).load()
+
+
+def test_a_long_restoration_is_announced(folder, prior_folder):
+    arguments = ["restore", folder / "a.jpg", "--prior", prior_folder, "--preset", "paper", "--steps", 300]
+    arguments += ["--samples", 300]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
+    said = ""
+    while (line := process.stderr.readline()) and "about" not in said:
+        said += line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert re.search(r"a\.jpg: about \d+ (s|minutes|hours)\n", said)
+    assert process.returncode == 130
 
 
 def test_inspect_prints_what_the_file_says(photo, tmp_path):

@@ -77,6 +77,8 @@ def inspect(
 def _open(path: Path, repair: bool) -> JPEGFile:
     try:
         return JPEGFile.open(path, repair=repair)
+    except JPEGDamageError as error:
+        fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
         fail(f"{error}{REPAIR_HINT if isinstance(error, JPEGDamageError) and not repair else ''}")
     except OSError as error:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from tqdm import tqdm
 
-from ..formatting import percent
+from ..formatting import duration, percent
 from ..restoration import FORMATS, Result, mask_path, plan, restore_files
 from .computing import check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, with_options
 from .terminal import Lines, complain, fail, visible
+
+_LONG = 20  # seconds from which on people want to know
 
 
 @with_options
@@ -149,9 +154,23 @@ def _facts(result: Result) -> dict[str, Any]:
 
 
 def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
-    """The tasks, with the progress bar of the pipeline named after the one at hand."""
+    """The tasks, with a progress bar of the pipeline that is named after the one at hand."""
     for number, task in enumerate(tasks, 1):
         if pipe is not None:
             place = visible(task.source.name) + (f" ({number} of {len(tasks)})" if len(tasks) > 1 else "")
-            pipe.set_progress_bar_config(desc=place, unit="call", leave=False, disable=quiet)
+            pipe.progress_bar = partial(_Progress, desc=place, unit="call", leave=False, disable=quiet)
         yield task
+
+
+class _Progress(tqdm):
+    """Says how long a long restoration will take, measured on a call of the network after the first, which is slow."""
+
+    def update(self, calls: int = 1) -> None:
+        if self.n > 0 and self.measured_from is not None:
+            expected = (time.monotonic() - self.measured_from) * (self.total - self.n) / calls
+            if expected > _LONG:
+                self.write(f"{self.desc}: about {duration(expected)}", file=sys.stderr)
+            self.measured_from = None
+        elif self.n == 0:
+            self.measured_from = time.monotonic()
+        super().update(calls)
