@@ -94,7 +94,7 @@ def _prepare_streams() -> None:
             setattr(sys, f"__{name}__", stream)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    if isinstance(sys.stderr, TextIOWrapper):
+    if isinstance(sys.stderr, TextIOWrapper) and not isinstance(sys.stderr, _Errors):
         sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
@@ -652,7 +652,7 @@ def convert(
         if push is not None:
             from .hub import upload
 
-            _say(upload(output, push))
+            _say(upload(output, push).repo_url)
     except conversion.ConversionError as error:
         _fail(error)
     except OSError as error:
@@ -706,7 +706,7 @@ def push(
                     _show_tree(folder, f"{name} ({kind})")
                 return
             addresses = [
-                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind, replace=True)
+                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind).repo_url
                 for folder, name, kind in uploads
             ]
     except (OSError, ValueError) as error:

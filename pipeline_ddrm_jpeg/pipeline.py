@@ -18,15 +18,16 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
+from huggingface_hub import CommitInfo
 from PIL import Image
 
 from .entropy_decoding import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
-from .hub import complete, upload
+from .hub import complete, replacing, upload
 from .inputs import Source, observe
 from .jpeg_file import JPEGFile  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .operators import Operator
-from .priors import EMBEDDED, align, load_prior
+from .priors import EMBEDDED, align, load_prior, origin_of
 from .quantization import quality_tables  # noqa: F401
 from .samples import Generator, Noise, Samples, make_consistent, passes
 from .scheduling_ddrm import DDRMScheduler
@@ -92,6 +93,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if unet.config.in_channels != 3:
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
         align(unet)
+        origin_of(unet)  # while a relative path still leads there
         self.register_modules(unet=unet, scheduler=_of_protocol(scheduler))
         self._num_timesteps, self._interrupt = 0, False
 
@@ -127,22 +129,38 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         unet, scheduler = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
         return cls(unet=unet, scheduler=scheduler)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+    ) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
 
         Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
-        prior was loaded from (a Hub repo is asked for it), or one that states no more than the prior's licence.
+        prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
+        or one that states no more than the prior's licence.
 
         Args:
-            save_directory: folder, made if need be.
-            *args: as of `DiffusionPipeline.save_pretrained`.
-            **kwargs: likewise, but for `push_to_hub=True`: use the method of that name, which uploads what this one
-                writes.
+            save_directory: folder, made if need be. Weights of the same variant that are there in another layout go.
+            safe_serialization: whether weights are written with safetensors, or pickled.
+            variant: name of the variant that the weights are, such as `"fp16"`.
+            max_shard_size: size above which the weights are split among files, in bytes or such as `"5GB"`.
+            push_to_hub: not here: use the method of that name, which uploads what this one writes.
+            use_flashpack: whether weights are written in the format of flashpack.
+
+        Raises:
+            ValueError: for `push_to_hub=True`.
+            OSError: if a file cannot be written; the folder then is as it was.
         """
-        if kwargs.pop("push_to_hub", False):
+        if push_to_hub:
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
-        super().save_pretrained(save_directory, *args, **kwargs)
-        complete(Path(save_directory), self.unet)
+        with replacing(Path(save_directory), variant) as folder:
+            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
+            complete(folder, self.unet)
 
     def push_to_hub(
         self,
@@ -151,10 +169,16 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         private: bool | None = None,
         token: str | None = None,
         create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        *,
+        max_shard_size: int | str | None = None,
         revision: str | None = None,
-        **kwargs: Any,
-    ) -> str:
-        """Upload what `save_pretrained` writes; returns the address of the repo.
+    ) -> CommitInfo:
+        """Upload what `save_pretrained` writes.
+
+        Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
+        variants stay where a `variant` is pushed.
 
         Args:
             repo_id: `"owner/name"`, made if need be.
@@ -162,17 +186,29 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             private: whether a repo that is made is private; by default as the owner has it.
             token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
             create_pr: open a pull request instead of committing.
+            safe_serialization: as of `save_pretrained`.
+            variant: likewise.
+            max_shard_size: likewise.
             revision: branch, made if need be.
-            **kwargs: passed on to `save_pretrained`: `variant`, ...
+
+        Returns:
+            The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.
 
         Raises:
             ValueError: for a name that no repo can have, or a prior whose card names no licence.
             OSError: where the Hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **kwargs)
+            self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
             return upload(
-                folder, repo_id, private, revision, token=token, commit_message=commit_message, create_pr=create_pr
+                folder,
+                repo_id,
+                private,
+                revision,
+                token=token,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                variant=variant,
             )
 
     @property
