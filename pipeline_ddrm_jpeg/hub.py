@@ -27,12 +27,15 @@ from .priors import EMBEDDED, Origin, origin_of
 # diffusers copies just those beside it when it loads a repo.
 _MODULES = (
     "pipeline",
+    "corrections",
+    "denoiser_error",
     "entropy_decoding",
     "hub",
     "inputs",
     "jpeg_file",
     "jpeg_operator",
     "operators",
+    "posterior",
     "priors",
     "quantization",
     "samples",

@@ -205,7 +205,16 @@ def test_scans_are_counted_while_they_are_read(photo):
         JPEGFile.open(data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 1000 + b"cut short", repair=True)
 
 
-SURPLUS = [b"\0" * 600, b"\xff\xd3", b"\x12\x34\x56", b"\xff\xff", b"\xff\0" * 9, b"\xff\1", b"\xff\xd9", b"\xff\xd0\0"]
+SURPLUS = [
+    b"\0" * 600,
+    b"\xff\xd3",
+    b"\x12\x34\x56",
+    b"\xff\xff\xd5",
+    b"\xff\0" * 9,
+    b"\xff\1",
+    b"\xff\xd9",
+    b"\xff\xd0\0",
+]
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
