@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -73,6 +73,23 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _of_protocol(value) if name == "scheduler" else value)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        """The index of a repo, as one of the class that is asked to load it, which then needs no code of the repo."""
+        return {**super()._dict_from_json_file(json_file), "_class_name": cls.__name__}
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """As of the base class, with the scheduler's class as the one imported here.
+
+        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
+        imported already needs none.
+        """
+        components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        if list(components.get("scheduler", ())) == ["scheduling_ddrm", "DDRMScheduler"]:
+            components["scheduler"] = (DDRMScheduler.__module__, DDRMScheduler.__name__)
+        return components, unused, hidden
 
     @classmethod
     def from_embedded(cls, dtype: torch.dtype | str = "auto") -> DDRMJPEGPipeline:
@@ -215,15 +232,17 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: among those that there are.
         """
         for name, value in {"num_samples": num_samples, **sizes}.items():
-            if value is not None and (not isinstance(value, Integral) or value < 1):
-                raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
+            optional = value is None and name in sizes
+            if not optional and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if correction not in CORRECTIONS:
             raise ValueError(f"correction is {correction!r}; it must be one of {', '.join(CORRECTIONS)}")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
         for name, value in fractions.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+            optional = value is None and name != "temperature"
+            if not optional and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -330,6 +349,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         sources = image if isinstance(image, list) else [image]
         if not sources:
             raise ValueError("the list of pictures is empty")
+        given = generator if isinstance(generator, list) else [generator]
+        if not all(one is None or isinstance(one, torch.Generator) for one in given):
+            raise TypeError("generator must be a torch.Generator, or a list with one for each picture")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
