@@ -17,9 +17,10 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .interruption import interrupted_quietly
-from .jpeg_file import JPEGFile, JPEGFileError
+from .jpeg_file import JPEGFile
+from .jpeg_markers import JPEGDamageError, JPEGFileError
 from .presets import PRESETS
-from .restoration import FORMATS, JPEG_SUFFIXES, Result, mask_path, plan, restore_files, write_atomically
+from .restoration import FORMATS, JPEG_SUFFIXES, REPAIR_HINT, Result, mask_path, plan, restore_files, write_atomically
 
 
 class _App(typer.Typer):
@@ -840,6 +841,8 @@ def degrade(
 def _open(path: Path, repair: bool) -> JPEGFile:
     try:
         return JPEGFile.open(path, repair=repair)
+    except JPEGDamageError as error:
+        _fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
         _fail(error)
     except OSError as error:

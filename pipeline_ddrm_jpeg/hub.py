@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging
+from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from huggingface_hub import CommitInfo, HfApi, ModelCardData, get_token, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
@@ -23,26 +24,10 @@ from safetensors import safe_open
 
 from .priors import EMBEDDED, Origin, origin_of
 
-# The modules that pipeline.py needs, itself included. It must name each of them in a relative import of its own:
-# diffusers copies just those beside it when it loads a repo.
-_MODULES = (
-    "pipeline",
-    "corrections",
-    "denoiser_error",
-    "entropy_decoding",
-    "hub",
-    "inputs",
-    "jpeg_file",
-    "jpeg_operator",
-    "operators",
-    "posterior",
-    "priors",
-    "quantization",
-    "samples",
-    "scheduling_ddrm",
-    "tiling",
-)
 _HERE = Path(__file__).parent
+# The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
+# those beside it when it loads a repo, and finds them by this function.
+_MODULES = ("pipeline", *sorted(get_relative_imports(_HERE / "pipeline.py")))
 # What a repo holds for people beside the card, under the names that a checkout has for it too.
 _DOCUMENTS = ("LICENSE", "examples/*.jpg")
 _COMPARISON = "docs/comparison.png"  # of what the embedded prior does

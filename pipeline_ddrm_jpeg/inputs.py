@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .entropy_decoding import UNMEASURED
+from .jpeg_entropy import UNMEASURED
 from .jpeg_file import JPEGFile
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
 from .operators import Operator

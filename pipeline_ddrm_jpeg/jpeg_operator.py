@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .jpeg_tables import JFIF_FORWARD, JFIF_INVERSE, SUBSAMPLING_FACTORS, quality_tables
 from .operators import Operator
 from .posterior import rgb_variance, subsampled_variance, truncated_normal
-from .quantization import JFIF_FORWARD, JFIF_INVERSE, SUBSAMPLING_FACTORS, quality_tables
 
 # The four-digit rows of the program released with the paper, and its inverse.
 _RELEASED_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))

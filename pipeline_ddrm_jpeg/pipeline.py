@@ -21,15 +21,17 @@ from PIL import Image
 
 from .corrections import CORRECTIONS, Correction
 from .denoiser_error import DenoiserError, WienerError
-from .entropy_decoding import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .hub import complete, replacing, upload
 from .inputs import Source, observe
+from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
+from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
+from .jpeg_reader import read_coefficients  # noqa: F401
+from .jpeg_tables import quality_tables  # noqa: F401
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import EMBEDDED, align, load_prior, origin_of
-from .quantization import quality_tables  # noqa: F401
 from .samples import DDRMJPEGPipelineOutput, Generator, Noise, Samples, make_consistent, passes
 from .scheduling_ddrm import DDRMScheduler
 from .tiling import VIEWS, count_windows, default_window_size, predict, windows_in_a_call

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image, ImageOps, PngImagePlugin
 
 from .jpeg_file import JPEGFile
+from .jpeg_markers import JPEGDamageError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -25,6 +26,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": (".jpg", {"quality": 97, "subsampling": "4:4:4"}),
     "tiff": (".tif", {}),  # compressed, libtiff would refuse the sub-directories of a camera's EXIF
 }
+REPAIR_HINT = " (--repair restores what is left)"
 _TIFF_XMP = 700  # tag number, XMP specification part 3
 _FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
     JPEG_SUFFIXES, "jpeg"
@@ -189,7 +191,7 @@ def restore_files(
             else:
                 result = restore_file(pipe, task, seed, **settings)
         except Exception as error:  # whatever is wrong with one file must not cost the others
-            result = Result(task, "failed", _sentence(error, task))
+            result = Result(task, "failed", _sentence(error, task, settings.get("repair", False)))
         yield replace(result, seconds=time.monotonic() - start)
 
 
@@ -264,11 +266,12 @@ def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
         raise
 
 
-def _sentence(error: Exception, task: Task) -> str:
+def _sentence(error: Exception, task: Task, repair: bool) -> str:
     if isinstance(error, MemoryError):
         return f"{task.source}: not enough memory"
     if isinstance(error, OSError) and error.strerror:
         ours = error.filename is None or str(error.filename).endswith(".tmp")
         return f"{task.target if ours else error.filename}: {error.strerror}"
     reason = str(error).removeprefix(f"{task.source}: ").partition("\n")[0]  # the name may have line breaks
-    return f"{task.source}: {reason or type(error).__name__}"
+    hint = REPAIR_HINT if isinstance(error, JPEGDamageError) and not repair else ""
+    return f"{task.source}: {reason or type(error).__name__}{hint}"

@@ -17,7 +17,7 @@ import torch
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError
 
 log = logging.getLogger("space")
 
@@ -157,6 +157,8 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
     stream.name = name  # what messages call it
     try:
         file = JPEGFile.open(stream)
+    except JPEGDamageError as error:
+        raise refusal(f"{error}; the command ddrm-jpeg restores what is left of it, with --repair") from None
     except JPEGFileError:
         other = None
         with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:

@@ -21,10 +21,11 @@ import jpeglib  # noqa: F401  so that forks need not load it
 import numpy as np
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, jpeg_file
-from pipeline_ddrm_jpeg.entropy_decoding import decode_scans
-from pipeline_ddrm_jpeg.jpeg_file import _components, _parse, _plane_shapes, _run_reader
-from pipeline_ddrm_jpeg.quantization import ZIGZAG
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, jpeg_reader
+from pipeline_ddrm_jpeg.jpeg_entropy import decode_scans
+from pipeline_ddrm_jpeg.jpeg_markers import components_of, parse, plane_shapes
+from pipeline_ddrm_jpeg.jpeg_reader import _run_reader
+from pipeline_ddrm_jpeg.jpeg_tables import ZIGZAG
 
 SECONDS = 2.0  # of processor time that a file below 1 MiB may take
 MEBIBYTES = 512  # that it may take
@@ -517,7 +518,7 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
         file = JPEGFile.open(data, repair=repair)
         outcome = "repaired" if file.damage else "read"
     except JPEGFileError as error:
-        file, outcome = None, ("damaged: " if "--repair" in str(error) else "refused: ") + _kind(str(error))
+        file, outcome = None, ("damaged: " if isinstance(error, JPEGDamageError) else "refused: ") + _kind(str(error))
         if "stopped with status" in str(error):
             outcome = f"a crash contained: {error}"
     except _HungError:
@@ -532,7 +533,7 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
     mebibytes = own - before
     if (largest := resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) > children:
         # What a child holds at most is said together with what it had of ours: shared, or before it became another.
-        reader = largest / 1024 - (before if jpeg_file._run_reader is _run_reader_forked else 0)
+        reader = largest / 1024 - (before if jpeg_reader._run_reader is _run_reader_forked else 0)
         mebibytes = max(mebibytes, reader if largest / 1024 > own else 0)
     if seconds > SECONDS and len(data) < 2**20 and not repair:
         outcome = f"BAD: took {seconds:.1f} s"
@@ -547,19 +548,19 @@ def judge(what: str, data: bytes, good: bool | None = None, repair: bool = False
 
 
 def _run_reader_forked(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
-    """What `jpeg_file._run_reader` does, in a fork of this process instead of a new one: ten times as many a second.
+    """What `jpeg_reader._run_reader` does, in a fork of this process instead of a new one: ten times as many a second.
 
     The reader is as much apart from us, and under the same limits; a process with threads could not be forked so.
     """
-    errors = jpeg_file._unnamed_file()
+    errors = jpeg_reader._unnamed_file()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            jpeg_file._READER_MEMORY += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # ours, shared
+            jpeg_reader._READER_MEMORY += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # ours, shared
             for number, file in enumerate((stream, planes, errors)):
                 os.dup2(file.fileno(), number)
-            jpeg_file._reader_main(geometry)
+            jpeg_reader._reader_main(geometry)
             status = 0
         except BaseException as error:
             os.write(2, str(error).encode())
@@ -581,7 +582,7 @@ def judge_cases(seed: int, first: int, last: int) -> list[tuple[int, Verdict]]:
     verdicts = []
     for number in range(first, last):
         what, data, good = Case(seed, number).make()
-        jpeg_file._run_reader = _run_reader_forked if number % 10 else _run_reader
+        jpeg_reader._run_reader = _run_reader_forked if number % 10 else _run_reader
         verdict = judge(what, data, good)
         verdicts.append((number, verdict))
         if verdict.outcome.startswith("damaged") and number % 4 == 0:
@@ -603,7 +604,7 @@ def _processor_seconds() -> float:
 
 def _kind(message: str) -> str:
     """A message without its numbers and names, so that like ones can be counted."""
-    message = message.removeprefix("<bytes>: ").partition(" (--repair")[0]
+    message = message.removeprefix("<bytes>: ")
     return re.sub(r"\b(?:[0-9a-f]{2} )*[0-9a-f]{2}\b(?= |,|$)|0x[0-9a-f]+|\d+", "N", message)[:90]
 
 
@@ -624,12 +625,12 @@ def _wrong(file: JPEGFile, data: bytes) -> str:
     if file.width * file.height > 2**18:
         return ""
     # Another decoder, which shares nothing with libjpeg, must find the same coefficients, unless it finds damage.
-    stream = _parse(data)
-    components = _components(stream)
+    stream = parse(data)
+    components = components_of(stream)
     theirs, _, damage = decode_scans(
         stream.scans,
         [(c.horizontal_factor, c.vertical_factor) for c in components],
-        _plane_shapes(stream, components),
+        plane_shapes(stream, components),
         [c.quantization_table for c in components],
         file.progressive,
     )

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jpeg_corpus import repair_bombs, write_jpeg
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, entropy_decoding, jpeg_file, observe
-from pipeline_ddrm_jpeg.entropy_decoding import UNMEASURED
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, jpeg_entropy, jpeg_file, observe
+from pipeline_ddrm_jpeg.jpeg_entropy import UNMEASURED
 
 
 def scan_start(data: bytes) -> int:
@@ -101,14 +101,15 @@ def test_a_whole_file_is_read_as_ever_with_repair(photo):
     np.testing.assert_array_equal(plain.coefficients[0], ready.coefficients[0])
 
 
-def test_damage_is_refused_with_a_way_out_and_other_faults_without_one(photo):
+def test_damage_has_an_error_of_its_own_and_hopeless_files_another(photo):
     data = jpeg_bytes(photo.resize((40, 24)))
-    with pytest.raises(JPEGFileError, match=r"truncated: .*--repair, or repair=True, restores what is left"):
+    with pytest.raises(JPEGDamageError, match=r"^<bytes>: truncated: the file ends at byte \d+") as error:
         JPEGFile.open(data[:-40])
+    assert "repair" not in str(error.value), "how to repair it is known to whoever asks"
     for hopeless in (b"", b"GIF89a", data[:100], jpeg_bytes(photo.convert("CMYK"))[:-99]):
         with pytest.raises(JPEGFileError) as error:
             JPEGFile.open(hopeless, repair=True)
-        assert "--repair" not in str(error.value)
+        assert not isinstance(error.value, JPEGDamageError)
     with pytest.raises(JPEGFileError, match="nothing of the picture is left"):
         JPEGFile.open(data[: scan_start(data)], repair=True)
 
@@ -176,17 +177,17 @@ def test_the_pipeline_restores_what_is_left(pipe, cut):
 
 @pytest.mark.parametrize("kind", repair_bombs())
 def test_no_file_makes_repair_decode_a_block_without_a_bit_for_it(kind, monkeypatch):
-    data, visits, block = repair_bombs()[kind], 0, entropy_decoding._Decoder.block
+    data, visits, block = repair_bombs()[kind], 0, jpeg_entropy._Decoder.block
 
     def counted(*arguments):
         nonlocal visits
         visits += 1
         block(*arguments)
 
-    monkeypatch.setattr(entropy_decoding._Decoder, "block", counted)
+    monkeypatch.setattr(jpeg_entropy._Decoder, "block", counted)
     refused = {"empty scans": "more than 1000 scans", "restart markers alone": "nothing of the picture is left"}
     with pytest.raises(JPEGFileError, match=refused[kind]) if kind in refused else nullcontext():
-        assert len(JPEGFile.open(data, repair=True).damage) <= 1 + entropy_decoding._MOST_PLACES
+        assert len(JPEGFile.open(data, repair=True).damage) <= 1 + jpeg_entropy._MOST_PLACES
     assert visits <= 8 * len(data)
     assert (kind == "empty scans") == (visits == 0)
 
@@ -206,20 +207,14 @@ def test_scans_are_counted_while_they_are_read(photo):
 
 
 SURPLUS = [
-    b"\0" * 600,
-    b"\xff\xd3",
-    b"\x12\x34\x56",
-    b"\xff\xff\xd5",
-    b"\xff\0" * 9,
-    b"\xff\1",
-    b"\xff\xd9",
-    b"\xff\xd0\0",
+    *(b"\0" * 600, b"\xff\xd3", b"\x12\x34\x56", b"\xff\xff", b"\xff\0" * 9, b"\xff\1", b"\xff\xd9", b"\xff\xd0\0"),
+    *(b"\xff\x12\0\2", b"\xff\xd8", b"\xff\xc4\0\5\0\0\0", b"\xff\xc0\0\2", b"\xff\xfe\xff\xff", b"\xff\xda\0\3\1"),
 ]
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
-@settings(max_examples=12, deadline=None)
-@given(surplus=st.lists(st.sampled_from(SURPLUS), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+@given(surplus=st.lists(st.sampled_from(SURPLUS) | st.binary(min_size=1), min_size=1, max_size=4))
 def test_what_stands_between_the_last_block_and_the_end_does_no_harm(photo, options, surplus):
     clean = jpeg_bytes(photo.resize((40, 40)), quality=60, **options)
     whole = JPEGFile.open(clean)
@@ -274,7 +269,7 @@ def assert_possible(path) -> None:
     jpeg = jpeglib.read_dct(str(path))
     planes = [plane for plane in (jpeg.Y, jpeg.Cb, jpeg.Cr) if plane is not None]
     for plane, number in zip(planes, jpeg.quant_tbl_no, strict=False):
-        assert not entropy_decoding.impossible(plane.reshape(-1, 64), jpeg.qt[number]).any()
+        assert not jpeg_entropy.impossible(plane.reshape(-1, 64), jpeg.qt[number]).any()
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
