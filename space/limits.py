@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg.jpeg_markers import picture_kind
 
 log = logging.getLogger("space")
 
