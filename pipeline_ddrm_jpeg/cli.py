@@ -16,11 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .files import FORMATS, JPEG_SUFFIXES, STREAM, check_depth, write_atomically
 from .interruption import interrupted_quietly
 from .jpeg_file import JPEGFile
 from .jpeg_markers import JPEGDamageError, JPEGFileError
 from .presets import PRESETS
-from .restoration import FORMATS, JPEG_SUFFIXES, REPAIR_HINT, Result, mask_path, plan, restore_files, write_atomically
+from .restoration import REPAIR_HINT, Result, mask_path, plan, restore_files
 
 
 class _App(typer.Typer):
@@ -127,6 +128,7 @@ app = _App(
 )
 
 Correction = Enum("Correction", {name: name for name in ("ddrm", "nearest")}, type=str)
+Depth = Enum("Depth", {name: name for name in ("8", "16")}, type=str)
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 Device = Enum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")}, type=str)
 TimestepSpacing = Enum("TimestepSpacing", {name: name for name in ("leading", "log")}, type=str)
@@ -220,11 +222,14 @@ def main(
 
 @app.command()
 def restore(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them; - is standard input."),
+    ],
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one; by default"
-                     " each goes beside its source as NAME_restored.png."),
+        str | None,
+        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one, or - for"
+                     " standard output; by default each goes beside its source as NAME_restored.png."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     preset: Annotated[Preset, typer.Option(help="Settings to start from; the options below change single ones.")] = (
@@ -253,6 +258,9 @@ def restore(
     image_format: Annotated[
         Format | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
     ] = None,
+    depth: Annotated[
+        Depth, typer.Option("--depth", help="Bits a channel of the pictures; 16 for PNG and TIFF alone.")
+    ] = Depth["8"],
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
@@ -284,10 +292,16 @@ def restore(
         class_labels=class_label,
     )
     unlisted: list[OSError] = []
+    others: list[Path] = []
     try:
-        tasks = plan(inputs, output, recursive, image_format and image_format.value, unlisted.append)
+        tasks = plan(inputs, output, recursive, image_format and image_format.value, unlisted.append, others.append)
+        for task in tasks if depth is Depth["16"] else ():
+            check_depth(16, task.image_format)
+        to_stream = [task.target for task in tasks] == [STREAM]
+        if to_stream and json_log == "-":
+            raise ValueError("--json-log - and a picture cannot both go to standard output; name a file for one")
         log = _log(json_log)
-        report = _Lines("standard output", sys.stdout)
+        report = _Lines("standard error", sys.stderr) if to_stream else _Lines("standard output", sys.stdout)
     except (ValueError, OSError) as error:
         _fail(error, 2)
     nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
@@ -304,7 +318,7 @@ def restore(
         _fail(nothing)
     quiet_report = quiet or json_log == "-"
     try:
-        pending = tasks if overwrite else [task for task in tasks if not _exists(task.target)]
+        pending = tasks if overwrite or to_stream else [task for task in tasks if not _exists(task.target)]
         done_before = set(tasks) - set(pending)
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = _load(prior, state.device, dtype) if pending else None
@@ -314,7 +328,9 @@ def restore(
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             announced = _announced([*skipped, *mine], pipe, quiet)
-            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
+            for result in restore_files(
+                pipe, announced, overwrite, seed, repair=repair, depth=int(depth.value), **settings
+            ):
                 statuses[result.status] += 1
                 log(json.dumps(_facts(result) | {"dtype": dtype_name}))
                 if result.status == "failed":
@@ -327,6 +343,7 @@ def restore(
                     kept = f"{100 * result.consistency:.2f} % of the coefficients kept"
                     made_up = f", {100 * result.invented:.1f} % made up" if result.damage else ""
                     remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+                    remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
                     report(visible(f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"))
         statuses = {status: sum(one[status] for one in _gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
@@ -334,6 +351,8 @@ def restore(
         _fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if len(tasks) > 1 and not quiet_report and state.is_main_process:
         report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if others and not quiet_report and state.is_main_process:
+        report(f"{len(others)} {'files were' if len(others) > 1 else 'file was'} not JPEG pictures")
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 
@@ -412,6 +431,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "invented": result.invented,
         "damage": result.damage,
         "remarks": result.remarks,
+        "not_kept": result.not_kept,
         "mask": str(mask_path(result.task.target)) if result.damage else None,
     }
 
@@ -749,6 +769,7 @@ def inspect(
         "file_size": jpeg.file_size,
         "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
         "color_space": jpeg.color_space,
+        "grey_stored_as_colour": jpeg.tint == (0, 0),
         "chroma_subsampling": jpeg.chroma_subsampling,
         "sampling_factors": [[c.horizontal_factor, c.vertical_factor] for c in jpeg.components],
         "quality_factor": jpeg.quality_factor,
@@ -756,11 +777,7 @@ def inspect(
         "progressive": jpeg.progressive,
         "restart_interval": jpeg.restart_interval,
         "orientation": jpeg.orientation,
-        "metadata_bytes": {
-            name: len(getattr(jpeg, name))
-            for name in ("exif", "icc_profile", "xmp", "comment")
-            if getattr(jpeg, name) is not None
-        },
+        "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
     if jpeg.remarks:
@@ -776,6 +793,7 @@ def inspect(
         "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
         "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
         "progressive": "yes" if jpeg.progressive else "no",
+        "color_space": jpeg.color_space + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
     for words in {"remarks", "damage"} & facts.keys():

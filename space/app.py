@@ -34,8 +34,8 @@ from limits import (
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, JPEGFile, QuantizationOperator
+from pipeline_ddrm_jpeg.files import save_image
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
-from pipeline_ddrm_jpeg.restoration import save_image
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
 
 HERE = Path(__file__).parent
