@@ -96,7 +96,7 @@ def _prepare_streams() -> None:
             setattr(sys, f"__{name}__", stream)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    if isinstance(sys.stderr, TextIOWrapper):
+    if isinstance(sys.stderr, TextIOWrapper) and not isinstance(sys.stderr, _Errors):
         sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 

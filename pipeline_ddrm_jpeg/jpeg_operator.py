@@ -9,16 +9,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
+from .jpeg_tables import JFIF_FORWARD, JFIF_INVERSE, SUBSAMPLING_FACTORS, quality_tables
 from .operators import Operator
+from .posterior import rgb_variance, subsampled_variance, truncated_normal
 
-# Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
-_JFIF_FORWARD = (
-    (0.299, 0.587, 0.114),
-    (-0.168735892, -0.331264108, 0.5),
-    (0.5, -0.418687589, -0.081312411),
-)
-_JFIF_INVERSE = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
 # The four-digit rows of the program released with the paper, and its inverse.
 _RELEASED_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
 _RELEASED_INVERSE = (
@@ -33,6 +27,7 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _BIN_MARGIN = 1e-3
 
 _PIXELS_IN_A_BAND = 2**17
+_LARGEST_STD = 1e6
 
 
 class Coefficients(NamedTuple):
@@ -119,7 +114,7 @@ class JPEGOperator(Operator):
         elif convention == "released":
             self._forward, self._inverse = _RELEASED_FORWARD, _RELEASED_INVERSE
         else:
-            self._forward, self._inverse = _JFIF_FORWARD, _JFIF_INVERSE
+            self._forward, self._inverse = JFIF_FORWARD, JFIF_INVERSE
         if color_space == "L":  # one component: luma alone, its picture has three equal channels
             self._forward, self._inverse = self._forward[:1], ((1.0,), (1.0,), (1.0,))
 
@@ -175,6 +170,96 @@ class JPEGOperator(Operator):
             return (torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float()
 
         return self._moved(x, y, move)
+
+    def posterior(
+        self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Mean and variance, coefficient by coefficient, of the pictures that have measurement `y` and are near `x`.
+
+        A coefficient lies in its bin; where there, `x` says with an error that is taken for Gaussian. So it is a
+        Gaussian truncated to the bin (Kamilov, Goyal, Rangan, 2012, arXiv:1112.5070, use such a step in message
+        passing; Meng and Kabashima, 2022, arXiv:2211.13006, in a score model).
+
+        Args:
+            x: denoised picture `[B, 3, H, W]` in [-1, 1].
+            y: measurement, with a batch of 1 or B.
+            std: the error of `x` on the scale of [-1, 1]: one number, the standard deviation of every DCT coefficient
+                of the planes Y, Cb, Cr; or `[2, 8, 8]`, that of each coefficient of luma and of chroma **at full
+                resolution**. What averaging leaves of it in subsampled chroma, and what it is in R, G and B, is
+                derived from it.
+
+        Returns:
+            A picture whose measurement is `y`, and for each component the variances
+            `[B, blocks down, blocks across, 8, 8]`, in units of what white noise of variance 1 on a picture in [-1, 1]
+            has in that coefficient.
+        """
+        tables, stds, units = self._tables_on(x.device), self._component_std(std, x.device), self._noise_units
+        low, high = y.bounds
+        picture, bands = torch.empty_like(x), []
+        for rows, blocks in self._bands(*x.shape[-2:]):
+            band = x[..., rows, :]
+            moves, variances = [], []
+            parts = zip(self._coefficients(band), stds, tables, units, low, high, blocks, strict=True)
+            for coefficients, error, table, unit, lowest, highest, own in parts:
+                coefficients = coefficients.float()
+                reach = (0.5 - _BIN_MARGIN) * table
+                bounds = lowest[:, own] * table - reach, highest[:, own] * table + reach
+                mean, variance = truncated_normal(coefficients, error, *bounds)
+                moves.append(mean.sub_(coefficients))
+                variances.append(variance.div_(unit))
+            if self.color_space == "L":
+                band = _mix(_mix(band, self._forward), self._inverse)
+            picture[..., rows, :] = _mix(self._planes(moves), self._inverse).div_(127.5).add_(band)
+            bands.append(variances)
+        return picture, tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
+
+    def decoded_variance(self, y: Coefficients) -> tuple[torch.Tensor, ...]:
+        """That of a uniform distribution over each bin, as `posterior` gives variances.
+
+        Coefficients that a damaged file lacks have none: their value in `y` is as good as any.
+        """
+        tables, (low, high) = self._tables_on(y.levels[0].device), y.bounds
+        widths = (highest - lowest + 1 for lowest, highest in zip(low, high, strict=True))
+        return tuple(
+            torch.where(width.isfinite(), (width * table).square() / (12 * unit), 0.0)
+            for width, table, unit in zip(widths, tables, self._noise_units, strict=True)
+        )
+
+    def remaining_noise(
+        self, noise: torch.Tensor, noise_to_signal: float, variance: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """As of the base class. What the file does not measure, chroma detail within the pixels that it averages,
+        keeps all of its noise.
+        """
+        for rows, blocks in self._bands(*noise.shape[-2:]):
+            band = noise[..., rows, :]
+            planes, changes = _mix(band, self._forward), []
+            for i, (own_variance, own) in enumerate(zip(variance, blocks, strict=True)):
+                share = (own_variance[:, own] * (-1 / noise_to_signal**2)).add_(1.0).clamp_(min=0.0)
+                coefficients = block_dct(F.avg_pool2d(planes[:, i], self.subsampling[i]))
+                changes.append(coefficients.mul_(share.sqrt_().sub_(1.0)))
+            band += _mix(self._planes(changes), self._inverse)
+        return noise
+
+    @property
+    def _noise_units(self) -> list[float]:
+        """Variance in each component's coefficients (8-bit grey levels) of white noise of variance 1 on [-1, 1]."""
+        return [
+            127.5**2 * sum(weight * weight for weight in row) / (down * across)
+            for row, (down, across) in zip(self._forward, self.subsampling, strict=True)
+        ]
+
+    def _component_std(self, std: torch.Tensor | float, device: torch.device) -> list[torch.Tensor]:
+        """The denoiser's error in the coefficients of each component, `[8, 8]`, in 8-bit grey levels."""
+        std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=_LARGEST_STD)  # infinity would not mix
+        luma, chroma = (std if std.ndim else std.expand(2, 8, 8)).square()
+        variances = [luma, chroma, chroma]
+        if self.color_space == "RGB":
+            variances = list(rgb_variance(torch.stack([luma, chroma])))
+        return [
+            127.5 * subsampled_variance(variance, *factors).sqrt().to(device)
+            for variance, factors in zip(variances, self.subsampling, strict=False)  # of grey files luma alone
+        ]
 
     def uncertainty(self) -> float:
         """That of a uniform distribution over the bin of the ten lowest frequencies of the first component."""

@@ -41,6 +41,14 @@ ZIGZAG = np.array(
     )
 )
 
+# Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
+JFIF_FORWARD = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
+)
+JFIF_INVERSE = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
+
 # J:a:b notation -> (horizontal, vertical) sampling factors of luma; both chroma components have (1, 1).
 SUBSAMPLING_FACTORS = {
     "4:4:4": (1, 1),

@@ -12,6 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .posterior import rgb_variance, truncated_normal
+
+# Share of a bin that is left out at both of its ends, so that float32 round-off cannot leave it.
+_BIN_MARGIN = 1e-3
+
 
 class Operator:
     """A degradation `y = encode(x)` with a generalised pseudo-inverse `decode`.
@@ -49,6 +54,38 @@ class Operator:
             margin: how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
         """
         return self.project(x, y)
+
+    def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
+        """Mean of the pictures that have measurement `y` and are near `x`, and the variance that is left.
+
+        Args:
+            x: denoised picture `[B, 3, H, W]` in [-1, 1].
+            y: measurement, with a batch of 1 or B.
+            std: the error of `x`: a number, or `[2, 8, 8]` for the DCT coefficients of luma and chroma (blocks of 8 x 8
+                pixels), on the scale of [-1, 1].
+
+        Returns:
+            The picture, and the variance in a form that only `remaining_noise` knows; an operator that has no better
+            answer gives `nearest`, and `None`.
+        """
+        return self.nearest(x, y), None
+
+    def decoded_variance(self, y: Any) -> Any:
+        """The variance of `decode(y)` when nothing but `y` is known, in the form of `posterior`'s."""
+        return None
+
+    def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: Any) -> torch.Tensor:
+        """The share of white noise that a picture still lacks at a noise level, since its own errors are noise as well.
+
+        What an operator measures of the noise is scaled so that its variance and that of the picture add up to that of
+        white noise of standard deviation `noise_to_signal`, or to zero where the picture's own is more.
+
+        Args:
+            noise: white `[B, 3, H, W]`; it may be changed in place.
+            noise_to_signal: standard deviation of the noise at the next level, on a picture in [-1, 1].
+            variance: of the picture, as `posterior` gives it.
+        """
+        return noise
 
     def uncertainty(self) -> float | None:
         """How far, about, pictures of one measurement lie apart: a standard deviation on the scale of [-1, 1].
@@ -131,6 +168,9 @@ class _Composition(Operator):
 
     def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
         return self._corrected(x, lambda left: self.last.nearest(left, y, margin))
+
+    def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
+        return self._corrected(x, lambda left: self.last.posterior(left, y, std)[0]), None
 
     def _corrected(self, x: torch.Tensor, correct: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return self.first.adjust(x, correct(self.first.forward(x)))
@@ -279,6 +319,27 @@ class QuantizationOperator(Operator):
         low = y * self.step
         x255 = (x.float() + 1.0) * 127.5
         return torch.minimum(torch.maximum(x255, low), low + (self.step - 1)) / 127.5 - 1.0
+
+    def posterior(
+        self, x: torch.Tensor, y: torch.Tensor, std: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of the base class; the variances are `[B, 3, H, W]`. Of a table `[2, 8, 8]` pixels get the mean."""
+        if isinstance(std, torch.Tensor) and std.ndim:
+            std = rgb_variance(std.square().mean(dim=(-2, -1))).sqrt().reshape(3, 1, 1)
+        low = (y * self.step).float()
+        margin = _BIN_MARGIN * self.step
+        std = torch.as_tensor(std, device=x.device, dtype=torch.float32) * 127.5
+        bounds = low + margin, low + (self.step - 1 - margin)
+        mean, variance = truncated_normal((x.float() + 1.0).mul_(127.5), std, *bounds)
+        return mean.div_(127.5).sub_(1.0), variance.div_(127.5**2)
+
+    def decoded_variance(self, y: torch.Tensor) -> torch.Tensor:
+        """That of a uniform distribution over a bin."""
+        return torch.full_like(y, (self.step / 127.5) ** 2 / 12)
+
+    def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: torch.Tensor) -> torch.Tensor:
+        """As of the base class, pixel by pixel."""
+        return noise.mul_((variance * (-1 / noise_to_signal**2)).add_(1.0).clamp_(min=0.0).sqrt_())
 
     def uncertainty(self) -> float:
         """That of a uniform distribution over a bin."""

@@ -6,7 +6,6 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput
 from PIL import Image
 
+from .corrections import CORRECTIONS, Correction
+from .denoiser_error import DenoiserError, WienerError
 from .hub import complete, upload
 from .inputs import Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
@@ -30,41 +30,11 @@ from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
 from .metadata import Metadata  # noqa: F401
 from .operators import Operator
+from .posterior import truncated_normal  # noqa: F401
 from .priors import EMBEDDED, align, load_prior
-from .samples import Generator, Noise, Samples, make_consistent, passes
+from .samples import DDRMJPEGPipelineOutput, Generator, Noise, Samples, make_consistent, passes
 from .scheduling_ddrm import DDRMScheduler
-from .tiling import count_windows, default_window_size, predict, windows_in_a_call
-
-CORRECTIONS = ("ddrm", "nearest")
-
-# init_timestep "auto": where the ratio of noise to signal is this many times the root of the operator's uncertainty.
-# Chosen with the embedded prior on a few evaluation pictures, by a search that is not in this repository.
-_AUTO_INIT = 1.2
-
-
-@dataclass
-class DDRMJPEGPipelineOutput(BaseOutput):
-    """Output of `DDRMJPEGPipeline`. Lists have one entry a picture.
-
-    Args:
-        images: the restored pictures, the mean of the samples of each: PIL images (mode L for a greyscale file),
-            or, for `output_type` `"np"` and `"pt"`, float32 values in [0, 1], `[B, H, W, C]` or `[B, C, H, W]`;
-            a list of arrays where sizes differ.
-        samples: for each picture the list of its samples, in the same form.
-        std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
-            of [0, 1]; zero for a single sample.
-        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
-            with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
-        consistency_8bit: the same after rounding to 8 bits.
-        timesteps: for each picture those of a sample, the largest first.
-    """
-
-    images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
-    samples: list | None = None
-    std: list | None = None
-    consistency: list[float] | None = None
-    consistency_8bit: list[float] | None = None
-    timesteps: list[list[int]] | None = None
+from .tiling import VIEWS, count_windows, default_window_size, predict, windows_in_a_call
 
 
 class DDRMJPEGPipeline(DiffusionPipeline):
@@ -77,6 +47,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         unet: a pixel-space prior that predicts on RGB in [-1, 1], with three or six (learned variance) channels out.
         scheduler: a `DDRMScheduler`, or another that follows its protocol (docs/architecture.md). That of a prior of
             the DDPM kind is converted by its config.
+        denoiser_error: how far the prior is off by noise level and frequency, as `DenoiserError.to_config` writes it;
+            by default that of Wiener's filter is taken.
 
     Raises:
         ValueError: for a prior that does not take RGB, or a scheduler of another kind.
@@ -90,12 +62,14 @@ class DDRMJPEGPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs: ClassVar = ["sample", "pred_original_sample"]
 
-    def __init__(self, unet: UNet2DModel, scheduler: Any) -> None:
+    def __init__(self, unet: UNet2DModel, scheduler: Any, denoiser_error: dict[str, Any] | None = None) -> None:
         super().__init__()
         if unet.config.in_channels != 3:
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
         align(unet)
         self.register_modules(unet=unet, scheduler=_of_protocol(scheduler))
+        self.register_to_config(denoiser_error=denoiser_error)
+        self._error = WienerError() if denoiser_error is None else DenoiserError.from_config(denoiser_error)
         self._num_timesteps, self._interrupt = 0, False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -127,8 +101,8 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             OSError: if there is no such folder or repo, or a part of it is missing.
             ValueError: for a dtype that is none, or a scheduler of another kind.
         """
-        unet, scheduler = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
-        return cls(unet=unet, scheduler=scheduler)
+        components = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
+        return cls(**components)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
@@ -236,7 +210,10 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         temperature: float = 1.0,
         num_samples: int = 1,
         antithetic: bool = False,
+        equivariant: bool = False,
         correction: str = "ddrm",
+        error_scale: float = 1.0,
+        noise_accounting: bool = True,
         consistent: bool = False,
         generator: Generator = None,
         class_labels: int | Sequence[int] | None = None,
@@ -263,14 +240,20 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             timestep_spacing: `"leading"` (the paper's), `"trailing"`, `"linspace"` or `"log"`; the scheduler's unless
                 given.
             eta: weight of fresh against predicted noise, 0 to 1; the scheduler's (1.0) unless given.
-            eta_b: weight of the corrected picture, 0 to 1; the scheduler's (0.4) unless given. With less than 1 a
-                sample need not agree with the file exactly.
+            eta_b: weight of the corrected picture, 0 to 1; the scheduler's (0.4) unless given, or 1 with the correction
+                `"posterior"`. With less than 1 a sample need not agree with the file exactly.
             temperature: scale of all noise, 0 to 1; 1 is the paper's. With less, samples are nearer to their mean.
             num_samples: samples to average; 1 is the paper's "(S)", 8 its "(A)".
             antithetic: whether every second sample has the noise of the one before with its sign changed, which makes
                 the average of few samples better; otherwise they are independent.
-            correction: `"ddrm"`, the paper's (`x - decode(encode(x)) + decode(y)`), or `"nearest"` (clamp to the
-                measured bins).
+            equivariant: whether every step of every sample shows the prior another of the eight flips and rotations of
+                the picture, so that its errors do not add up (Terris et al., 2024, arXiv:2312.01831).
+            correction: `"ddrm"`, the paper's (`x - decode(encode(x)) + decode(y)`); `"nearest"`, clamp to the measured
+                bins; or `"posterior"`, the mean of a Gaussian around the denoised picture, truncated to the bins.
+            error_scale: for `"posterior"`, factor of the denoiser's error: errors of a network repeat from step to
+                step, so that in the end they are larger than those of one evaluation.
+            noise_accounting: for `"posterior"`, whether the variance that a corrected picture has left counts as noise,
+                so that a step adds only the rest.
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
                 gives. Values lie in [0, 1] as well, unless no such picture was found (files of saturated noise or
                 graphics, mostly): then float values overshoot.
@@ -327,11 +310,21 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         schedule = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
         schedule = {name: value for name, value in schedule.items() if value not in (None, "auto")}
         scheduler.set_timesteps(num_inference_steps, **schedule)
+        eta_b = 1.0 if eta_b is None and correction == "posterior" else eta_b
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
         windows = {"window_size": window_size or default_window_size(self.unet.config)}
         windows["overlap"] = min(64, windows["window_size"] // 4) if window_overlap is None else window_overlap
         windows_a_call = window_batch_size or windows_in_a_call(self.unet, windows["window_size"], device)
         self._interrupt = False
+
+        def error(noise_to_signal: float) -> torch.Tensor:
+            return error_scale * self._error.at(noise_to_signal)
+
+        def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+            if callback_on_step_end is None:
+                return tensors["sample"]
+            changed = callback_on_step_end(self, i, t, {name: tensors[name] for name in wanted}) or {}
+            return changed.get("sample", tensors["sample"])
 
         # 3. One picture after the other: its measurement, its samples, their mean.
         finished: list[dict[str, Any]] = []
@@ -355,15 +348,11 @@ class DDRMJPEGPipeline(DiffusionPipeline):
                     class_labels=None if labels is None else labels[len(finished) : len(finished) + shape[0]],
                     on_windows=progress.update,
                 )
-                correct = seen.operator.project if correction == "ddrm" else seen.operator.nearest
-                step = partial(scheduler.step, project=partial(correct, y=seen.y), return_dict=False, **etas)
                 samples = Samples(seen, output_type)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 for noise in passes(own, num_samples, antithetic, temperature, shape, device):
-                    start = seen.operator.decode(seen.y).expand(noise.shape)
-                    sample = scheduler.add_noise(start, noise.start(), scheduler.timesteps[0])
-                    del start
-                    sample = self._sample(scheduler.timesteps, sample, prior, step, noise, callback_on_step_end, wanted)
+                    correct = Correction(seen, correction, error, noise_accounting)
+                    sample = self._sample(scheduler, prior, correct, noise, etas, equivariant, on_step)
                     for one in sample.split(shape[0]):
                         samples.add(make_consistent(seen.operator, one, seen.y) if consistent else one.clamp(-1, 1))
                     del sample, one  # while the next are made, that memory is needed
@@ -379,25 +368,34 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     def _sample(
         self,
-        timesteps: torch.Tensor,
-        sample: torch.Tensor,
+        scheduler: Any,
         prior: Callable[..., torch.Tensor],
-        step: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+        correct: Correction,
         noise: Noise,
-        callback: Callable[..., dict] | None,
-        wanted: Sequence[str],
+        etas: dict[str, float],
+        equivariant: bool,
+        on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor],
     ) -> torch.Tensor:
-        """The sampler of the paper (section 3), from the noised measurement `sample` to `x_0`."""
-        for i, t in enumerate(timesteps):
+        """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
+        options = {"project": correct, "noise": noise.step, "return_dict": False, **etas}
+        fresh = noise.start()
+        if correct.accounting:
+            options["remaining_noise"] = correct.remaining_noise
+            fresh = correct.remaining_noise(fresh, scheduler.noise_to_signal(scheduler.timesteps[0]))
+        start = correct.operator.decode(correct.y).expand(noise.shape)
+        sample = scheduler.add_noise(start, fresh, scheduler.timesteps[0])
+        del start, fresh  # of a large picture few copies fit into memory
+        steps = len(scheduler.timesteps)
+        for i, t in enumerate(scheduler.timesteps):
+            views = [VIEWS[(number * steps + i) % len(VIEWS)] for number in noise.numbers] if equivariant else None
+            if correct.rule == "posterior":
+                correct.noise_to_signal = scheduler.noise_to_signal(t)
             # What the prior predicts has no name here, so that the scheduler can let go of it.
-            sample, pred_original_sample = step(prior(sample, t), t, sample, noise=noise.step)
-            if callback is not None:
-                tensors = {"sample": sample, "pred_original_sample": pred_original_sample}
-                changed = callback(self, i, t, {name: tensors[name] for name in wanted}) or {}
-                sample = changed.get("sample", sample)
+            sample, pred_original_sample = scheduler.step(prior(sample, t, views=views), t, sample, **options)
+            sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})
             if self.interrupt:
                 return pred_original_sample
-            del pred_original_sample  # of a large picture few copies fit into memory
+            del pred_original_sample
         return sample
 
     def _labels(
@@ -428,8 +426,12 @@ def _of_protocol(scheduler: Any) -> Any:
 
 
 def _automatic_start(scheduler: Any, operator: Operator, num_inference_steps: int) -> dict[str, int]:
-    """`init_timestep` for an operator, the later the finer its measurement; nothing if it cannot tell."""
+    """`init_timestep` for an operator, the later the finer its measurement; nothing if it cannot tell.
+
+    Found with the embedded prior and the correction "posterior" by scripts/reports/corrections.py.
+    """
     uncertainty = operator.uncertainty()
     if uncertainty is None:
         return {}
-    return {"init_timestep": max(scheduler.nearest_timestep(_AUTO_INIT * uncertainty**0.5), num_inference_steps)}
+    noise_to_signal = (1.3**2 * uncertainty + 0.12**2) ** 0.5 * (1 - 0.6 / num_inference_steps)
+    return {"init_timestep": max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)}

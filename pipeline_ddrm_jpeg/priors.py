@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
 
 from .scheduling_ddrm import DDRMScheduler
 
 EMBEDDED = Path(__file__).parent / "prior"
 
 
-def load_prior(
-    prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kwargs: Any
-) -> tuple[UNet2DModel, DDRMScheduler]:
-    """UNet and noise schedule of a folder or Hub repo in the layout of a pipeline, or of the first DDPM repos.
+def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kwargs: Any) -> dict[str, Any]:
+    """UNet, noise schedule and denoiser's error of a folder or Hub repo, as arguments of the pipeline.
 
     Args:
-        prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
+        prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/` as a pipeline has
+            them, or everything at the root as the first DDPM repos have it. The error is in `model_index.json`.
         dtype: what the network computes in: a torch dtype or its name, or `"auto"`: see `fastest_dtype`.
         **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
@@ -38,7 +37,15 @@ def load_prior(
             config = DDRMScheduler.load_config(prior, **_without_dtype(kwargs))
         except OSError:
             raise error from None
-    return unet.to(memory_format=torch.channels_last), DDRMScheduler.from_config(config)
+    try:
+        error = DiffusionPipeline.load_config(prior, **_without_dtype(kwargs)).get("denoiser_error")
+    except OSError:  # a prior alone
+        error = None
+    return {
+        "unet": unet.to(memory_format=torch.channels_last),
+        "scheduler": DDRMScheduler.from_config(config),
+        "denoiser_error": error,
+    }
 
 
 def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:

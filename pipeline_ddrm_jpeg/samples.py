@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
@@ -23,6 +26,31 @@ _OVER_RELAXATION = 1.9
 _PATIENCE = 12  # projections without progress
 
 
+@dataclass
+class DDRMJPEGPipelineOutput(BaseOutput):
+    """Output of `DDRMJPEGPipeline`. Lists have one entry a picture.
+
+    Args:
+        images: the restored pictures, the mean of the samples of each: PIL images (mode L for a greyscale file),
+            or, for `output_type` `"np"` and `"pt"`, float32 values in [0, 1], `[B, H, W, C]` or `[B, C, H, W]`;
+            a list of arrays where sizes differ.
+        samples: for each picture the list of its samples, in the same form.
+        std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
+            of [0, 1]; zero for a single sample.
+        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
+            with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
+        consistency_8bit: the same after rounding to 8 bits.
+        timesteps: for each picture those of a sample, the largest first.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
+    samples: list | None = None
+    std: list | None = None
+    consistency: list[float] | None = None
+    consistency_8bit: list[float] | None = None
+    timesteps: list[list[int]] | None = None
+
+
 class Noise:
     """All noise of one pass through the sampler: float32, one draw for the start and then one a step.
 
@@ -31,12 +59,18 @@ class Noise:
         shape: of the states, `[B, C, H, W]`.
         scale: factor of every draw, a number or `[B, 1, 1, 1]`: temperature, with a sign for antithetic samples.
         device: where the noise is wanted; it is drawn where its generator lives.
+        numbers: which sample each state is of.
     """
 
     def __init__(
-        self, generator: Generator, shape: tuple[int, ...], scale: float | torch.Tensor, device: torch.device
+        self,
+        generator: Generator,
+        shape: tuple[int, ...],
+        scale: float | torch.Tensor,
+        device: torch.device,
+        numbers: Sequence[int] = (),
     ) -> None:
-        self.generator, self.shape, self.device = generator, torch.Size(shape), device
+        self.generator, self.shape, self.device, self.numbers = generator, torch.Size(shape), device, numbers
         self.scale = scale.to(device) if isinstance(scale, torch.Tensor) else scale
 
     def start(self) -> torch.Tensor:
@@ -90,11 +124,20 @@ def passes(
     scales = [-temperature if antithetic and i % 2 else temperature for i in range(num_samples)]
     together = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
     if shape[0] > 1 or together <= 1 or isinstance(generators[0], list):
-        return [Noise(own, shape, scale, device) for own, scale in zip(generators, scales, strict=True)]
+        return [
+            Noise(own, shape, scale, device, [i] * shape[0])
+            for i, (own, scale) in enumerate(zip(generators, scales, strict=True))
+        ]
+    groups = [range(i, min(i + together, num_samples)) for i in range(0, num_samples, together)]
     return [
-        Noise(group, (len(group), *shape[1:]), torch.tensor(scales[i : i + together]).reshape(-1, 1, 1, 1), device)
-        for i in range(0, num_samples, together)
-        for group in [generators[i : i + together]]
+        Noise(
+            [generators[i] for i in group],
+            (len(group), *shape[1:]),
+            torch.tensor([scales[i] for i in group]).reshape(-1, 1, 1, 1),
+            device,
+            group,
+        )
+        for group in groups
     ]
 
 

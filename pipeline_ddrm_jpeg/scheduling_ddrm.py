@@ -20,28 +20,17 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
+# With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
+_LAST_NOISE = (1.9, 0.05)
 
 
-def _spaced(spacing: str, start: int, count: int, last: int) -> list[int]:
-    """`count` timesteps below `start`, the largest first; `last` is the length of the schedule."""
+def _spaced(spacing: str, start: int, count: int) -> list[int]:
+    """`count` timesteps below `start`, the largest first, as diffusers spaces them on a schedule of that length."""
     if spacing == "leading":
         return [i * (start // count) for i in reversed(range(count))]
     if spacing == "trailing":
         return [round(start - i * start / count) - 1 for i in range(count)]
-    if spacing == "linspace":
-        return torch.linspace(start - 1, 0, count, dtype=torch.float64).round().int().tolist()
-    if spacing == "log":
-        return _log_spaced(min(start, last - 1), count)
-    raise ValueError(f"timestep_spacing is {spacing!r}; it must be one of {', '.join(TIMESTEP_SPACINGS)}")
-
-
-def _log_spaced(start: int, count: int) -> list[int]:
-    """`count` whole numbers from `start` (at least `count - 1`) down to a fifteenth of it, log-spaced, no two alike."""
-    timesteps: list[int] = []
-    for i in reversed(range(count)):  # where they lie too dense, each makes room for those after and before it
-        timestep = int(start * (1 / 15) ** (i / (count - 1))) if i else start
-        timesteps.append(max(min(timestep, start - i), timesteps[-1] + 1 if timesteps else 0))
-    return timesteps[::-1]
+    return torch.linspace(start - 1, 0, count, dtype=torch.float64).round().int().tolist()
 
 
 @dataclass
@@ -143,8 +132,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         """Set the timesteps, the largest first.
 
         Spacing `"leading"` with 20 steps below 300 gives 285, 270, ..., 15, 0, the paper's "20 uniformly-spaced steps".
-        With `"log"` each is the same fraction of the one before, from `init_timestep` down to a fifteenth of it: with 4
-        steps from 100, 100, 40, 16, 6.
+        With `"log"` the noise of each is the same fraction of that of the one before, from `init_timestep` down to the
+        less the more steps there are, but not below a twentieth.
 
         Args:
             num_inference_steps: network evaluations in a sample, 1..init_timestep.
@@ -178,12 +167,31 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
                     f" init_timestep ({start})"
                 )
             spacing = timestep_spacing or self.config.timestep_spacing
-            timesteps = _spaced(spacing, int(start), int(num_inference_steps), last)
+            if spacing not in TIMESTEP_SPACINGS:
+                raise ValueError(f"timestep_spacing is {spacing!r}; it must be one of {', '.join(TIMESTEP_SPACINGS)}")
+            if spacing == "log":
+                timesteps = self._log_spaced(min(int(start), last - 1), int(num_inference_steps))
+            else:
+                timesteps = _spaced(spacing, int(start), int(num_inference_steps))
         self.num_inference_steps = len(timesteps)
         self.timesteps = torch.tensor(timesteps, device=device)
 
+    def _log_spaced(self, start: int, count: int) -> list[int]:
+        """`count` timesteps from `start` (at least `count - 1`) on, their noise log-spaced, no two alike."""
+        least = max(_LAST_NOISE[0] / count**2, _LAST_NOISE[1])
+        timesteps: list[int] = []
+        for i in range(count):
+            share = least ** (i / (count - 1)) if i else 1.0
+            t = self.nearest_timestep(share * self.noise_to_signal(start)) if i else start
+            timesteps.append(max(min([t, *(one - 1 for one in timesteps[-1:])]), count - 1 - i))
+        return timesteps
+
+    def noise_to_signal(self, timestep: int | torch.Tensor) -> float:
+        """`sqrt((1 - alpha_t) / alpha_t)`, the noise on a picture in [-1, 1] that the state is when scaled to it."""
+        return float((1 / self.alphas_cumprod[int(timestep)] - 1).sqrt())
+
     def nearest_timestep(self, noise_to_signal: float) -> int:
-        """The timestep whose ratio of noise to signal, `sqrt((1 - alpha_t) / alpha_t)`, is nearest to the one given."""
+        """The timestep whose ratio of noise to signal is nearest to the one given."""
         return int(((1 / self.alphas_cumprod - 1).sqrt() - noise_to_signal).abs().argmin())
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
@@ -208,6 +216,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         eta_b: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         noise: torch.Tensor | Callable[[], torch.Tensor] | None = None,
+        remaining_noise: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
         return_dict: bool = True,
     ) -> DDRMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """One DDRM update (paper, section 3, last equation), from `x_{t+1}` to `x_t`.
@@ -222,6 +231,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             eta_b: overrides the one of the config.
             generator: source of the fresh noise, unless that is given.
             noise: the fresh noise, `[B, C, H, W]`, or what makes it when it is needed, which takes less memory.
+            remaining_noise: noise accounting: told, after `project`, the fresh noise and its ratio to the signal at the
+                next level, it returns what of it the corrected picture still lacks; by default all.
             return_dict: whether to return a `DDRMSchedulerOutput` or a tuple.
 
         Raises:
@@ -268,6 +279,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             noise = noise()
         elif noise is None:
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+        if remaining_noise is not None:
+            noise = remaining_noise(noise, noise_level_next / signal_next)
         prev_sample.add_(noise, alpha=noise_level_next * eta)
         if eta < 1:
             prev_sample.add_(epsilon, alpha=noise_level_next * (1 - eta))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
+# The flips and rotations of a square, each a sum of 1 (left to right), 2 (upside down) and 4 (rows to columns), in an
+# order in which neighbours differ much.
+VIEWS = (0, 5, 2, 7, 1, 4, 3, 6)
 
 
 def count_windows(unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64) -> int:
@@ -37,6 +40,7 @@ def predict(
     batch_size: int = 1,
     class_labels: torch.Tensor | None = None,
     on_windows: Callable[[int], None] | None = None,
+    views: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
 
@@ -53,6 +57,7 @@ def predict(
         batch_size: windows in one call of the prior.
         class_labels: `[B]` or `[1]` classes, for a class-conditional prior.
         on_windows: told, after each call of the prior, how many windows it held.
+        views: of each state, which of `VIEWS` the prior sees; its output is turned back.
 
     Returns:
         `[B, C, H, W]` float32, `C` being the prior's number of output channels.
@@ -60,6 +65,14 @@ def predict(
     Raises:
         ValueError: for a window size or overlap that does not fit.
     """
+    if views is not None and any(views):
+        options = {"window_size": window_size, "overlap": overlap, "batch_size": batch_size, "on_windows": on_windows}
+        outputs = []
+        for i, view in enumerate(views):
+            labels = None if class_labels is None else class_labels.expand(len(sample))[i : i + 1]
+            output = predict(unet, _turned(sample[i : i + 1], view), timestep, class_labels=labels, **options)
+            outputs.append(_turned(output, view, back=True))
+        return torch.cat(outputs)
     multiple = _check(unet, window_size, overlap)
     batch, _, height, width = sample.shape
     padded = _mirror(sample, -height % multiple, -width % multiple)
@@ -113,6 +126,15 @@ def default_window_size(config: Any) -> int:
     attention = config.add_attention or any("Attn" in block for block in config.down_block_types)
     trained = config.sample_size if isinstance(config.sample_size, int) else max(config.sample_size or [256])
     return max(trained, 256 if attention else 384)
+
+
+def _turned(picture: torch.Tensor, view: int, back: bool = False) -> torch.Tensor:
+    """A view of `[B, C, H, W]`, or what it is a view of."""
+    dims = [dim for bit, dim in ((1, -1), (2, -2)) if view & bit]
+    if back and view & 4:
+        picture = picture.transpose(-1, -2)
+    picture = picture.flip(dims) if dims else picture
+    return picture.transpose(-1, -2) if view & 4 and not back else picture
 
 
 def _mirror(sample: torch.Tensor, down: int, across: int) -> torch.Tensor:

@@ -41,16 +41,38 @@ def test_exactly_as_many_steps_as_asked_for_down_to_zero(steps, init_timestep):
     assert timesteps[0] < init_timestep
 
 
-def test_log_spaced_timesteps_are_all_the_same_fraction_of_the_one_before():
+def test_log_spaced_timesteps_have_noise_of_which_each_is_the_same_fraction_of_the_one_before():
     scheduler = DDRMScheduler(timestep_spacing="log")
-    scheduler.set_timesteps(4, init_timestep=100)
-    assert scheduler.timesteps.tolist() == [100, 40, 16, 6]
+    for steps, last in ((2, 1.9 / 4), (4, 1.9 / 16), (12, 0.05)):
+        scheduler.set_timesteps(steps, init_timestep=100)
+        levels = [scheduler.noise_to_signal(t) for t in scheduler.timesteps]
+        assert scheduler.timesteps[0] == 100
+        shares = [level / levels[0] for level in levels]
+        expected = [last ** (i / (steps - 1)) for i in range(steps)]
+        assert shares == pytest.approx(expected, rel=0.1, abs=0.02)
     scheduler.set_timesteps(1, init_timestep=100)
     assert scheduler.timesteps.tolist() == [100]
-    scheduler.set_timesteps(2, init_timestep=1000)
-    assert scheduler.timesteps.tolist() == [999, 66]
     with pytest.raises(ValueError, match="timestep_spacing is 'even'"):
         scheduler.set_timesteps(4, timestep_spacing="even")
+
+
+def test_noise_accounting_decides_after_the_correction_what_is_added():
+    scheduler = DDRMScheduler()
+    scheduler.set_timesteps(timesteps=[100, 40])
+    output, sample, noise = torch.randn(3, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = []
+
+    def half(noise, noise_to_signal):
+        told.append(noise_to_signal)
+        return noise / 2
+
+    def step(t, noise=noise, **options):
+        return scheduler.step(output, t, sample, noise=noise, **options).prev_sample
+
+    without = step(100, noise=torch.zeros_like(noise))
+    torch.testing.assert_close(step(100, remaining_noise=half) - without, (step(100) - without) / 2)
+    torch.testing.assert_close(step(40, remaining_noise=half), step(40))
+    assert told == pytest.approx([scheduler.noise_to_signal(40), 0.0], rel=1e-5)
 
 
 @given(start=st.integers(1, 1000), spacing=st.sampled_from(TIMESTEP_SPACINGS), data=st.data())

@@ -1,0 +1,52 @@
+"""How a step makes a denoised picture agree with its measurement, and how much noise is still due after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .inputs import Observation
+
+CORRECTIONS = ("ddrm", "nearest", "posterior")
+
+
+class Correction:
+    """One rule at work on the states of one pass; called with a denoised picture, it gives the corrected one.
+
+    Args:
+        observation: what the picture must agree with.
+        rule: one of `CORRECTIONS`: the operator's `project`, `nearest` or `posterior`.
+        error: for `"posterior"`, the denoiser's error by noise level: standard deviations `[2, 8, 8]` of the DCT
+            coefficients of luma and chroma, on the scale of [-1, 1].
+        accounting: for `"posterior"`, whether the variance that a picture has left counts as noise.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        rule: str,
+        error: Callable[[float], torch.Tensor] | None = None,
+        accounting: bool = False,
+    ) -> None:
+        self.operator, self.y, self.rule, self.error = observation.operator, observation.y, rule, error
+        self.accounting = accounting and rule == "posterior"
+        self.variance = self.operator.decoded_variance(self.y) if self.accounting else None
+        self.noise_to_signal = 0.0
+
+    def __call__(self, x0: torch.Tensor) -> torch.Tensor:
+        """`x0'` of a picture denoised at the level `noise_to_signal`."""
+        if self.rule == "ddrm":
+            return self.operator.project(x0, self.y)
+        if self.rule == "nearest":
+            return self.operator.nearest(x0, self.y)
+        self.variance = None  # two of them need not be there at once
+        corrected, variance = self.operator.posterior(x0, self.y, self.error(self.noise_to_signal))
+        self.variance = variance if self.accounting else None
+        return corrected
+
+    def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float) -> torch.Tensor:
+        """What is left to add, of white noise for this level, to the picture corrected last, or decoded at first."""
+        if self.variance is None or not noise_to_signal:
+            return noise
+        return self.operator.remaining_noise(noise, noise_to_signal, self.variance)

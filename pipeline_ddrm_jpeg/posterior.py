@@ -1,0 +1,93 @@
+"""Statistics of what a bin and a denoiser say together: truncated Gaussians, and spectra of averaged planes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .jpeg_tables import JFIF_INVERSE
+
+# Gauss-Legendre nodes of a bin, or of the part of it where the density is above exp(-_LOG_RANGE) of its largest value.
+# The mean then is right to 1e-4 of half the bin or of the Gaussian's std, whichever is less; the variance to 1e-3.
+_NODES, _WEIGHTS = ((values / 2).tolist() for values in np.polynomial.legendre.leggauss(12))
+_LOG_RANGE = 12.0
+_SMALLEST_STD, _LARGEST_STD = 1e-6, 1e6
+
+
+def truncated_normal(
+    mean: torch.Tensor, std: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of a Gaussian that is truncated to an interval, elementwise.
+
+    By quadrature over the part of the interval where the density is not negligible. Its terms are positive, so nothing
+    cancels: not far out in a tail, where the mass is near the closer end, nor in an interval much narrower than the
+    Gaussian, where the density is nearly uniform.
+
+    Args:
+        mean: of the Gaussian, any shape, finite.
+        std: of the Gaussian, at least 0 and broadcastable to `mean`; taken for 1e-6 below that and 1e6 above.
+        low: lower ends of the intervals, broadcastable to `mean`; may be infinite.
+        high: upper ends, at least `low`.
+
+    Returns:
+        Mean, in `[low, high]`, and variance, in the shape of `mean`.
+    """
+    std = std.clamp(_SMALLEST_STD, _LARGEST_STD)
+    mode = torch.minimum(torch.maximum(mean, low), high)
+    gap = mode - mean  # 0 inside the interval
+    # The density falls by exp(-_LOG_RANGE) within `reach`: the root of reach^2 / 2 + |gap| reach = _LOG_RANGE std^2.
+    reach = (gap.abs() / std).square_().add_(2 * _LOG_RANGE).sqrt_().mul_(std).add_(gap.abs())
+    reach = reach.reciprocal_().mul_(2 * _LOG_RANGE * std.square())
+    # From here on all positions are relative to the mode.
+    first = torch.maximum(low - mode, -reach)
+    extent = torch.minimum(high - mode, reach).sub_(first)
+    centre = first.add_(extent, alpha=0.5)
+    precision = -0.5 / std.square()
+    gap = gap.mul_(2.0)
+
+    total, first_moment, second_moment = torch.zeros_like(mode), torch.zeros_like(mode), torch.zeros_like(mode)
+    position, density = torch.empty_like(mode), torch.empty_like(mode)
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        torch.add(centre, extent, alpha=node, out=position)
+        torch.add(position, gap, out=density)
+        density.mul_(position).mul_(precision).exp_()
+        total.add_(density, alpha=weight)
+        density.mul_(position)
+        first_moment.add_(density, alpha=weight)
+        second_moment.addcmul_(density, position, value=weight)
+    first_moment.div_(total)
+    variance = second_moment.div_(total).addcmul_(first_moment, first_moment, value=-1.0).clamp_(min=0.0)
+    # A sum in float32 may exceed the interval by its last digit.
+    return torch.minimum(torch.maximum(mode.add_(first_moment), low), high), variance
+
+
+def subsampled_variance(variance: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """Variances of the DCT coefficients of a plane after averaging over `down` x `across` pixels.
+
+    Those of the plane itself, `[8, 8]`, are taken for samples of a power spectrum at `u / 16` cycles a pixel. Averaging
+    weighs it with the response of a box and folds what is above the new Nyquist frequency.
+    """
+    return _folding(down).to(variance) @ variance @ _folding(across).to(variance).T
+
+
+def _folding(factor: int) -> torch.Tensor:
+    """`[8, 8]`: what variances at the frequencies of a line become when every `factor` pixels of it are averaged."""
+    matrix = torch.zeros(8, 8, dtype=torch.float64)
+    for u in range(8):
+        for alias in range(factor):
+            frequency = (u / 16 + alias) / factor  # cycles a pixel of the full resolution
+            response = 1.0
+            if frequency:
+                response = np.sin(np.pi * frequency * factor) / (factor * np.sin(np.pi * frequency))
+            index = min(16 * min(frequency, 1 - frequency), 7.0)  # spectra are even, and periodic
+            below = min(int(index), 6)
+            matrix[u, below] += response**2 * (below + 1 - index) / factor
+            matrix[u, below + 1] += response**2 * (index - below) / factor
+    return matrix.float()
+
+
+def rgb_variance(variance: torch.Tensor) -> torch.Tensor:
+    """`[2, ...]` variances of luma and of either chroma -> `[3, ...]` of R, G and B, errors being uncorrelated."""
+    inverse = torch.tensor(JFIF_INVERSE).square().to(variance)
+    weights = torch.stack([inverse[:, 0], inverse[:, 1] + inverse[:, 2]], dim=1)
+    return torch.tensordot(weights, variance, dims=1)
