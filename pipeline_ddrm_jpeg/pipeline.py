@@ -29,6 +29,7 @@ from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
+from .metadata import Metadata  # noqa: F401
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import EMBEDDED, align, load_prior, origin_of
