@@ -593,7 +593,9 @@ class _Packet:
         elif element.role == "note":
             self.note = (element.start, element.content if empty else self.data.index(b">", end) + 1, b"")
         elif element.role == "orientation" and element.leaf and not empty:
-            self.orientations.append((element.content, end, b"1"))
+            text = self.data[element.content : end]
+            spaces = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
+            self.orientations.append((element.content + spaces[0], end - spaces[1], b"1"))
 
 
 def _edited(data: bytes, edits: Sequence[Edit], start: int = 0, end: int | None = None) -> bytes:
