@@ -213,9 +213,10 @@ def test_no_exif_block_makes_anything_fail(block, start):
 
 PACKET = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="%s"><rdf:Description rdf:about="" xmlns:%%s="%s" xmlns:dc="http://purl.org/dc/elements/1.1/"'
-    ' dc:format="6"%%s</rdf:Description></rdf:RDF></x:xmpmeta>   <?xpacket end="w"?>'
-) % (RDF, TIFF)
+    f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" xmlns:%s="{TIFF}"'
+    ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="6"%s</rdf:Description></rdf:RDF></x:xmpmeta>   '
+    '<?xpacket end="w"?>'
+)
 SIX = {
     "attribute": ("tiff", ' tiff:Orientation="6">'),
     "single quotes": ("tiff", " tiff:Orientation='6'>"),
@@ -247,7 +248,8 @@ def test_the_orientation_in_xmp_follows_in_every_form_and_nothing_else_changes(p
 
 
 def test_orientations_of_other_things_in_xmp_stay(plain):
-    other = ' xmlns:o="urn:other" o:Orientation="6"><dc:relation><rdf:Bag><rdf:li tiff:Orientation="6"/></rdf:Bag></dc:relation>'
+    nested = '<dc:relation><rdf:Bag><rdf:li tiff:Orientation="6"/></rdf:Bag></dc:relation>'
+    other = f' xmlns:o="urn:other" o:Orientation="6">{nested}'
     packet = (PACKET % ("tiff", other)).encode()
     metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + packet))
     assert metadata.upright().xmp == packet
