@@ -34,6 +34,19 @@ _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0
 _DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
 _RESERVED = {*range(0x02, 0xC0), *range(0xF0, 0xFE), 0xC8}  # decoders refuse them
 
+# How other pictures start.
+_PICTURES = {
+    "PNG": re.compile(rb"\x89PNG\r\n"),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "TIFF": re.compile(rb"II\*\0|MM\0\*"),
+    "BMP": re.compile(rb"BM....\0\0\0\0", re.DOTALL),
+    "AVIF": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "HEIC": re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"),
+}
+
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
@@ -110,12 +123,25 @@ class Stream:
         return (part.data if isinstance(part, Scan) else part for part in self.decodable)
 
 
+def picture_kind(data: bytes) -> str | None:
+    """What kind of picture bytes are that are no JPEG, by how they start."""
+    return next((kind for kind, start in _PICTURES.items() if start.match(data)), None)
+
+
+def _not_a_jpeg(data: bytes) -> str:
+    kind = picture_kind(data)
+    if kind is not None:
+        return f"not a JPEG but a {kind} picture, which has no coefficients to go by; give the JPEG it was made from"
+    text = not any(byte < 0x20 and byte not in b"\t\n\f\r" for byte in data[:1000])
+    return f"not a JPEG{' but text' if text else ', nor a picture of a known kind'}; give a JPEG file"
+
+
 def parse(data: bytes, repair: bool = False) -> Stream:
     """Walk the marker segments from SOI to EOI; to repair, as far as they go."""
     if not data:
         raise JPEGFileError("the file is empty")
     if data[:2] != b"\xff\xd8":
-        raise JPEGFileError(f"not a JPEG: it starts with {data[:4].hex(' ')}, a JPEG with ff d8 ff")
+        raise JPEGFileError(_not_a_jpeg(data))
     stream = Stream(decodable=[data[:2]], size=len(data))
     try:
         _walk(stream, data, repair)

@@ -133,7 +133,7 @@ def passes(
         Noise(
             [generators[i] for i in group],
             (len(group), *shape[1:]),
-            torch.tensor([scales[i] for i in group]).reshape(-1, 1, 1, 1),
+            torch.tensor([scales[i] for i in group], dtype=torch.float32).reshape(-1, 1, 1, 1),
             device,
             group,
         )

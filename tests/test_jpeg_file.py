@@ -221,7 +221,7 @@ def test_what_follows_the_end_of_image_is_ignored(photo):
 
 REFUSED = {
     "empty": (lambda data: b"", "empty"),
-    "png": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a JPEG"),
+    "noise": (lambda data: b"\x01\x02" + data, "not a JPEG, nor a picture of a known kind"),
     "arithmetic": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9", 1), "arithmetic-coded"),
     "lossless": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), "lossless"),
     "hierarchical": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
@@ -246,6 +246,15 @@ def test_what_cannot_be_restored_is_refused_with_its_name(photo, kind):
     assert changed != data
     with pytest.raises(JPEGFileError, match=message):
         JPEGFile.open(changed)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WebP", "TIFF", "BMP", "AVIF", "JPEG2000"])
+def test_pictures_of_other_kinds_are_named(photo, kind):
+    stream = io.BytesIO()
+    photo.resize((32, 24)).save(stream, kind)
+    name = {"JPEG2000": "JPEG 2000"}.get(kind, kind)
+    with pytest.raises(JPEGFileError, match=rf"not a JPEG but a {name} picture, .*; give the JPEG it was made from"):
+        JPEGFile.open(stream.getvalue())
 
 
 def test_four_components_are_refused_as_cmyk_or_ycck(photo):
