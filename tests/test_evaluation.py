@@ -24,8 +24,7 @@ from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 from pipeline_ddrm_jpeg.restoration import plan, restore_files
 
 SETTINGS = {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
-LIKE_SETTINGS = ["--preset", "fast", "--init-timestep", "40", "--timestep-spacing", "leading", "--temperature", "1"]
-LIKE_SETTINGS += ["--dtype", "float32"]
+LIKE_SETTINGS = ["--preset", "paper", "--init-timestep", "40", "--consistent", "--dtype", "float32"]
 PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metrics=("psnr_8bit", "ssim"))
 
 
@@ -154,6 +153,7 @@ def test_means_and_tables_have_the_shape_of_table_1():
             "dataset": "set",
             "image": image,
             "convention": "libjpeg",
+            "chroma_subsampling": "4:2:0",
             "quality_factor": 10,
             "bits_per_pixel": 0.5,
         }

@@ -81,13 +81,16 @@ def test_results_are_gathered_with_the_command_that_made_them(results, tmp_path)
     done = run("results.py", results, "--output", tmp_path / "results")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "results.md").read_text()
-    assert "evaluate set --output RESULTS --quality 10,30,50,80 --convention libjpeg --preset balanced" in text
+    assert (
+        "evaluate set --output RESULTS --quality 10,30,50,80 --convention libjpeg --subsampling 4:2:0 --preset balanced"
+        in text
+    )
     assert "| 10 | Ours (A) | +1.00 | 24.0 | 0.250 | 100 % | 16 | 1.50 |" in text
     assert "LPIPS is n/a: no network." in text
     gathered = json.loads((tmp_path / "results.json").read_text())
     assert len(gathered["rows"]) == 16
     assert gathered["rows"][0]["preset"] == "balanced"
-    assert gathered["rows"][0]["settings"]["num_samples"] == 4
+    assert gathered["rows"][0]["settings"]["num_samples"] == 1
 
 
 def test_presets_are_compared_in_one_table(results, tmp_path):
@@ -157,6 +160,7 @@ def test_one_command_makes_every_number_anew(checkout, prior_folder):
         f"{row['psnr']:.2f}"
         for row in rows
         if (row["dataset"], row["convention"], row["method"]) == ("kodak24", "libjpeg", "JPEG")
+        and row["chroma_subsampling"] == "4:2:0"
     )
     for name in ("README.md", "model_card.md", "docs/results.md"):
         assert shown in (checkout / name).read_text(), name

@@ -54,7 +54,7 @@ def command(record: dict[str, Any]) -> str:
     sets = dict.fromkeys(row["dataset"] for row in record["rows"])
     words = ["ddrm-jpeg evaluate", *sets, "--output RESULTS"]
     words.append("--quality " + ",".join(map(str, protocol["quality_factors"])))
-    words.append(f"--convention {protocol['convention']}")
+    words.append(f"--convention {protocol['convention']} --subsampling {protocol['chroma_subsampling']}")
     if protocol["preset"]:
         words.append(f"--preset {protocol['preset']}")
     else:
