@@ -37,8 +37,8 @@ class DenoiserError:
     def from_config(cls, config: dict[str, Any]) -> DenoiserError:
         """From what `to_config` makes."""
         parts = [[[float(value) for value in row.split()] for row in config[name]] for name in ("luma", "chroma")]
-        levels = torch.tensor([float(value) for value in config["noise_to_signal"].split()])
-        return cls(levels, torch.tensor(parts).transpose(0, 1).reshape(-1, 2, 8, 8))
+        levels = torch.tensor([float(value) for value in config["noise_to_signal"].split()], dtype=torch.float32)
+        return cls(levels, torch.tensor(parts, dtype=torch.float32).transpose(0, 1).reshape(-1, 2, 8, 8))
 
     def to_config(self) -> dict[str, Any]:
         """As JSON that a person can read: a line of 64 numbers, row by row, for each level and component."""
@@ -55,7 +55,7 @@ class DenoiserError:
     def at(self, noise_to_signal: float) -> torch.Tensor:
         """`[2, 8, 8]`, interpolated between levels; logarithms of both. Beyond the ends, those of the ends."""
         levels = self.noise_to_signal.log()
-        level = torch.tensor(noise_to_signal).log().clamp(levels[0], levels[-1])
+        level = torch.tensor(noise_to_signal, dtype=torch.float32).log().clamp(levels[0], levels[-1])
         above = int(torch.searchsorted(levels, level).clamp(1, len(levels) - 1))
         weight = (level - levels[above - 1]) / (levels[above] - levels[above - 1])
         return torch.lerp(self.std[above - 1].log(), self.std[above].log(), weight).exp()
@@ -66,13 +66,13 @@ class WienerError:
 
     def at(self, noise_to_signal: float) -> torch.Tensor:
         """`[2, 8, 8]`: the root of `S N / (S + N)`, `S` and `N` being the variances of picture and noise."""
-        noise = noise_to_signal**2 * torch.tensor(_NOISE_SHARE).reshape(2, 1, 1)
+        noise = noise_to_signal**2 * torch.tensor(_NOISE_SHARE, dtype=torch.float32).reshape(2, 1, 1)
         spectrum = photographic_variance()
         return (spectrum * noise / (spectrum + noise)).sqrt()
 
 
 def photographic_variance() -> torch.Tensor:
     """`[2, 8, 8]` variances of the DCT coefficients of photographs in [-1, 1], luma and chroma; large for the mean."""
-    frequency = torch.arange(8.0)
+    frequency = torch.arange(8, dtype=torch.float32)
     squared = (frequency[:, None] ** 2 + frequency**2).clamp(min=0.1)
     return torch.stack([scale / squared**exponent for scale, exponent in _SPECTRUM])

@@ -6,17 +6,23 @@ import json
 import os
 import shutil
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from importlib.metadata import requires
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers.utils import logging
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
-from huggingface_hub import HfApi, ModelCardData, RepoUrl, get_token, metadata_load, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CommitInfo, HfApi, ModelCardData, get_token, hf_hub_download, metadata_load
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
+
+from .priors import EMBEDDED, Origin, origin_of
 
 _HERE = Path(__file__).parent
 # The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
@@ -47,7 +53,43 @@ _PURPOSE = (
 )
 _TERMS = "{terms} The code beside them is under the MIT licence, the pictures in `examples/` are in the public domain."
 
+_PATIENCE = 10  # seconds for the Hub to answer, where it is asked without having been named
+
 logger = logging.get_logger(__name__)
+
+
+def _weights(variant: str | None) -> list[str]:
+    """Patterns of the files that hold or list the weights of a variant, in whatever layout: shards, format."""
+    dot = f".{variant}" if variant else ""
+    stem = "diffusion_pytorch_model"
+    return [
+        name
+        for kind in ("safetensors", "bin")
+        for name in (
+            f"{stem}{dot}.{kind}",
+            f"{stem}{dot}-?????-of-?????.{kind}",
+            f"{stem}.{kind}.index{dot}.json",
+        )
+    ]
+
+
+@contextmanager
+def replacing(folder: Path, variant: str | None) -> Iterator[Path]:
+    """An empty folder to save into, whose files at the end replace those of `folder`.
+
+    Weights of the same variant in another layout (shards, another format) leave it: some of them would be loaded
+    instead of the new ones. An error leaves it as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+        yield Path(name)
+        new = [path.relative_to(name) for path in Path(name).rglob("*") if path.is_file()]
+        for path in new:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (name / path).replace(folder / path)
+        for path in (path for pattern in _weights(variant) for path in (folder / "unet").glob(pattern)):
+            if path.relative_to(folder) not in new:
+                path.unlink()
 
 
 def complete(folder: Path, unet: torch.nn.Module) -> None:
@@ -58,15 +100,18 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
 
     Args:
         folder: where `DiffusionPipeline.save_pretrained` has written.
-        unet: the prior; its config says where it was loaded from. From the Hub, the documents of its repo are fetched,
-            a few hundred kilobytes, if they are not in the cache and the Hub can be reached.
+        unet: the prior, of which it may be known where it was loaded from. From the Hub, the documents of its repo
+            are fetched, a few hundred kilobytes, if they are not in the cache, were not forbidden to be asked for
+            (`local_files_only`), and the Hub answers in time.
     """
     _add_code(folder)
-    source, repo_id = _origin(unet)
-    embedded = _HERE / "prior"
-    package = next((root for root in (embedded, _HERE.parent) if (root / "model_card.md").exists()), None)
+    origin = origin_of(unet)
+    if origin:
+        _fetch_documents(origin)
+    source, repo_id = (origin.folder, origin.repo_id) if origin else (None, None)
+    package = next((root for root in (EMBEDDED, _HERE.parent) if (root / "model_card.md").exists()), None)
     repo = source if source and (source / "pipeline.py").exists() else None
-    root, card = (package, "model_card.md") if source == embedded else (repo, "README.md")
+    root, card = (package, "model_card.md") if source == EMBEDDED else (repo, "README.md")
     if root and (root / card).exists() and _is_as_stored(unet, source):
         _copy(root, folder, *_DOCUMENTS, _COMPARISON)
         _copy_file(root / card, folder / "README.md")
@@ -126,30 +171,28 @@ def _write_other_card(folder: Path, source: Path | None, repo_id: str | None) ->
     write_card(folder, prior, terms, **metadata)
 
 
-def _origin(unet: torch.nn.Module) -> tuple[Path | None, str | None]:
-    """Folder with the documents of the repo that a prior was loaded from, and the id if that is a Hub repo."""
-    name = unet.config.get("_name_or_path")
-    if not name:
-        return None, None
-    place = Path(name)
-    place = place.parent if place.name == "unet" else place
-    repository, revision = place.parts[-3] if place.parent.name == "snapshots" else "", None
-    if repository.startswith("models--"):  # the cache: diffusers has fetched what it loads, and so no documents
-        repo_id, revision = repository.removeprefix("models--").replace("--", "/"), place.name
-        if (place / "README.md").exists() and (place / "LICENSE").exists():
-            return place, repo_id
-    elif place.is_dir():
-        return place, None
-    else:
-        repo_id = str(name)
+def _fetch_documents(origin: Origin) -> None:
+    """Have the card and the other documents of a Hub repo beside the weights in the cache, if they can be had."""
+    known = all((origin.folder / name).exists() for name in ("README.md", "LICENSE"))
+    if origin.repo_id is None or origin.local_files_only or known:
+        return
     try:
-        wanted = ["README.md", *_DOCUMENTS, _COMPARISON, "pipeline.py"]
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted)), repo_id
-    except HFValidationError:  # a folder that is no more
-        return None, None
-    except OSError as error:
-        logger.warning(f"The card of {repo_id} could not be fetched, and is not saved: {_first_line(error)}")
-        return (place if place.is_dir() else None), repo_id
+        info = HfApi(token=origin.token).model_info(origin.repo_id, revision=origin.commit, timeout=_PATIENCE)
+        for name in (file.rfilename for file in info.siblings):
+            if any(fnmatch(name, pattern) for pattern in ("README.md", "pipeline.py", *_DOCUMENTS, _COMPARISON)):
+                hf_hub_download(
+                    origin.repo_id,
+                    name,
+                    revision=origin.commit,
+                    cache_dir=origin.cache_dir,
+                    token=origin.token,
+                    etag_timeout=_PATIENCE,
+                )
+    except Exception as error:  # the HTTP library's own classes differ from release to release
+        logger.warning(
+            f"The card of {origin.repo_id} at {origin.commit}, asked for at {HfApi().endpoint}, could not be fetched,"
+            f" and is not saved: {_first_line(error)}"
+        )
 
 
 def _is_as_stored(unet: torch.nn.Module, source: Path) -> bool:
@@ -175,8 +218,7 @@ def _copy(source: Path, target: Path, *patterns: str) -> None:
 
 def _copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    if not (target.exists() and target.samefile(source)):  # saved into the folder it was loaded from
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -225,12 +267,12 @@ def upload(
     token: str | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
-    replace: bool = False,
-) -> RepoUrl:
-    """Upload a folder to the Hub, making repo and branch if need be; returns the repo's address.
+    variant: str | None = None,
+) -> CommitInfo:
+    """Upload a folder to the Hub, making repo and branch if need be; returns the commit, with its pull request.
 
-    Where nothing differs there is no commit. With `replace`, weights that the folder does not have (another variant,
-    old shards) leave the repo.
+    Where nothing differs there is no commit. Weights that the folder does not have (old shards, another format, a
+    variant made of older weights) leave the repo; where a `variant` is uploaded, only those of this variant.
 
     Raises:
         ValueError: for a name that no repo can have, or a card without a licence.
@@ -244,22 +286,21 @@ def upload(
     api = HfApi(token=token)
     try:
         sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
-        address = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk)
+        repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
         if revision is not None:
-            api.create_branch(address.repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        api.upload_folder(
-            repo_id=address.repo_id,
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
             folder_path=folder,
             repo_type=repo_type,
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message or "Upload pipeline",
             ignore_patterns=["**/__pycache__/**"],
-            delete_patterns=["unet/*"] if replace else None,
+            delete_patterns=["unet/*"] if variant is None else [f"unet/{name}" for name in _weights(variant)],
         )
     except Exception as error:  # the HTTP library's own classes differ from release to release
         raise OSError(f"{repo_id} was not uploaded: {_reason(error, api)}".replace(token, "***")) from None
-    return address
 
 
 def _reason(error: Exception, api: HfApi) -> str:

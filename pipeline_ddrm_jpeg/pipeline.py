@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from huggingface_hub import CommitInfo
 from PIL import Image
 
 from .corrections import CORRECTIONS, Correction
 from .denoiser_error import DenoiserError, WienerError
-from .hub import complete, upload
+from .hub import complete, replacing, upload
 from .inputs import Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
@@ -28,9 +29,10 @@ from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
+from .metadata import Metadata  # noqa: F401
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
-from .priors import EMBEDDED, align, load_prior
+from .priors import EMBEDDED, align, load_prior, origin_of
 from .samples import DDRMJPEGPipelineOutput, Generator, Noise, Samples, make_consistent, passes
 from .scheduling_ddrm import DDRMScheduler
 from .tiling import VIEWS, count_windows, default_window_size, predict, windows_in_a_call
@@ -66,6 +68,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if unet.config.in_channels != 3:
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
         align(unet)
+        origin_of(unet)  # while a relative path still leads there
         self.register_modules(unet=unet, scheduler=_of_protocol(scheduler))
         self.register_to_config(denoiser_error=denoiser_error)
         self._error = WienerError() if denoiser_error is None else DenoiserError.from_config(denoiser_error)
@@ -73,6 +76,23 @@ class DDRMJPEGPipeline(DiffusionPipeline):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _of_protocol(value) if name == "scheduler" else value)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        """The index of a repo, as one of the class that is asked to load it, which then needs no code of the repo."""
+        return {**super()._dict_from_json_file(json_file), "_class_name": cls.__name__}
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """As of the base class, with the scheduler's class as the one imported here.
+
+        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
+        imported already needs none.
+        """
+        components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        if list(components.get("scheduler", ())) == ["scheduling_ddrm", "DDRMScheduler"]:
+            components["scheduler"] = (DDRMScheduler.__module__, DDRMScheduler.__name__)
+        return components, unused, hidden
 
     @classmethod
     def from_embedded(cls, dtype: torch.dtype | str = "auto") -> DDRMJPEGPipeline:
@@ -103,22 +123,38 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         components = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
         return cls(**components)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+    ) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
 
         Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
-        prior was loaded from (a Hub repo is asked for it), or one that states no more than the prior's licence.
+        prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
+        or one that states no more than the prior's licence.
 
         Args:
-            save_directory: folder, made if need be.
-            *args: as of `DiffusionPipeline.save_pretrained`.
-            **kwargs: likewise, but for `push_to_hub=True`: use the method of that name, which uploads what this one
-                writes.
+            save_directory: folder, made if need be. Weights of the same variant that are there in another layout go.
+            safe_serialization: whether weights are written with safetensors, or pickled.
+            variant: name of the variant that the weights are, such as `"fp16"`.
+            max_shard_size: size above which the weights are split among files, in bytes or such as `"5GB"`.
+            push_to_hub: not here: use the method of that name, which uploads what this one writes.
+            use_flashpack: whether weights are written in the format of flashpack.
+
+        Raises:
+            ValueError: for `push_to_hub=True`.
+            OSError: if a file cannot be written; the folder then is as it was.
         """
-        if kwargs.pop("push_to_hub", False):
+        if push_to_hub:
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
-        super().save_pretrained(save_directory, *args, **kwargs)
-        complete(Path(save_directory), self.unet)
+        with replacing(Path(save_directory), variant) as folder:
+            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
+            complete(folder, self.unet)
 
     def push_to_hub(
         self,
@@ -127,10 +163,16 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         private: bool | None = None,
         token: str | None = None,
         create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        *,
+        max_shard_size: int | str | None = None,
         revision: str | None = None,
-        **kwargs: Any,
-    ) -> str:
-        """Upload what `save_pretrained` writes; returns the address of the repo.
+    ) -> CommitInfo:
+        """Upload what `save_pretrained` writes.
+
+        Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
+        variants stay where a `variant` is pushed.
 
         Args:
             repo_id: `"owner/name"`, made if need be.
@@ -138,17 +180,29 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             private: whether a repo that is made is private; by default as the owner has it.
             token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
             create_pr: open a pull request instead of committing.
+            safe_serialization: as of `save_pretrained`.
+            variant: likewise.
+            max_shard_size: likewise.
             revision: branch, made if need be.
-            **kwargs: passed on to `save_pretrained`: `variant`, ...
+
+        Returns:
+            The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.
 
         Raises:
             ValueError: for a name that no repo can have, or a prior whose card names no licence.
             OSError: where the Hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **kwargs)
+            self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
             return upload(
-                folder, repo_id, private, revision, token=token, commit_message=commit_message, create_pr=create_pr
+                folder,
+                repo_id,
+                private,
+                revision,
+                token=token,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                variant=variant,
             )
 
     @property
@@ -181,15 +235,17 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: among those that there are.
         """
         for name, value in {"num_samples": num_samples, **sizes}.items():
-            if value is not None and (not isinstance(value, Integral) or value < 1):
-                raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
+            optional = value is None and name in sizes
+            if not optional and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if correction not in CORRECTIONS:
             raise ValueError(f"correction is {correction!r}; it must be one of {', '.join(CORRECTIONS)}")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
         for name, value in fractions.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+            optional = value is None and name != "temperature"
+            if not optional and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -296,6 +352,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         sources = image if isinstance(image, list) else [image]
         if not sources:
             raise ValueError("the list of pictures is empty")
+        given = generator if isinstance(generator, list) else [generator]
+        if not all(one is None or isinstance(one, torch.Generator) for one in given):
+            raise TypeError("generator must be a torch.Generator, or a list with one for each picture")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
         pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)

@@ -88,6 +88,6 @@ def _folding(factor: int) -> torch.Tensor:
 
 def rgb_variance(variance: torch.Tensor) -> torch.Tensor:
     """`[2, ...]` variances of luma and of either chroma -> `[3, ...]` of R, G and B, errors being uncorrelated."""
-    inverse = torch.tensor(JFIF_INVERSE).square().to(variance)
+    inverse = torch.tensor(JFIF_INVERSE, dtype=torch.float32).square().to(variance)
     weights = torch.stack([inverse[:, 0], inverse[:, 1] + inverse[:, 2]], dim=1)
     return torch.tensordot(weights, variance, dims=1)

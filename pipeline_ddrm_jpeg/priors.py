@@ -3,15 +3,84 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from .scheduling_ddrm import DDRMScheduler
 
 EMBEDDED = Path(__file__).parent / "prior"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a prior was loaded from: a folder, which for a repo of the Hub is the snapshot of a commit in a cache."""
+
+    folder: Path
+    """Absolute, because the working folder may change between loading and saving."""
+    repo_id: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    local_files_only: bool = False
+
+    @property
+    def commit(self) -> str:
+        """The commit of the Hub's repo that the folder is a snapshot of."""
+        return self.folder.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """The cache that the snapshot is in."""
+        return self.folder.parents[2]
+
+
+def find_origin(
+    prior: str | os.PathLike,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    **_: Any,
+) -> Origin | None:
+    """Where something came from that has just been loaded and so is on this disk; nothing is asked for.
+
+    Args:
+        prior: folder or id of a Hub repo, as it was loaded.
+        revision: likewise.
+        cache_dir: likewise.
+        token: likewise; kept for the documents of the repo.
+        local_files_only: likewise; kept as well.
+    """
+    folder = Path(prior).absolute()
+    folder = folder.parent if folder.name == "unet" else folder
+    if not folder.is_dir():
+        try:
+            places = [
+                try_to_load_from_cache(str(prior), name, cache_dir=cache_dir, revision=revision)
+                for name in ("unet/config.json", "config.json")
+            ]
+        except HFValidationError:  # a folder that is no more
+            return None
+        found = [Path(place) for place in places if isinstance(place, str)]
+        if not found:
+            return None
+        folder = found[0].parent.parent if found[0].parent.name == "unet" else found[0].parent
+    repo_id, name = None, folder.parts[-3] if folder.parent.name == "snapshots" else ""
+    if name.startswith("models--"):
+        repo_id = name.removeprefix("models--").replace("--", "/")
+    return Origin(folder, repo_id, token, local_files_only)
+
+
+def origin_of(unet: torch.nn.Module) -> Origin | None:
+    """Where a prior was loaded from, as far as it is known: looked up once, soon after loading, and kept with it."""
+    if not hasattr(unet, "origin"):
+        name = unet.config.get("_name_or_path")
+        unet.origin = find_origin(name) if name else None
+    return unet.origin
 
 
 def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kwargs: Any) -> dict[str, Any]:
@@ -37,6 +106,7 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
             config = DDRMScheduler.load_config(prior, **_without_dtype(kwargs))
         except OSError:
             raise error from None
+    unet.origin = find_origin(prior, **kwargs)
     try:
         error = DiffusionPipeline.load_config(prior, **_without_dtype(kwargs)).get("denoiser_error")
     except OSError:  # a prior alone

@@ -133,7 +133,7 @@ def passes(
         Noise(
             [generators[i] for i in group],
             (len(group), *shape[1:]),
-            torch.tensor([scales[i] for i in group]).reshape(-1, 1, 1, 1),
+            torch.tensor([scales[i] for i in group], dtype=torch.float32).reshape(-1, 1, 1, 1),
             device,
             group,
         )
@@ -214,7 +214,7 @@ class Samples:
             fields = {
                 "images": self._present(own[0]),
                 "samples": [sample[i] for sample in self.presented],
-                "std": self._array(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+                "std": self._array(self._coloured(self.squares[i].div(4 * len(self.presented)).sqrt_())),
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
@@ -224,12 +224,18 @@ class Samples:
     def _present(self, picture: torch.Tensor) -> Any:
         """A picture in [-1, 1] as the caller wants it, in memory of its own."""
         picture = (picture / 2).add_(0.5)
+        if self.observation.tint is not None:
+            picture = picture + picture.new_tensor(self.observation.tint).reshape(3, 1, 1)
         if self.output_type != "pil":
             return self._array(picture)
         pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
-        image = Image.fromarray(pixels[..., 0] if self.grey else pixels)
+        image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
         image.info.update(self.observation.info)
         return image
+
+    def _coloured(self, values: torch.Tensor) -> torch.Tensor:
+        """One channel thrice where a grey picture is presented in RGB."""
+        return values if self.observation.tint is None else values.repeat(3, 1, 1)
 
     def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
         """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""

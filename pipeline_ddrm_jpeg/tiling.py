@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
     multiple = 2 ** (len(unet.config.block_out_channels) - 1)
     if window_size < multiple or window_size % multiple:
         raise ValueError(f"window_size is {window_size}; it must be a multiple of {multiple} for this prior")
-    if not 0 <= overlap < window_size:
-        raise ValueError(f"overlap is {overlap}; it must be at least 0 and less than window_size ({window_size})")
+    if not isinstance(overlap, Integral) or not 0 <= overlap < window_size:
+        raise ValueError(
+            f"overlap is {overlap!r}; it must be a whole number of at least 0 and less than window_size ({window_size})"
+        )
     return multiple
 
 
@@ -161,7 +164,7 @@ def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
 def _ramp(start: int, extent: int, size: int, overlap: int, device: torch.device) -> torch.Tensor:
     """Blending weights of a window along one axis: rising at its inner borders, flat at the picture's own."""
     position = torch.arange(extent, device=device, dtype=torch.float32) + 0.5
-    weight = torch.ones(extent, device=device)
+    weight = torch.ones_like(position)
     if overlap and start > 0:
         weight = weight.minimum(position / overlap)
     if overlap and start + extent < size:

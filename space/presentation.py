@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.files import save_image
 from pipeline_ddrm_jpeg.formatting import percent, size
-from pipeline_ddrm_jpeg.restoration import save_image
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
@@ -31,14 +31,15 @@ def facts(file: JPEGFile) -> str:
     if len(file.components) == 3:
         factors = ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in file.components)
         colour += f" {file.chroma_subsampling or factors}"
-    metadata = {"EXIF": file.exif, "ICC profile": file.icc_profile, "XMP": file.xmp, "comment": file.comment}
+    names = {"exif": "EXIF", "icc_profile": "ICC profile", "xmp": "XMP", "iptc": "IPTC", "comment": "comment"}
     rows = {
         "Size": f"{file.width} &times; {file.height}",
         "Quality factor": f"{'' if file.quality_factor_is_exact else 'about '}{file.quality_factor}",
         "Colour": colour,
         "Bits per pixel": f"{file.bits_per_pixel:.2f}",
         "File": f"{size(file.file_size)}, {'progressive' if file.progressive else 'baseline'}",
-        "Metadata": ", ".join(f"{name} {size(len(value))}" for name, value in metadata.items() if value) or "none",
+        "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in file.metadata.sizes().items())
+        or "none",
     }
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
@@ -218,5 +219,5 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, read_picture
-from pipeline_ddrm_jpeg.restoration import save_image
+from pipeline_ddrm_jpeg.files import save_image
 """

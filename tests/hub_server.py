@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -25,7 +26,8 @@ def object_id(path: str, data: bytes) -> str:
 class Hub(ThreadingHTTPServer):
     """The server, its repos (`id -> branch -> {path: bytes}`) and the large objects on their way in.
 
-    Ids of Spaces begin with `spaces/`. Whoever has a token is `tester`, and may write to `tester/...` only.
+    Ids of Spaces begin with `spaces/`. Whoever has a token is `tester`, and may write to `tester/...` only. A `silent`
+    server takes requests and never answers.
     """
 
     daemon_threads = True
@@ -37,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.silent = False
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -110,7 +113,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(409 if exists else 201, {})
         if match["rev"] not in branches:
             return self.refuse(404, "RevisionNotFound")
-        files = branches[match["rev"]]
+        files, requested = branches[match["rev"]], {}
+        if match["verb"] == "commit" and "create_pr=1" in self.path:
+            number = sum(name.startswith("refs/pr/") for name in branches) + 1
+            files = branches[f"refs/pr/{number}"] = dict(files)
+            requested = {"pullRequestUrl": f"{self.server.endpoint}/{key}/discussions/{number}"}
         if match["verb"] == "preupload":
             known = {name: object_id(name, data) for name, data in files.items()}
             answers = [
@@ -135,7 +142,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.commits.append(key)
         sha = self.server.sha(files)
         address = f"{self.server.endpoint}/{key}/commit/{sha}"
-        return self.answer(200, {"success": True, "commitOid": sha, "commitUrl": address, "hookOutput": ""})
+        answer = {"success": True, "commitOid": sha, "commitUrl": address, "hookOutput": ""}
+        return self.answer(200, answer | requested)
 
     def do_PUT(self):
         data = self.body()
@@ -145,6 +153,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_GET(self):
+        if self.server.silent:
+            self.log_message()
+            time.sleep(600)
         path = urlsplit(unquote(self.path)).path
         if path == "/api/whoami-v2":
             return self.answer(200, {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "write"}}})

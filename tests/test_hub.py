@@ -332,6 +332,169 @@ assert pipe.scheduler.config.eta == 0.3 and pipe.unet.dtype == torch.float16
     assert tree(repo / "again") == tree(repo / "repo")
 
 
+def user(code, *arguments, server, home):
+    """A process of somebody who has the package and whose Hub is the local one; gives what it printed."""
+    command = [sys.executable, "-c", USER + code, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=online(server, home), cwd=home.parent)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+USER = """
+import os, sys
+from pathlib import Path
+import torch
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+"""
+
+
+def branches(server, repo, **licences):
+    """A Hub repo whose branches hold priors of different weights, cards and licences."""
+    files = {}
+    for seed, (branch, licence) in enumerate(licences.items()):
+        pipe = DDRMJPEGPipeline(unet=make_unet(seed=seed), scheduler=DDRMScheduler())
+        pipe.save_pretrained(repo / branch)
+        (repo / branch / "README.md").write_text(f"---\nlicense: {licence}\n---\n# The card of {branch}\n")
+        files[branch] = tree(repo / branch)
+    server.repos["tester/prior"] = files
+
+
+def test_the_card_is_that_of_the_revision_and_cache_the_prior_came_from(repo, server):
+    branches(server, repo, main="cc-by-nc-4.0", v1="mit")
+    code = """
+target, cache = sys.argv[1:]
+for name, options in {"main": {}, "v1": {"revision": "v1"}, "own": {"cache_dir": cache}}.items():
+    DDRMJPEGPipeline.from_prior("tester/prior", **options).save_pretrained(Path(target, name))
+DDRMJPEGPipeline.from_pretrained("tester/prior", revision="v1").save_pretrained(Path(target, "whole"))
+"""
+    user(code, repo / "saved", repo / "own cache", server=server, home=repo / "home")
+    for name, branch in (("main", "main"), ("v1", "v1"), ("own", "main"), ("whole", "v1")):
+        assert (repo / "saved" / name / "README.md").read_bytes() == (repo / branch / "README.md").read_bytes()
+
+
+def test_a_local_folder_is_never_asked_for_at_the_hub(repo, server):
+    branches(server, repo, main="mit")
+    server.repos["models/prior"] = server.repos["tester/prior"]  # strangers have taken the name of the folder
+    (repo / "models").mkdir()
+    (repo / "repo").rename(repo / "models" / "prior")
+    code = """
+pipe = DDRMJPEGPipeline.from_prior("models/prior")
+unet = type(pipe.unet).from_pretrained("models/prior", subfolder="unet")
+bare = DDRMJPEGPipeline(unet=unet, scheduler=pipe.scheduler)
+os.mkdir("elsewhere")
+os.chdir("elsewhere")
+pipe.save_pretrained("saved")
+bare.save_pretrained("bare")
+"""
+    user(code, server=server, home=repo / "home")
+    for name in ("saved", "bare"):
+        assert "# My prior" in (repo / "elsewhere" / name / "README.md").read_text()
+    assert not [request for request in server.requests if "prior" in request]
+
+
+def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a_silent_hub(repo, server):
+    branches(server, repo, main="mit")
+    user('DDRMJPEGPipeline.from_prior("tester/prior").save_pretrained("first")', server=server, home=repo / "home")
+    server.requests.clear()
+    server.silent = True
+    code = 'DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained(sys.argv[1])'
+    user(code, "second", server=server, home=repo / "home")
+    for path in (repo / "home").rglob("README.md"):
+        path.unlink()
+    user(code, "forbidden", server=server, home=repo / "home")
+    assert not [request for request in server.requests if "prior" in request]
+    assert tree(repo / "second") == tree(repo / "first")
+    assert "another prior" in (repo / "forbidden" / "README.md").read_text()
+
+    code = """
+pipe = DDRMJPEGPipeline.from_prior(next(Path(sys.argv[1]).glob("hub/models--tester--prior/snapshots/*")))
+pipe.save_pretrained("waited")
+"""
+    asked = user(code, repo / "home", server=server, home=repo / "home")
+    assert "The card of tester/prior at" in asked.stderr
+    assert "another prior" in (repo / "waited" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"max_shard_size": "20KB"}, {}), ({}, {"safe_serialization": False}), ({}, {"max_shard_size": "20KB"})],
+)
+def test_weights_of_another_layout_do_not_outlive_a_save(tmp_path, first, second):
+    old, new = (DDRMJPEGPipeline(unet=make_unet(seed=seed), scheduler=DDRMScheduler()) for seed in (0, 1))
+    old.save_pretrained(tmp_path, **first)
+    old.save_pretrained(tmp_path, variant="fp16", **first)
+    new.save_pretrained(tmp_path, **second)
+    loaded = DDRMJPEGPipeline.from_pretrained(tmp_path)
+    assert torch.equal(loaded.unet.conv_in.weight, new.unet.conv_in.weight)
+    loaded = DDRMJPEGPipeline.from_pretrained(tmp_path, variant="fp16")
+    assert torch.equal(loaded.unet.conv_in.weight, old.unet.conv_in.weight)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path):
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
+    pipe.save_pretrained(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="not supported"):
+        pipe.save_pretrained(tmp_path, max_shard_size="no size")
+    assert tree(tmp_path) == before
+
+
+def test_after_a_push_people_load_what_was_pushed(repo, server):
+    branches(server, repo, old="mit", new="mit")
+    code = """
+folder, address = sys.argv[1:]
+old, new = (DDRMJPEGPipeline.from_prior(Path(folder, name)) for name in ("old", "new"))
+for number, (first, second) in enumerate([({"max_shard_size": "20KB"}, {}), ({}, {"safe_serialization": False})]):
+    name = f"tester/{number}"
+    old.push_to_hub(name, **first)
+    old.push_to_hub(name, variant="fp16", **first)
+    new.push_to_hub(name, variant="fp16", **second)
+    for variant, expected in ((None, old), ("fp16", new)):
+        loaded = DDRMJPEGPipeline.from_pretrained(name, variant=variant)
+        assert torch.equal(loaded.unet.conv_in.weight, expected.unet.conv_in.weight), (number, variant)
+    commit = new.push_to_hub(name, **second)
+    loaded = DDRMJPEGPipeline.from_pretrained(name, revision=commit.oid)
+    assert torch.equal(loaded.unet.conv_in.weight, new.unet.conv_in.weight), number
+commit = new.push_to_hub("tester/0", "a request", None, None, True, False)
+assert commit.pr_url == f"{address}/tester/0/discussions/1", commit.pr_url
+assert commit.repo_url.repo_id == "tester/0"
+"""
+    user(code, repo, server.endpoint, server=server, home=repo / "home")
+    assert [name for name in server.repos["tester/0"]["main"] if "fp16" in name or "-of-" in name] == []
+    assert "unet/diffusion_pytorch_model.bin" in server.repos["tester/0"]["refs/pr/1"]
+
+
+class Sharpened(DDRMJPEGPipeline):
+    """A pipeline with an argument of its own."""
+
+    def __init__(self, unet, scheduler, denoiser_error=None, sharpening: float = 0.0):
+        super().__init__(unet, scheduler, denoiser_error)
+        self.register_to_config(sharpening=sharpening)
+
+
+def test_a_class_loads_its_own_kind_without_code_of_the_repo(tmp_path):
+    Sharpened(make_unet(), DDRMScheduler(eta=0.7), sharpening=0.5).save_pretrained(tmp_path)
+    plain = DDRMJPEGPipeline.from_pretrained(tmp_path)
+    assert type(plain) is DDRMJPEGPipeline
+    assert type(plain.scheduler) is DDRMScheduler
+    loaded = Sharpened.from_pretrained(tmp_path, trust_remote_code=True)
+    assert (type(loaded), loaded.config.sharpening, loaded.scheduler.config.eta) == (Sharpened, 0.5, 0.7)
+    passed = DDRMJPEGPipeline.from_pretrained(tmp_path, scheduler=DDRMScheduler(eta=0.2))
+    assert passed.scheduler.config.eta == 0.2
+
+
+def test_a_stranger_may_have_the_prior_placed_by_a_balanced_device_map(repo):
+    code = """
+folder, picture, output = sys.argv[1:]
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, device_map="balanced")
+assert pipe.scheduler.config.eta == 0.9
+restore(pipe, picture, output)
+"""
+    stranger(code, *(repo / name for name in ("repo", "a.jpg", "out.png")), cache=repo / "cache")
+    assert same(repo / "expected.png", repo / "out.png")
+
+
 def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
     server.shutdown()
     server.server_close()

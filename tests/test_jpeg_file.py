@@ -184,15 +184,15 @@ def test_metadata_is_kept_for_the_writer(photo):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() * 150  # more than one chunk
     data = jpeg_bytes(photo.resize((32, 32)), exif=exif, icc_profile=profile, xmp=b"<x/>", comment=b"hello")
     file = JPEGFile.open(data)
-    assert file.exif == exif.tobytes()
-    assert file.icc_profile == profile
-    assert (file.xmp, file.comment, file.orientation) == (b"<x/>", b"hello", 6)
+    assert file.metadata.exif == exif.tobytes()
+    assert file.metadata.icc_profile == profile
+    assert (file.metadata.xmp, file.metadata.comments, file.orientation) == (b"<x/>", (b"hello",), 6)
 
 
 def test_an_unreadable_exif_block_is_left_out(photo):
     data = insert(jpeg_bytes(photo.resize((16, 16))), (0xE1, b"Exif\0\0garbage"))
     file = JPEGFile.open(data)
-    assert (file.orientation, file.exif) == (1, None)
+    assert (file.orientation, file.metadata.exif) == (1, None)
 
 
 def test_more_markers_than_the_decoder_has_room_for_do_no_harm(photo):

@@ -638,3 +638,43 @@ def test_a_compiled_prior_restores_the_same_picture(photo):
     expected = restore(pipe)
     pipe.unet.compile(backend="eager", fullgraph=True)
     assert restore(pipe) == expected
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("correction", ["ddrm", "nearest", "posterior"])
+def test_torchs_default_dtype_changes_nothing(pipe, data, default, correction):
+    options = {"num_samples": 3, "antithetic": True, "temperature": 0.7, "eta": 0.5, "consistent": True}
+    windows = {"window_size": 16, "window_overlap": 4, "output_type": "pt"}
+
+    def run():
+        again = DDRMJPEGPipeline(unet=pipe.unet, scheduler=DDRMScheduler())
+        return again(data, generator=seeded(), correction=correction, **options, **windows, **QUICK)
+
+    expected = run()
+    try:
+        torch.set_default_dtype(default)
+        result = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(result.images, expected.images)
+    assert torch.equal(result.std[0], expected.std[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_samples", None),
+        ("num_samples", -1),
+        ("num_inference_steps", None),
+        ("temperature", None),
+        ("eta", "a"),
+        ("window_overlap", -1),
+        ("window_overlap", 1.5),
+        ("window_batch_size", -1),
+        ("init_timestep", -1),
+        ("generator", 5),
+    ],
+)
+def test_what_an_argument_cannot_be_is_told_by_its_name(pipe, data, name, value):
+    with pytest.raises((ValueError, TypeError), match=f"{name.removeprefix('window_')}.* must be"):
+        pipe(data, **{**QUICK, name: value})

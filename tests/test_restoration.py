@@ -13,15 +13,8 @@ from conftest import ROOT, jpeg_bytes
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.restoration import (
-    FORMATS,
-    Task,
-    mask_path,
-    plan,
-    restore_files,
-    save_image,
-    write_atomically,
-)
+from pipeline_ddrm_jpeg.files import FORMATS, save_image, write_atomically
+from pipeline_ddrm_jpeg.restoration import Task, mask_path, plan, restore_files
 
 QUICK = {"num_inference_steps": 2, "init_timestep": 40}
 
@@ -34,7 +27,7 @@ def small(photo):
 def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        path.write_bytes(b"" if path.suffix == ".txt" else b"\xff\xd8\xff")
 
 
 def names(tasks, folder):
@@ -283,7 +276,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_whole_or_refused(photo, tm
 def test_a_process_killed_while_it_writes_leaves_a_whole_picture_or_none(tmp_path):
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
-        "from pipeline_ddrm_jpeg.restoration import save_image\n"
+        "from pipeline_ddrm_jpeg.files import save_image\n"
         "picture = Image.effect_noise((300, 300), 90)\n"
         "for i in range(10**6): save_image(picture, Path(sys.argv[1], f'{i % 7}.png'))"
     )

@@ -56,7 +56,7 @@ def dtype_of(pipe: Any) -> str:
 
 def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
     """End with a sentence if the prior has no such timesteps."""
-    start = settings["init_timestep"]
+    start = settings.get("init_timestep")
     try:
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:

@@ -80,7 +80,7 @@ def evaluate(
             convention=convention,
             chroma_subsampling=subsampling,
             size=size or None,
-            preset=preset if settings == {"correction": "ddrm", **PRESETS[preset]} else None,
+            preset=preset if settings == PRESETS[preset] else None,
             settings=settings,
             metrics=tuple(name for name in wanted if name not in notes),
             lpips_weights=lpips_weights,

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from ..files import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
 from ..jpeg_file import JPEGFile
 from ..jpeg_markers import JPEGDamageError, JPEGFileError
-from ..restoration import JPEG_SUFFIXES, REPAIR_HINT, write_atomically
+from ..restoration import REPAIR_HINT
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
@@ -31,6 +32,7 @@ def inspect(
         "file_size": jpeg.file_size,
         "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
         "color_space": jpeg.color_space,
+        "grey_stored_as_colour": jpeg.tint == (0, 0),
         "chroma_subsampling": jpeg.chroma_subsampling,
         "sampling_factors": [[c.horizontal_factor, c.vertical_factor] for c in jpeg.components],
         "quality_factor": jpeg.quality_factor,
@@ -38,11 +40,7 @@ def inspect(
         "progressive": jpeg.progressive,
         "restart_interval": jpeg.restart_interval,
         "orientation": jpeg.orientation,
-        "metadata_bytes": {
-            name: len(getattr(jpeg, name))
-            for name in ("exif", "icc_profile", "xmp", "comment")
-            if getattr(jpeg, name) is not None
-        },
+        "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
     if jpeg.remarks:
@@ -59,6 +57,7 @@ def inspect(
         "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
         "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
         "progressive": "yes" if jpeg.progressive else "no",
+        "color_space": jpeg.color_space + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
     for words in {"remarks", "damage"} & facts.keys():
@@ -80,7 +79,7 @@ def _open(path: Path, repair: bool) -> JPEGFile:
     except JPEGDamageError as error:
         fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
-        fail(error)
+        fail(f"{error}{REPAIR_HINT if isinstance(error, JPEGDamageError) and not repair else ''}")
     except OSError as error:
         fail(f"{path}: {error.strerror or error}")
 

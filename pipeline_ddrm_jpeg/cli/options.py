@@ -65,7 +65,7 @@ class Sampling:
         ),
     ] = None
     timestep_spacing: Annotated[
-        Literal["leading", "log"] | None,
+        Literal["leading", "trailing", "linspace", "log"] | None,
         typer.Option(help="How the timesteps are spaced.", show_default="the preset's"),
     ] = None
     eta: Annotated[
@@ -85,9 +85,28 @@ class Sampling:
             show_default="the preset's",
         ),
     ] = None
+    equivariant: Annotated[
+        bool | None,
+        typer.Option(
+            "--equivariant/--upright",
+            help="Show the network another flip or rotation of the picture at every step.",
+            show_default="the preset's",
+        ),
+    ] = None
     correction: Annotated[
-        Literal["ddrm", "nearest"], typer.Option(help="How a picture is made to agree with the file at every step.")
-    ] = "ddrm"
+        Literal["ddrm", "nearest", "posterior"] | None,
+        typer.Option(help="How a picture is made to agree with the file at every step.", show_default="the preset's"),
+    ] = None
+    error_scale: Annotated[
+        float | None,
+        typer.Option(min=0, help="For posterior: factor of the network's error.", show_default="the preset's"),
+    ] = None
+    noise_accounting: Annotated[
+        bool | None,
+        typer.Option(
+            help="For posterior: count what is left uncertain as noise, and add only the rest.", show_default="yes"
+        ),
+    ] = None
     consistent: Annotated[
         bool | None,
         typer.Option(
@@ -104,7 +123,7 @@ class Sampling:
                 fail(f"--init-timestep {start} is neither a whole number nor auto", 2)
             chosen["init_timestep"] = int(start)
         settings = PRESETS[preset] | chosen
-        steps, start = settings["num_inference_steps"], settings["init_timestep"]
+        steps, start = settings["num_inference_steps"], settings.get("init_timestep", "auto")
         if start != "auto" and steps > start:
             fail(f"--steps {steps} does not fit below --init-timestep {start}; raise one or lower the other", 2)
         return settings

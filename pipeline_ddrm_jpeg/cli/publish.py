@@ -77,7 +77,7 @@ def convert(
             from ..hub import upload
 
             _name_repo(output, push)
-            say(upload(output, push))
+            say(upload(output, push).repo_url)
     except conversion.ConversionError as error:
         fail(error)
     except OSError as error:
@@ -129,7 +129,7 @@ def push(
                     _show_tree(folder, f"{name} ({kind})")
                 return
             addresses = [
-                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind, replace=True)
+                hub.upload(folder, name, private or None, revision if kind == "model" else None, kind).repo_url
                 for folder, name, kind in uploads
             ]
     except (OSError, ValueError) as error:

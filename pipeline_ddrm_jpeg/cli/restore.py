@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
+from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import FORMATS, Result, mask_path, plan, restore_files
+from ..restoration import Result, mask_path, plan, restore_files
 from .computing import check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, with_options
 from .terminal import Lines, complain, fail, visible
@@ -25,11 +26,14 @@ _LONG = 20  # seconds from which on people want to know
 @with_options
 def restore(
     *,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them; - is standard input."),
+    ],
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one; by default"
-                     " each goes beside its source as NAME_restored.png."),
+        str | None,
+        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one, or - for"
+                     " standard output; by default each goes beside its source as NAME_restored.png."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     preset: Preset = "balanced",
@@ -45,6 +49,9 @@ def restore(
     image_format: Annotated[
         Literal[tuple(FORMATS)] | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
     ] = None,
+    depth: Annotated[
+        Literal["8", "16"], typer.Option(help="Bits a channel of the pictures; 16 for PNG and TIFF alone.")
+    ] = "8",
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
@@ -65,10 +72,16 @@ def restore(
     if class_label is not None:
         settings["class_labels"] = class_label
     unlisted: list[OSError] = []
+    others: list[Path] = []
     try:
-        tasks = plan(inputs, output, recursive, image_format, unlisted.append)
+        tasks = plan(inputs, output, recursive, image_format, unlisted.append, others.append)
+        for task in tasks if depth == "16" else ():
+            check_depth(16, task.image_format)
+        to_stream = [task.target for task in tasks] == [STREAM]
+        if to_stream and json_log == "-":
+            raise ValueError("--json-log - and a picture cannot both go to standard output; name a file for one")
         log = _log(json_log)
-        report = Lines("standard output", sys.stdout)
+        report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
     except (ValueError, OSError) as error:
         fail(error, 2)
     nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
@@ -85,7 +98,7 @@ def restore(
         fail(nothing)
     quiet_report = quiet or json_log == "-"
     try:
-        pending = tasks if overwrite else [task for task in tasks if not _exists(task.target)]
+        pending = tasks if overwrite or to_stream else [task for task in tasks if not _exists(task.target)]
         done_before = set(tasks) - set(pending)
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device) if pending else None
@@ -94,7 +107,7 @@ def restore(
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             announced = _announced([*skipped, *mine], pipe, quiet)
-            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, **settings):
+            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, depth=int(depth), **settings):
                 statuses[result.status] += 1
                 log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
                 if result.status == "failed":
@@ -111,6 +124,8 @@ def restore(
         fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if len(tasks) > 1 and not quiet_report and state.is_main_process:
         report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if others and not quiet_report and state.is_main_process:
+        report(f"{len(others)} {'files were' if len(others) > 1 else 'file was'} not JPEG pictures")
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 
@@ -134,6 +149,7 @@ def _words(result: Result) -> str:
     kept = f"{percent(result.consistency)} of the coefficients kept"
     made_up = f", {percent(result.invented)} made up" if result.damage else ""
     remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+    remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
     return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
 
 
@@ -149,6 +165,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "invented": result.invented,
         "damage": result.damage,
         "remarks": result.remarks,
+        "not_kept": result.not_kept,
         "mask": str(mask_path(result.task.target)) if result.damage else None,
     }
 
