@@ -365,6 +365,7 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
 def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
     page = visitor()
     choose(page, jpeg)
+    page.locator("#facts h2").wait_for()  # the last answer to the upload, which would hide the refusal
     press(page, "Settings ▼")
     page.get_by_label("seed").fill("")
     press(page, "Restore")
