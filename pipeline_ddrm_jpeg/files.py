@@ -153,7 +153,7 @@ def _tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
     """A baseline TIFF (TIFF 6.0, sections 4 and 6), not compressed."""
     height, width, channels = (*pixels.shape, 1)[:3]
     row = width * channels * pixels.itemsize
-    rows = max(_STRIP // row, 1)
+    rows = min(max(_STRIP // row, 1), height)
     ordered = pixels.astype(pixels.dtype.newbyteorder(byte_order(metadata)))
     structure = {
         256: (4, [width]),

@@ -23,10 +23,11 @@ _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFIL
 _EXTENDED_XMP, _PHOTOSHOP = b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
 _LONGEST_SEGMENT = 65533  # bytes, without marker and length
 
+# As exiftool takes it: some writers put another segment's header before it, or no second zero behind it.
+_EXIF_HEADER = re.compile(rb".{0,4}?Exif\0.", re.IGNORECASE | re.DOTALL)
 _SIGNATURES = (
     (_APP0, b"JFIF\0", "JFIF"),
     (_APP0, b"JFXX\0", "JFIF thumbnail"),
-    (_APP1, b"Exif\0", "EXIF"),
     (_APP1, _XMP, "XMP"),
     (_APP1, _EXTENDED_XMP, "extended XMP"),
     (_APP2, _ICC, "ICC profile"),
@@ -99,9 +100,9 @@ class Metadata:
         for i, (marker, payload) in enumerate(self.segments):
             if _kind(marker, payload) != "EXIF" or (parts and i != parts[-1][0] + 1):
                 continue
-            start = len(_EXIF)
-            while payload.startswith(b"Exif\0", start):  # some writers put it twice
-                start += len(_EXIF)
+            start = 0
+            while header := _EXIF_HEADER.match(payload, start):  # some writers put it twice
+                start = header.end()
             if payload.startswith(_TIFF_STARTS, start) != bool(parts):
                 parts.append((i, start))
             elif parts:
@@ -287,6 +288,8 @@ def trailer(data: bytes, end: int) -> str:
 
 def _kind(marker: int, payload: bytes) -> str:
     """What a segment is, in words."""
+    if marker == _APP1 and _EXIF_HEADER.match(payload):
+        return "EXIF"
     for own, signature, name in _SIGNATURES:
         if marker == own and payload.startswith(signature):
             return name
@@ -593,7 +596,9 @@ class _Packet:
         elif element.role == "note":
             self.note = (element.start, element.content if empty else self.data.index(b">", end) + 1, b"")
         elif element.role == "orientation" and element.leaf and not empty:
-            self.orientations.append((element.content, end, b"1"))
+            text = self.data[element.content : end]
+            spaces = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
+            self.orientations.append((element.content + spaces[0], end - spaces[1], b"1"))
 
 
 def _edited(data: bytes, edits: Sequence[Edit], start: int = 0, end: int | None = None) -> bytes:

@@ -101,7 +101,7 @@ def test_an_unknown_prior_is_told_in_a_sentence(folder):
 
 def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
-    (folder / "c.jpg").write_bytes(b"no picture")
+    (folder / "c.jpg").write_bytes(b"\xff\xd8\xff\xd9")
     log = folder / "log.jsonl"
     first = run("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
     assert first.returncode == 1
@@ -112,7 +112,7 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
     assert [line["status"] for line in skipped] == ["skipped", "skipped"]
     assert [line["status"] for line in lines] == ["restored", "restored", "failed"]
-    assert "c.jpg: not a JPEG" in lines[2]["message"]
+    assert "c.jpg: it ends without a frame header" in lines[2]["message"]
     b = lines[1]
     assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.png"))
     assert 0 < b["invented"] < 1 == 1 - lines[0]["invented"]
