@@ -254,7 +254,7 @@ _KEY = ("convention", "chroma_subsampling", "quality_factor", "method")
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the pictures of each set, convention, subsampling, quality factor and method, in the order they first appear.
+    """Means over the pictures of each set, convention, subsampling, quality factor and method, as they first appear.
 
     A mean that is not finite (equal pictures have no PSNR) is `None`.
     """
