@@ -137,7 +137,8 @@ def visitor(space: SimpleNamespace, chromium: Any) -> Iterator[Any]:
         contexts[-1].set_default_timeout(90 * SECONDS)  # on a busy machine
         page = contexts[-1].new_page()
         page.goto(f"{space.url}/{query}")
-        page.get_by_role("button", name="Restore", exact=True).wait_for()
+        # From here on the address has been read, which would overwrite what is typed.
+        page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
         return page
 
     yield open_page
@@ -364,6 +365,7 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
 def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
     page = visitor()
     choose(page, jpeg)
+    page.locator("#facts h2").wait_for()  # the last answer to the upload, which would hide the refusal
     press(page, "Settings ▼")
     page.get_by_label("seed").fill("")
     press(page, "Restore")

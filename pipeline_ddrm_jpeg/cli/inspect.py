@@ -79,7 +79,7 @@ def _open(path: Path, repair: bool) -> JPEGFile:
     except JPEGDamageError as error:
         fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
-        fail(f"{error}{REPAIR_HINT if isinstance(error, JPEGDamageError) and not repair else ''}")
+        fail(error)
     except OSError as error:
         fail(f"{path}: {error.strerror or error}")
 
