@@ -43,8 +43,8 @@ pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # needs 
 pipe("photo.jpg", num_samples=8).images[0].save("photo.png")
 ```
 
-The code in this repo is loaded with the weights; `revision=` pins the commit that you have read. It is a modular pipeline
-as well, for `ModularPipeline.from_pretrained`, and `diffusers-cli run` takes `{{"file": "photo.jpg"}}`.
+The code in this repo is loaded with the weights; `revision=` pins the commit that you have read. It is a modular
+pipeline as well, for `ModularPipeline.from_pretrained`, and `diffusers-cli run` takes `{{"file": "photo.jpg"}}`.
 
 {terms}
 
