@@ -10,6 +10,8 @@ import torch
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 prior, source, target = sys.argv[1:]
 pipe = DDRMJPEGPipeline.from_prior(prior)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")

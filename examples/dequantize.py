@@ -12,6 +12,8 @@ from PIL import Image
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 source, target = map(Path, sys.argv[1:])
 picture = Image.open(source).convert("RGB")
 operator = QuantizationOperator(bits=3, reconstruction="center")

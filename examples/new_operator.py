@@ -7,6 +7,7 @@ mirrored picture of twice its size; made small, mirrored and compressed, the res
 import sys
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Downsampling, PictureOperator, observe
+from pipeline_ddrm_jpeg.formatting import percent
 
 
 class Mirror(PictureOperator):
@@ -17,6 +18,8 @@ class Mirror(PictureOperator):
         return y.flip(-1)
 
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 source, target = sys.argv[1:]
 jpeg = observe(source)
 result = DDRMJPEGPipeline.from_embedded()(
@@ -29,4 +32,4 @@ result = DDRMJPEGPipeline.from_embedded()(
     consistent=True,
 )
 result.images[0].save(target)
-print(f"{100 * result.consistency[0]:.1f} % of the file's coefficients kept")
+print(f"{percent(result.consistency[0])} of the coefficients kept")

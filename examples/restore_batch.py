@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.formatting import percent
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, *files = map(Path, sys.argv[1:])
 folder.mkdir(parents=True, exist_ok=True)
 pipe = DDRMJPEGPipeline.from_embedded()
@@ -18,4 +21,4 @@ generators = [torch.Generator().manual_seed(0) for _ in files]
 result = pipe(files, generator=generators, **PRESETS["fast"])
 for file, picture, kept in zip(files, result.images, result.consistency, strict=True):
     picture.save(folder / f"{file.stem}.png")
-    print(f"{file.name}: {100 * kept:.1f} % of its coefficients kept")
+    print(f"{file.name}: {percent(kept)} of the coefficients kept")

@@ -4,6 +4,8 @@ import sys
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 source, target = sys.argv[1:]
 pipe = DDRMJPEGPipeline.from_embedded()
 result = pipe(source, **PRESETS["balanced"])

@@ -138,7 +138,7 @@ _SHARED = {
     "resblock_updown": True,
 }
 _LSUN = GuidedDiffusionFlags(**_SHARED, image_size=256)
-PRESETS: dict[str, GuidedDiffusionFlags] = {
+CHECKPOINTS: dict[str, GuidedDiffusionFlags] = {
     "256x256_diffusion_uncond": _LSUN,
     "256x256_diffusion": GuidedDiffusionFlags(**_SHARED, image_size=256, class_cond=True),
     "64x64_diffusion": GuidedDiffusionFlags(

@@ -35,6 +35,8 @@ class Observation:
     """True height and width, without what the operator pads them to."""
     info: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Metadata under Pillow's names: `"exif"`, `"icc_profile"`, `"xmp"`, `"comment"`."""
+    tint: tuple[float, float, float] | None = None
+    """What is added to a grey picture of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
 
 
 def observe(
@@ -90,13 +92,25 @@ def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, de
 def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
     factors = [(c.horizontal_factor, c.vertical_factor) for c in file.components]
     tables = [c.quantization_table for c in file.components]
-    operator = JPEGOperator.from_tables(tables, factors, file.color_space)
-    y = Coefficients(tuple(torch.from_numpy(plane).float()[None] for plane in file.coefficients))
-    if file.missing_bits is not None:
-        y = _with_gaps(y, [torch.from_numpy(missing)[None] for missing in file.missing_bits], tables)
-    metadata = {"exif": file.exif, "icc_profile": file.icc_profile, "xmp": file.xmp, "comment": file.comment}
-    info = {name: value for name, value in metadata.items() if value is not None}
-    return Observation(operator, operator.to(y, device), (file.height, file.width), info)
+    planes, missing_bits, color_space, tint = file.coefficients, file.missing_bits, file.color_space, None
+    if file.tint is not None:  # chroma says nothing but one colour: the picture is its luma, whatever the bins allow
+        tables, planes, missing_bits = tables[:1], planes[:1], missing_bits and missing_bits[:1]
+        factors, color_space, tint = [(1, 1)], "L", _rgb(file.tint)
+    operator = JPEGOperator.from_tables(tables, factors, color_space)
+    y = Coefficients(tuple(torch.from_numpy(plane).float()[None] for plane in planes))
+    if missing_bits is not None:
+        y = _with_gaps(y, [torch.from_numpy(missing)[None] for missing in missing_bits], tables)
+    carried = file.metadata
+    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
+    info["comment"] = b"\n".join(carried.comments) or None
+    info = {name: value for name, value in info.items() if value is not None}
+    return Observation(operator, operator.to(y, device), (file.height, file.width), info, tint)
+
+
+def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
+    """Chroma in grey levels as the share of the range that it adds to R, G and B (JFIF 1.02)."""
+    blue, red = tint[0] / 255, tint[1] / 255
+    return 1.402 * red, -0.344136286 * blue - 0.714136286 * red, 1.772 * blue
 
 
 def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> Observation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,6 @@ from math import ceil
 from typing import IO
 
 import numpy as np
-from PIL import Image
 
 from .jpeg_entropy import UNMEASURED, OutOfTime, decode_scans, impossible
 from .jpeg_markers import (
@@ -29,6 +27,7 @@ from .jpeg_markers import (
 )
 from .jpeg_reader import read_coefficients
 from .jpeg_tables import chroma_subsampling_name, estimate_quality_factor
+from .metadata import Metadata, trailer
 
 _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
@@ -66,11 +65,8 @@ class JPEGFile:
     """Bytes from SOI to EOI."""
     name: str = "<bytes>"
     """Where the bytes came from, for messages."""
-    exif: bytes | None = field(default=None, repr=False)
-    """As Pillow's `exif`; `None` also where the block cannot be read."""
-    icc_profile: bytes | None = field(default=None, repr=False)
-    xmp: bytes | None = field(default=None, repr=False)
-    comment: bytes | None = field(default=None, repr=False)
+    metadata: Metadata = field(default=Metadata(), repr=False)
+    """EXIF, XMP, ICC profile, IPTC, comments, resolution."""
     remarks: tuple[str, ...] = ()
     """What is odd about the file, although it puts no coefficient in doubt."""
     damage: tuple[str, ...] = ()
@@ -160,28 +156,34 @@ class JPEGFile:
     @cached_property
     def orientation(self) -> int:
         """EXIF orientation, 1 (upright) to 8; 1 where the file does not say."""
-        orientation = 1 if self.exif is None else _parse_exif(self.exif).get(0x0112, 1)
-        return orientation if orientation in range(1, 9) else 1
+        return self.metadata.orientation
 
+    @cached_property
+    def tint(self) -> tuple[float, float] | None:
+        """(Cb, Cr) in grey levels, from -128 to 127, where both are the same all over the picture; `None` elsewhere.
 
-def _parse_exif(data: bytes) -> Image.Exif:
-    exif = Image.Exif()
-    with warnings.catch_warnings():  # about entries that are cut short, which are then left out
-        warnings.simplefilter("ignore")
-        exif.load(data)
-    return exif
-
-
-def _readable_exif(data: bytes | None) -> bytes | None:
-    """The EXIF block, unless it is one that would make whoever reads the picture's metadata stumble."""
-    try:
-        if data is not None:
-            exif = _parse_exif(data)
-            dict(exif)
-            exif.tobytes()  # who turns the picture upright writes it anew
-        return data
-    except Exception:  # Pillow raises whatever the garbage leads it into
-        return None
+        (0, 0) is that of a black-and-white picture stored as colour. Of a damaged file what is left decides, if that
+        is most of it.
+        """
+        first, *others = self.components
+        if self.color_space == "RGB":
+            same = [np.array_equal(plane, self.coefficients[0]) for plane in self.coefficients]
+            same += [np.array_equal(c.quantization_table, first.quantization_table) for c in others]
+            return (0.0, 0.0) if all(same) and self.missing_bits is None else None
+        if self.color_space == "L" or self.mcu_size != (8 * first.vertical_factor, 8 * first.horizontal_factor):
+            return None
+        means = []
+        for number in (1, 2):
+            values = self.coefficients[number].reshape(-1, 64)
+            if self.missing_bits is not None:
+                known = (self.missing_bits[number].reshape(-1, 64) == 0).all(axis=1)
+                if known.mean() < 0.5:
+                    return None
+                values = values[known]
+            if values[:, 1:].any() or (values[:, 0] != values[0, 0]).any():
+                return None
+            means.append(float(values[0, 0] * self.components[number].quantization_table[0, 0]) / 8)
+        return means[0], means[1]
 
 
 def _read_bytes(source) -> tuple[bytes, str]:
@@ -218,7 +220,8 @@ def _open(data: bytes, name: str) -> JPEGFile:
         odd = impossible(plane.reshape(-1, 64), component.quantization_table)
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
-    return _file(stream, name, color_space, components, _whole_mcus(planes, stream, components), remarks=remarks)
+    planes = _whole_mcus(planes, stream, components)
+    return _file(stream, data, name, color_space, components, planes, remarks=remarks)
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
@@ -243,11 +246,12 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    return _file(stream, name, color_space, components, planes, (reason, *damage), missing)
+    return _file(stream, data, name, color_space, components, planes, (reason, *damage), missing)
 
 
 def _file(
     stream: Stream,
+    data: bytes,
     name: str,
     color_space: str,
     components: tuple[Component, ...],
@@ -266,10 +270,7 @@ def _file(
         restart_interval=stream.restart_interval,
         file_size=stream.size,
         name=name,
-        exif=_readable_exif(stream.exif),
-        icc_profile=stream.icc_profile(),
-        xmp=stream.xmp,
-        comment=stream.comment,
+        metadata=Metadata(tuple(stream.description), trailer(data, stream.size)),
         remarks=remarks,
         damage=damage,
         missing_bits=missing_bits,

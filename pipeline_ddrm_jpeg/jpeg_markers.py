@@ -31,8 +31,21 @@ _REFUSED_FRAMES = {
     0xDE: "hierarchical",
 }
 _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
 _RESERVED = {*range(0x02, 0xC0), *range(0xF0, 0xFE), 0xC8}  # decoders refuse them
-_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+# How other pictures start.
+_PICTURES = {
+    "PNG": re.compile(rb"\x89PNG\r\n"),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "TIFF": re.compile(rb"II\*\0|MM\0\*"),
+    "BMP": re.compile(rb"BM....\0\0\0\0", re.DOTALL),
+    "AVIF": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "HEIC": re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"),
+}
 
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -102,21 +115,25 @@ class Stream:
     decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
     adobe_transform: int | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    comment: bytes | None = None
-    icc_chunks: dict[int, bytes] = field(default_factory=dict)
-    icc_count: int = 0
+    description: list[tuple[int, bytes]] = field(default_factory=list)
+    """(marker, content) of APPn and COM segments."""
 
     def decodable_parts(self) -> Iterator[bytes]:
         """What a decoder needs of the stream, in pieces."""
         return (part.data if isinstance(part, Scan) else part for part in self.decodable)
 
-    def icc_profile(self) -> bytes | None:
-        """The profile put together from its numbered chunks, or `None` if one is missing."""
-        if not self.icc_count or sorted(self.icc_chunks) != list(range(1, self.icc_count + 1)):
-            return None
-        return b"".join(chunk for _, chunk in sorted(self.icc_chunks.items()))
+
+def picture_kind(data: bytes) -> str | None:
+    """What kind of picture bytes are that are no JPEG, by how they start."""
+    return next((kind for kind, start in _PICTURES.items() if start.match(data)), None)
+
+
+def _not_a_jpeg(data: bytes) -> str:
+    kind = picture_kind(data)
+    if kind is not None:
+        return f"not a JPEG but a {kind} picture, which has no coefficients to go by; give the JPEG it was made from"
+    text = not any(byte < 0x20 and byte not in b"\t\n\f\r" for byte in data[:1000])
+    return f"not a JPEG{' but text' if text else ', nor a picture of a known kind'}; give a JPEG file"
 
 
 def parse(data: bytes, repair: bool = False) -> Stream:
@@ -124,7 +141,7 @@ def parse(data: bytes, repair: bool = False) -> Stream:
     if not data:
         raise JPEGFileError("the file is empty")
     if data[:2] != b"\xff\xd8":
-        raise JPEGFileError(f"not a JPEG: it starts with {data[:4].hex(' ')}, a JPEG with ff d8 ff")
+        raise JPEGFileError(_not_a_jpeg(data))
     stream = Stream(decodable=[data[:2]], size=len(data))
     try:
         _walk(stream, data, repair)
@@ -195,7 +212,9 @@ def _walk_segments(stream: Stream, data: bytes, repair: bool) -> None:
             raise JPEGDamageError(
                 f"the marker segment ff {marker:02x} at byte {start} is too short for what it must hold"
             ) from None
-        if not (0xE0 <= marker <= 0xEF or marker == _COM):
+        if marker in _DESCRIPTION:
+            stream.description.append((marker, payload))
+        else:
             stream.decodable.append(data[start:position])
         if marker == _SOS:
             after = _end_of_scan(stream, data, position, repair)
@@ -232,17 +251,8 @@ def _read_segment(stream: Stream, marker: int, payload: bytes) -> None:
         (stream.restart_interval,) = struct.unpack_from(">H", payload)
     elif marker == _SOS:
         _read_scan(stream, payload)
-    elif marker == _COM:
-        stream.comment = stream.comment or payload
     elif marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14 and not stream.scans:
         stream.jfif = True
-    elif marker == 0xE1 and payload.startswith(_EXIF):
-        stream.exif = stream.exif or payload
-    elif marker == 0xE1 and payload.startswith(_XMP):
-        stream.xmp = stream.xmp or payload[len(_XMP) :]
-    elif marker == 0xE2 and payload.startswith(_ICC) and len(payload) > 14:
-        number, stream.icc_count = payload[12], payload[13]
-        stream.icc_chunks[number] = payload[14:]
     elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12 and not stream.scans:
         stream.adobe_transform = payload[11]
 

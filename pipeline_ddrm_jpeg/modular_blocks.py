@@ -28,6 +28,7 @@ from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
+from .metadata import Metadata  # noqa: F401
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import align
@@ -309,6 +310,8 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
                 True,
                 description='For "posterior": whether what it leaves open counts as noise.',
             ),
+            InputParam("sharpness", float, 0.0, description="From the mean of the samples, 0, to most texture, 1."),
+            InputParam.template("generator"),
             InputParam("consistent", bool, False, description="Whether samples are projected onto the measurement."),
             InputParam.template("output_type"),
         ]
@@ -325,13 +328,14 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        check_numbers({}, {"eta": block_state.eta, "eta_b": block_state.eta_b})
+        check_numbers({}, {name: block_state[name] for name in ("eta", "eta_b", "sharpness")})
         check_choice("correction", block_state.correction, CORRECTIONS)
         check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
         seen, schedule, rule = block_state.observation, block_state.schedule, block_state.correction
         prior_error, scale = error_from_config(components.config.denoiser_error), block_state.error_scale
         if rule == "posterior" and block_state.eta_b is None:
             block_state.eta_b = 1.0
+        shape = seen.operator.decode(seen.y).shape
         block_state.collected = Samples(seen, block_state.output_type, block_state.consistent)
         with self.progress_bar(total=block_state.windows) as progress:
             block_state.on_windows = progress.update
@@ -343,8 +347,12 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
                 block_state.sample = first_state(schedule, block_state.correct, noise)
                 for i, t in enumerate(schedule.timesteps):
                     components, block_state = self.loop_step(components, block_state, i=i, t=t)
-                for one in block_state.sample.split(len(seen.operator.decode(seen.y))):
+                for one in block_state.sample.split(shape[0]):
                     block_state.collected.add(one)
+        if block_state.sharpness:
+            std = prior_error.at(schedule.noise_to_signal(schedule.timesteps[-1]))
+            noise = Noise(block_state.generator, shape, 1.0, components._execution_device)
+            block_state.collected.sharpen(std, noise.start(), block_state.sharpness)
         self.set_block_state(state, block_state)
         return components, state
 

@@ -1,44 +1,50 @@
-"""Files: JPEG path in, picture path out, metadata kept, written atomically, folders, and taking up where it stopped."""
+"""Restoring files: which are meant, where their pictures go, one after the other, taking up where it stopped."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, PngImagePlugin
+import numpy as np
+from PIL import Image
 
+from .files import (
+    FORMAT_OF_SUFFIX,
+    FORMATS,
+    JPEG_SUFFIXES,
+    STREAM,
+    check_depth,
+    check_size,
+    save,
+    starts_like_jpeg,
+    upright,
+)
 from .jpeg_file import JPEGFile
 from .jpeg_markers import JPEGDamageError
+from .metadata import Metadata
 
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-
-# Suffix and Pillow options of each output format; JPEG is the one that loses anything, as little as it can.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": (".png", {"optimize": True}),
-    "webp": (".webp", {"lossless": True, "quality": 100, "method": 4}),
-    "jpeg": (".jpg", {"quality": 97, "subsampling": "4:4:4"}),
-    "tiff": (".tif", {}),  # compressed, libtiff would refuse the sub-directories of a camera's EXIF
-}
 REPAIR_HINT = " (--repair restores what is left)"
-_TIFF_XMP = 700  # tag number, XMP specification part 3
-_FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
-    JPEG_SUFFIXES, "jpeg"
-)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file to restore: where it is and where its picture goes."""
+    """One file to restore: where it is and where its picture goes; `STREAM` for standard input and output."""
 
     source: Path
     target: Path
+    stream_format: str = "png"
+    """One of `FORMATS`, for standard output; a file's is what its name ends in."""
+
+    @property
+    def image_format(self) -> str:
+        """One of `FORMATS`."""
+        return self.stream_format if self.target == STREAM else FORMAT_OF_SUFFIX[self.target.suffix.lower()]
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,16 @@ class Result:
     """One sentence, where it failed."""
     seconds: float = 0.0
     consistency: float | None = None
-    """Share of the file's coefficients that the picture written keeps; of its 8-bit values, before lossy formats."""
+    """Share of the file's coefficients that the picture keeps: of its 8-bit values, before lossy formats, or, where 16
+    bits are written, of the floating-point ones."""
     remarks: tuple[str, ...] = ()
     """What was odd about the file, though harmless: `JPEGFile.remarks`."""
     damage: tuple[str, ...] = ()
     """What was wrong with a file that was repaired."""
     invented: float = 0.0
     """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where."""
+    not_kept: tuple[str, ...] = ()
+    """What of the metadata the format has no place for, or what was not to be had."""
 
 
 def mask_path(target: Path) -> Path:
@@ -72,19 +81,24 @@ def plan(
     recursive: bool = False,
     image_format: str | None = None,
     on_error: Callable[[OSError], None] | None = None,
+    on_other: Callable[[Path], None] | None = None,
 ) -> list[Task]:
     """Pair every JPEG among files and folders with the file its picture goes to.
+
+    In folders, those files count that begin as a JPEG does, whatever they are called. `"-"` is standard input, and as
+    `output` standard output, which is where the picture of standard input goes by default.
 
     Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like a picture, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names.
 
     Args:
-        inputs: JPEG files, taken as they are, and folders, searched for files named like a JPEG.
+        inputs: JPEG files, taken as they are, and folders, which are searched.
         output: file or folder.
         recursive: whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
         on_error: told of each folder that cannot be listed, which is then left out.
+        on_other: told of each file in a folder that does not begin as a JPEG does, but for pictures of earlier runs.
 
     Raises:
         FileNotFoundError: if an input does not exist.
@@ -93,22 +107,27 @@ def plan(
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
+    if "-" in inputs or output == "-":
+        return [_streamed(inputs, output, image_format)]
+    inputs = [Path(item).absolute() if Path(item) == STREAM else item for item in inputs]  # a file that is called -
     folder = None if output is None else Path(output)
     first = Path(inputs[0])
     if folder is not None and not folder.is_dir():
         suffix = folder.suffix.lower()
-        if suffix in Image.registered_extensions() and suffix not in _FORMAT_OF_SUFFIX:
-            raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(_FORMAT_OF_SUFFIX)}")
-    if folder is not None and not folder.is_dir() and folder.suffix.lower() in _FORMAT_OF_SUFFIX:
-        named = _FORMAT_OF_SUFFIX[folder.suffix.lower()]
+        if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
+            raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(FORMAT_OF_SUFFIX)}")
+    if folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
+        named = FORMAT_OF_SUFFIX[folder.suffix.lower()]
         if len(inputs) > 1 or first.is_dir():
             raise ValueError(f"{folder} names one file, but there are several inputs; name a folder")
         if image_format not in (None, named):
             raise ValueError(f"{folder} ends in {folder.suffix}, but the format is {image_format}")
         tasks = [Task(_existing(first), folder)]
     else:
-        suffix = FORMATS[image_format or "png"][0]
-        found = list({_real(path): (root, path) for root, path in _find(inputs, recursive, on_error)}.values())
+        suffix = FORMATS[image_format or "png"]
+        others: list[Path] = []
+        searched = _find(inputs, recursive, on_error, others.append)
+        found = list({_real(path): (root, path) for root, path in searched}.values())
         if folder is None:
             stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
         else:
@@ -122,6 +141,10 @@ def plan(
         made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
         # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
         tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
+        made |= {_real(mask_path(task.target)) for task in tasks}
+        for path in others if on_other else ():
+            if _real(path) not in made:
+                on_other(path)
     taken: dict[str, Path] = {}
     for task in tasks:
         target = _real(task.target)
@@ -143,7 +166,10 @@ def _existing(path: Path) -> Path:
 
 
 def _find(
-    inputs: Iterable[str | os.PathLike], recursive: bool, on_error: Callable[[OSError], None] | None
+    inputs: Iterable[str | os.PathLike],
+    recursive: bool,
+    on_error: Callable[[OSError], None] | None,
+    on_other: Callable[[Path], None],
 ) -> Iterator[tuple[Path, Path]]:
     """(folder that was searched, file), in a fixed order; links to folders are not followed, pipes not read."""
 
@@ -161,8 +187,29 @@ def _find(
                 found = (Path(parent, name) for name in sorted(below, reverse=True))
                 folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
             for path in (Path(parent, name) for name in sorted(names)):
-                if path.suffix.lower() in JPEG_SUFFIXES and (path.is_file() or not path.exists()):
-                    yield item, path  # a broken link too: it is a file that is missed
+                named = path.suffix.lower() in JPEG_SUFFIXES
+                try:
+                    if path.is_file() and not starts_like_jpeg(path):
+                        on_other(path)
+                    elif path.is_file() or (named and not path.exists()):
+                        yield item, path  # a broken link too: it is a file that is missed
+                except OSError:  # nobody may read it, say; that is told when its turn comes
+                    if named:
+                        yield item, path
+
+
+def _streamed(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None, image_format: str | None) -> Task:
+    """The task of a single picture that is read from standard input or written to standard output."""
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise ValueError("-, which is standard input or output, is for one picture; give a single file")
+    source = STREAM if inputs[0] == "-" else _existing(Path(inputs[0]))
+    if output in (None, "-"):
+        return Task(source, STREAM, image_format or "png")
+    target = Path(output)
+    named = None if target.is_dir() else FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if named is None or image_format not in (None, named):
+        raise ValueError(f"{output} cannot take the picture of standard input; name a file that ends in its format")
+    return Task(source, target)
 
 
 def restore_files(
@@ -178,7 +225,7 @@ def restore_files(
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
         seed: of the random numbers of each file.
-        **settings: `repair`, and arguments of the pipeline's call.
+        **settings: `repair`, `depth`, and arguments of the pipeline's call.
 
     Yields:
         A `Result` for each task, in order.
@@ -186,7 +233,7 @@ def restore_files(
     for task in tasks:
         start = time.monotonic()
         try:
-            if task.target.exists() and not overwrite:
+            if task.target != STREAM and task.target.exists() and not overwrite:
                 result = Result(task, "skipped")
             else:
                 result = restore_file(pipe, task, seed, **settings)
@@ -195,7 +242,7 @@ def restore_files(
         yield replace(result, seconds=time.monotonic() - start)
 
 
-def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, **settings: Any) -> Result:
+def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, depth: int = 8, **settings: Any) -> Result:
     """Restore one file and write its picture, and beside it a mask of what was made up, if anything was.
 
     Args:
@@ -203,67 +250,29 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, **s
         task: where the file is, and where its picture goes.
         seed: of the random numbers.
         repair: whether to restore what is left of a damaged file, instead of refusing it.
+        depth: bits a channel, 8 or, for PNG and TIFF, 16.
         **settings: arguments of the pipeline's call.
     """
     import torch  # here, so that what only plans or writes files starts at once
 
-    file = JPEGFile.open(task.source, repair=repair)
-    result = pipe(file, generator=torch.Generator().manual_seed(seed), **settings)
-    image = result.images[0]
-    if file.damage:  # the mask first: no picture without it
-        mask = Image.fromarray((255 * file.invented).round().astype("uint8"))
-        mask.info = {"exif": file.exif} if file.exif else {}
-        save_image(ImageOps.exif_transpose(mask), mask_path(task.target))
-    if file.orientation != 1:
-        image = ImageOps.exif_transpose(image)
-    save_image(image, task.target)
+    check_depth(depth, task.image_format)
+    file = JPEGFile.open(sys.stdin.buffer if task.source == STREAM else task.source, repair=repair)
+    sides = (file.width, file.height)
+    check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
+    output_type = "pil" if depth == 8 else "np"
+    result = pipe(file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
+    if depth == 8:
+        pixels, consistency = np.asarray(result.images[0]), result.consistency_8bit[0]
+    else:
+        pixels, consistency = np.rint(65535 * result.images[0].clip(0, 1)).astype(np.uint16), result.consistency[0]
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    if file.damage and task.target != STREAM:  # the mask first: no picture without it
+        mask = np.rint(255 * file.invented).astype(np.uint8)
+        save(upright(mask, file.orientation), mask_path(task.target), "png", Metadata())
+    pixels = upright(pixels, file.orientation)
+    not_kept = save(pixels, task.target, task.image_format, file.metadata.upright())
     invented = float(file.invented.mean()) if file.damage else 0.0
-    return Result(task, "restored", "", 0.0, result.consistency_8bit[0], file.remarks, file.damage, invented)
-
-
-def save_image(image: Image.Image, target: str | os.PathLike) -> None:
-    """Write a picture with the EXIF, ICC and XMP of its `info`, in the format its name ends in.
-
-    PNG and JPEG keep a comment as well; a greyscale profile is left out of WebP, which has only colour.
-
-    The file appears whole or not at all: it is written beside its place under a temporary name.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    target = Path(target)
-    name = _FORMAT_OF_SUFFIX[target.suffix.lower()]
-    options = dict(FORMATS[name][1])
-    metadata = {key: image.info[key] for key in ("exif", "icc_profile", "xmp", "comment") if key in image.info}
-    if name == "png":
-        text = PngImagePlugin.PngInfo()
-        if "xmp" in metadata:
-            text.add_itxt("XML:com.adobe.xmp", metadata.pop("xmp").decode("utf-8", "replace"))
-        if "comment" in metadata:
-            text.add_itxt("Comment", metadata.pop("comment").decode("utf-8", "replace"))
-        options["pnginfo"] = text
-    elif name == "webp" and image.mode == "L":
-        metadata.pop("icc_profile", None)
-    elif name == "tiff" and "xmp" in metadata:
-        metadata["exif"] = image.getexif()
-        metadata["exif"][_TIFF_XMP] = metadata.pop("xmp")
-    write_atomically(target, lambda stream: image.save(stream, name, **options, **metadata))
-
-
-def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does."""
-    for folder in reversed([target.parent, *takewhile(lambda folder: not folder.exists(), target.parent.parents)]):
-        folder.mkdir(exist_ok=True)  # mkdir(parents=True) calls itself, and ends 1000 folders down
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "xb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:  # Ctrl-C too must leave nothing behind
-        temporary.unlink(missing_ok=True)
-        raise
+    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept)
 
 
 def _sentence(error: Exception, task: Task, repair: bool) -> str:

@@ -26,6 +26,7 @@ _PIXELS_IN_A_PASS = 2**22
 _ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
 _OVER_RELAXATION = 1.9
 _PATIENCE = 12  # projections without progress
+_MOST_TEXTURE = 1.5  # LPIPS is lowest there, docs/corrections.md
 
 
 @dataclass
@@ -239,6 +240,19 @@ class Samples:
             self.mean.add_(distance, alpha=1 / len(self.presented))
             self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
 
+    def sharpen(self, std: torch.Tensor, noise: torch.Tensor, sharpness: float) -> None:
+        """Give the mean texture that it agrees with the measurement about.
+
+        Args:
+            std: the denoiser's error, `[2, 8, 8]`.
+            noise: white, in the shape of a sample.
+            sharpness: 0, the mean, to 1, where it looks most like a photograph.
+        """
+        operator, y = self.observation.operator, self.observation.y
+        x = operator.textured(self.mean.expand(-1, 3, -1, -1), y, std, noise, _MOST_TEXTURE * sharpness)
+        x = make_consistent(operator, x, y) if self.consistent else operator.nearest(x, y).clamp_(-1, 1)
+        self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
+
     def finish(self) -> list[dict[str, Any]]:
         """The fields of the pipeline's output, one dict a picture; the samples are used up."""
         operator, pictures = self.observation.operator, []
@@ -247,7 +261,7 @@ class Samples:
             fields = {
                 "images": self._present(own[0]),
                 "samples": [sample[i] for sample in self.presented],
-                "std": self._array(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+                "std": self._array(self._coloured(self.squares[i].div(4 * len(self.presented)).sqrt_())),
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
@@ -257,12 +271,18 @@ class Samples:
     def _present(self, picture: torch.Tensor) -> Any:
         """A picture in [-1, 1] as the caller wants it, in memory of its own."""
         picture = (picture / 2).add_(0.5)
+        if self.observation.tint is not None:
+            picture = picture + picture.new_tensor(self.observation.tint).reshape(3, 1, 1)
         if self.output_type != "pil":
             return self._array(picture)
         pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
-        image = Image.fromarray(pixels[..., 0] if self.grey else pixels)
+        image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
         image.info.update(self.observation.info)
         return image
+
+    def _coloured(self, values: torch.Tensor) -> torch.Tensor:
+        """One channel thrice where a grey picture is presented in RGB."""
+        return values if self.observation.tint is None else values.repeat(3, 1, 1)
 
     def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
         """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""

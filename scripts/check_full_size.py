@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.conversion import PRESETS, checkpoint_shapes
+from pipeline_ddrm_jpeg.conversion import CHECKPOINTS, checkpoint_shapes
+from pipeline_ddrm_jpeg.formatting import percent
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cameraman.jpg"
 PRESET = "256x256_diffusion_uncond"
@@ -26,7 +27,7 @@ def write(checkpoint: Path) -> None:
     """A checkpoint of the full size, with seeded weights."""
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, shape in checkpoint_shapes(PRESETS[PRESET]).items():
+    for name, shape in checkpoint_shapes(CHECKPOINTS[PRESET]).items():
         fan_in = torch.Size(shape[1:]).numel()
         state[name] = torch.randn(shape, generator=generator) * (0.5 / fan_in**0.5 if len(shape) > 1 else 0.1)
         if len(shape) == 1 and name.endswith("weight"):
@@ -40,9 +41,7 @@ def restore(folder: Path, dtype: str, steps: int) -> None:
     start = time.perf_counter()
     result = pipe(EXAMPLE, num_inference_steps=steps, consistent=True, generator=torch.Generator().manual_seed(0))
     seconds = (time.perf_counter() - start) / steps
-    print(
-        f"{seconds:.1f} s a step in {dtype}, {100 * result.consistency[0]:.2f} % of the coefficients kept", flush=True
-    )
+    print(f"{seconds:.1f} s a step in {dtype}, {percent(result.consistency[0])} of the coefficients kept", flush=True)
 
 
 def stage(name: str, *command: str | Path) -> None:

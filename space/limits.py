@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -17,7 +17,8 @@ import torch
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg.jpeg_markers import picture_kind
 
 log = logging.getLogger("space")
 
@@ -159,16 +160,10 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
         file = JPEGFile.open(stream)
     except JPEGDamageError as error:
         raise refusal(f"{error}; the command ddrm-jpeg restores what is left of it, with --repair") from None
-    except JPEGFileError:
-        other = None
-        with suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as opened:
-            other = opened.format
-        if other in (None, "JPEG", "MPO"):
+    except JPEGFileError as error:
+        if picture_kind(data) is None:
             raise
-        raise refusal(
-            f"{name} is a {other} picture; only a JPEG file still holds the coefficients to go by."
-            " The tab Explore takes pictures of any format"
-        ) from None
+        raise refusal(f"{error}. The tab Explore takes pictures of any format") from None
     _check_size(name, file.width, file.height)
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -182,23 +177,15 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
     return file, decoded
 
 
-def read_picture(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:
+def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:
     """A picture of any format, upright, grey or RGB, its name, and the Python that reads it so.
 
     Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
     """
     data, name = read_upload(path)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        picture = ImageOps.exif_transpose(opened)
-    code = f"picture = ImageOps.exif_transpose(Image.open({name!r}))\n"
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-        code += 'white = Image.new("RGBA", picture.size, "white")\n'
-        code += 'picture = Image.alpha_composite(white, picture.convert("RGBA"))\n'
-    mode = "L" if picture.mode in ("1", "L") else "RGB"
-    picture = picture.convert(mode)
-    code += f'picture = picture.convert("{mode}")\n'
+        picture = ImageOps.exif_transpose(read_picture(opened))
+    code = f"picture = ImageOps.exif_transpose(read_picture({name!r}))\n"
     if longest and max(picture.size) > longest:
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         code += f"picture.thumbnail(({longest}, {longest}), Image.Resampling.LANCZOS)\n"

@@ -37,6 +37,17 @@ def jpeg_bytes(picture: Image.Image, **options) -> bytes:
     return stream.getvalue()
 
 
+def save_odd_pictures(folder: Path) -> None:
+    """A grey ramp of 16 bits, the same in floating point, a transparent picture, and one stored on its side."""
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
+    Image.fromarray(ramp).save(folder / "deep.png")
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(folder / "float.tif")
+    Image.new("RGBA", (48, 32), (255, 0, 255, 0)).save(folder / "clear.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 32), "teal").save(folder / "turned.png", exif=exif)
+
+
 def heed_ctrl_c() -> None:
     """A `preexec_fn` for processes that a test stops with SIGINT, which children of a shell's background job ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

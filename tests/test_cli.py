@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -100,7 +101,7 @@ def test_an_unknown_prior_is_told_in_a_sentence(folder):
 
 def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
-    (folder / "c.jpg").write_bytes(b"no picture")
+    (folder / "c.jpg").write_bytes(b"\xff\xd8\xff\xd9")
     log = folder / "log.jsonl"
     first = run("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
     assert first.returncode == 1
@@ -111,7 +112,7 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
     assert [line["status"] for line in skipped] == ["skipped", "skipped"]
     assert [line["status"] for line in lines] == ["restored", "restored", "failed"]
-    assert "c.jpg: not a JPEG" in lines[2]["message"]
+    assert "c.jpg: it ends without a frame header" in lines[2]["message"]
     b = lines[1]
     assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.png"))
     assert 0 < b["invented"] < 1 == 1 - lines[0]["invented"]
@@ -209,6 +210,21 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
         Image.open(path).load()
 
 
+def test_a_long_restoration_is_announced(folder, prior_folder):
+    arguments = ["restore", folder / "a.jpg", "--prior", prior_folder, "--preset", "paper", "--steps", 300]
+    arguments += ["--samples", 300]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
+    said = ""
+    while (line := process.stderr.readline()) and "about" not in said:
+        said += line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert re.search(r"a\.jpg: about \d+ (s|minutes|hours)\n", said)
+    assert process.returncode == 130
+
+
 def test_inspect_prints_what_the_file_says(photo, tmp_path):
     data = jpeg_bytes(photo.resize((53, 38)), quality=35, progressive=True, comment=b"hello")
     (tmp_path / "a.jpg").write_bytes(data)
@@ -233,12 +249,7 @@ def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     again = run("degrade", tmp_path / "a.png", "-q", 12)
     assert again.returncode == 1
     assert "exists" in again.stderr
-    Image.new("I;16", (8, 8)).save(tmp_path / "deep.png")
-    assert "no 8-bit values" in run("degrade", tmp_path / "deep.png", "-q", 12).stderr
     assert "written as JPEG" in run("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert run("degrade", tmp_path / "clear.png", "-q", 90).returncode == 0
-    assert Image.open(tmp_path / "clear_q90.jpg").getpixel((4, 4)) == (255, 255, 255)
     (tmp_path / "text.png").write_text("hello")
     assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
 

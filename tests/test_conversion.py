@@ -16,7 +16,7 @@ from conftest import ROOT
 from diffusers import UNet2DModel
 
 from pipeline_ddrm_jpeg.conversion import (
-    PRESETS,
+    CHECKPOINTS,
     ConversionError,
     Download,
     GuidedDiffusionFlags,
@@ -131,7 +131,7 @@ def test_each_known_mistake_would_be_seen(original, wrong, is_config):
 
 def test_the_papers_prior_has_the_tensors_of_the_reference_eight_times_as_wide(original):
     narrow = json.loads((DATA / "guided_diffusion_w32.json").read_text())["shapes"]
-    wide = checkpoint_shapes(PRESETS["256x256_diffusion_uncond"])
+    wide = checkpoint_shapes(CHECKPOINTS["256x256_diffusion_uncond"])
     assert set(wide) == set(narrow)
     assert len(wide) == 566
     assert sum(int(np.prod(shape)) for shape in wide.values()) == 552_814_086
@@ -146,7 +146,7 @@ def test_the_shapes_of_a_checkpoint_are_those_of_the_original(original):
 
 
 def test_the_64x64_model_has_its_published_settings():
-    flags = PRESETS["64x64_diffusion"]
+    flags = CHECKPOINTS["64x64_diffusion"]
     config = flags.unet_config()
     assert config["block_out_channels"] == (192, 384, 576, 768)
     assert [flags.has_attention(level) for level in range(4)] == [False, True, True, True]
@@ -157,8 +157,8 @@ def test_the_64x64_model_has_its_published_settings():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (PRESETS["128x128_diffusion"], "fixed number of attention heads"),
-        (PRESETS["512x512_diffusion"], "starts with 0.5 times"),
+        (CHECKPOINTS["128x128_diffusion"], "fixed number of attention heads"),
+        (CHECKPOINTS["512x512_diffusion"], "starts with 0.5 times"),
         (replace(SMALL, num_channels=48), "48 channels cannot be divided"),
         (replace(SMALL, channel_mult=None, image_size=100), "no default channel_mult"),
         (replace(SMALL, noise_schedule="quadratic"), "noise_schedule"),

@@ -1,6 +1,8 @@
 """The scripts of examples/, as they stand, on a small picture."""
 
+import json
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -30,7 +32,7 @@ def test_a_file_is_restored(run):
 
 def test_a_batch_is_restored(run, capsys):
     run("restore_batch.py", "out", "small.jpg", "small.jpg")
-    assert capsys.readouterr().out.splitlines() == ["small.jpg: 100.0 % of its coefficients kept"] * 2
+    assert capsys.readouterr().out.splitlines() == ["small.jpg: 100 % of the coefficients kept"] * 2
     assert Image.open("out/small.png").size == (40, 24)
 
 
@@ -49,4 +51,25 @@ def test_dequantization_gains(run, capsys):
 def test_a_new_operator_doubles_the_size_and_keeps_the_file(run, capsys):
     run("new_operator.py", "small.jpg", "out.png")
     assert Image.open("out.png").size == (80, 48)
-    assert capsys.readouterr().out == "100.0 % of the file's coefficients kept\n"
+    assert capsys.readouterr().out == "100 % of the coefficients kept\n"
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "saved without what it printed"
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "quality factor 10" in done.stdout
+    assert "% of the coefficients kept" in done.stdout
+    with Image.open(ROOT / "examples" / "cat.jpg") as source, Image.open(tmp_path / "cat_restored.png") as restored:
+        assert restored.size == source.size
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_without_arguments_a_script_says_how_it_is_called(script):
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"python examples/{script.name} " in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr

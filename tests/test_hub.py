@@ -19,6 +19,7 @@ from test_conversion import SMALL
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
+from pipeline_ddrm_jpeg.formatting import size
 
 STRANGER = """
 import sys
@@ -300,12 +301,13 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         assert sentence in errors[number]
         assert said[number].strip() == "status 1"
     count = int(re.search(r"tester/embedded \(model\): (\d+) files", said[10])[1])
-    assert count == len(re.findall(r"^ +\d+  \S+$", said[10], re.MULTILINE)) > 20
-    assert f"{len((ROOT / 'model_card.md').read_bytes()):12}  README.md" in said[10]
+    assert count == len(re.findall(r"^ +[\d.]+ (?:bytes|kB|MB)  \S+$", said[10], re.MULTILINE)) > 20
+    assert f"{size(len((ROOT / 'model_card.md').read_bytes())):>12}  README.md" in said[10]
     assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
     card = ModelCard(server.repos["tester/converted"]["old"]["README.md"].decode())
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
     assert "Numbers" not in card.text
+    assert 'from_pretrained("tester/converted", trust_remote_code=True)' in card.text
     assert "notes.txt" in server.repos["tester/converted"]["old"]
     assert stale not in server.repos["tester/converted"]["old"]
 

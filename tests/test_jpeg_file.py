@@ -184,15 +184,15 @@ def test_metadata_is_kept_for_the_writer(photo):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() * 150  # more than one chunk
     data = jpeg_bytes(photo.resize((32, 32)), exif=exif, icc_profile=profile, xmp=b"<x/>", comment=b"hello")
     file = JPEGFile.open(data)
-    assert file.exif == exif.tobytes()
-    assert file.icc_profile == profile
-    assert (file.xmp, file.comment, file.orientation) == (b"<x/>", b"hello", 6)
+    assert file.metadata.exif == exif.tobytes()
+    assert file.metadata.icc_profile == profile
+    assert (file.metadata.xmp, file.metadata.comments, file.orientation) == (b"<x/>", (b"hello",), 6)
 
 
 def test_an_unreadable_exif_block_is_left_out(photo):
     data = insert(jpeg_bytes(photo.resize((16, 16))), (0xE1, b"Exif\0\0garbage"))
     file = JPEGFile.open(data)
-    assert (file.orientation, file.exif) == (1, None)
+    assert (file.orientation, file.metadata.exif) == (1, None)
 
 
 def test_more_markers_than_the_decoder_has_room_for_do_no_harm(photo):
@@ -221,7 +221,7 @@ def test_what_follows_the_end_of_image_is_ignored(photo):
 
 REFUSED = {
     "empty": (lambda data: b"", "empty"),
-    "png": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a JPEG"),
+    "noise": (lambda data: b"\x01\x02" + data, "not a JPEG, nor a picture of a known kind"),
     "arithmetic": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9", 1), "arithmetic-coded"),
     "lossless": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), "lossless"),
     "hierarchical": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
@@ -246,6 +246,15 @@ def test_what_cannot_be_restored_is_refused_with_its_name(photo, kind):
     assert changed != data
     with pytest.raises(JPEGFileError, match=message):
         JPEGFile.open(changed)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WebP", "TIFF", "BMP", "AVIF", "JPEG2000"])
+def test_pictures_of_other_kinds_are_named(photo, kind):
+    stream = io.BytesIO()
+    photo.resize((32, 24)).save(stream, kind)
+    name = {"JPEG2000": "JPEG 2000"}.get(kind, kind)
+    with pytest.raises(JPEGFileError, match=rf"not a JPEG but a {name} picture, .*; give the JPEG it was made from"):
+        JPEGFile.open(stream.getvalue())
 
 
 def test_four_components_are_refused_as_cmyk_or_ycck(photo):

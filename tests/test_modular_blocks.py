@@ -58,7 +58,7 @@ def modular(saved):
         {"correction": "posterior", "num_samples": 2, "equivariant": True},
         {"correction": "nearest", "eta_b": 1.0, "eta": 0.5, "consistent": True},
         {"init_timestep": "auto", "timestep_spacing": "log"},
-        {"window_size": 16, "window_overlap": 4},
+        {"window_size": 16, "window_overlap": 4, "sharpness": 0.7},
     ],
 )
 def test_blocks_make_the_bytes_that_the_pipeline_makes(pipe, modular, data, options):

@@ -80,7 +80,7 @@ def test_results_are_gathered_with_the_command_that_made_them(results, tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "results.md").read_text()
     assert "evaluate set --output RESULTS --quality 10,30,50,80 --convention libjpeg --preset balanced" in text
-    assert "| 10 | Ours (A) | +1.00 | 24.0 | 0.250 | 100.00 % | 16 | 1.50 |" in text
+    assert "| 10 | Ours (A) | +1.00 | 24.0 | 0.250 | 100 % | 16 | 1.50 |" in text
     assert "LPIPS is n/a: no network." in text
     gathered = json.loads((tmp_path / "results.json").read_text())
     assert len(gathered["rows"]) == 16

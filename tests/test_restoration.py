@@ -8,20 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import ROOT, jpeg_bytes
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.restoration import (
-    FORMATS,
-    Task,
-    mask_path,
-    plan,
-    restore_files,
-    save_image,
-    write_atomically,
-)
+from pipeline_ddrm_jpeg.files import FORMATS, STREAM, save_image, write_atomically
+from pipeline_ddrm_jpeg.restoration import Task, mask_path, plan, restore_file, restore_files
 
 QUICK = {"num_inference_steps": 2, "init_timestep": 40}
 
@@ -34,7 +28,7 @@ def small(photo):
 def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        path.write_bytes(b"" if path.suffix == ".txt" else b"\xff\xd8\xff")
 
 
 def names(tasks, folder):
@@ -283,7 +277,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_whole_or_refused(photo, tm
 def test_a_process_killed_while_it_writes_leaves_a_whole_picture_or_none(tmp_path):
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
-        "from pipeline_ddrm_jpeg.restoration import save_image\n"
+        "from pipeline_ddrm_jpeg.files import save_image\n"
         "picture = Image.effect_noise((300, 300), 90)\n"
         "for i in range(10**6): save_image(picture, Path(sys.argv[1], f'{i % 7}.png'))"
     )
@@ -376,3 +370,144 @@ def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
     pixels = [width * height for width, height in sizes]
     growth = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
     assert growth < 80, growth
+
+
+def chroma(picture: Image.Image) -> np.ndarray:
+    """Cb and Cr of JFIF, `[H, W, 2]`, of a picture in RGB."""
+    rgb = np.asarray(picture.convert("RGB"), dtype=float)
+    return rgb @ np.array([[-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]).T
+
+
+@pytest.fixture(scope="module")
+def text():
+    """Black words on white, 96 x 64."""
+    page = Image.new("L", (96, 64), "white")
+    ImageDraw.Draw(page).text((4, 4), "Greys may\nnot become\ncolours", fill="black", font_size=18)
+    return page
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("quality", [5, 10, 30, 75])
+def test_a_black_and_white_picture_stored_as_colour_stays_black_and_white(pipe, photo, text, quality, subsampling):
+    for grey in (photo.convert("L").resize((93, 62)), text):
+        data = jpeg_bytes(grey.convert("RGB"), quality=quality, subsampling=subsampling)
+        file = JPEGFile.open(data)
+        assert file.tint == (0, 0)
+        for settings in ({}, {"consistent": True, "num_samples": 2}):
+            result = pipe(file, **settings, **QUICK)
+            assert result.images[0].mode == "RGB"
+            assert not np.ptp(np.asarray(result.images[0]), axis=2).any()
+            assert result.consistency_8bit[0] > 0.8
+        exact = pipe(data, output_type="np", **QUICK)
+        assert exact.images.shape == (1, *grey.size[::-1], 3)
+        assert exact.std[0].shape == exact.images.shape[1:]
+        assert not np.ptp(exact.images, axis=3).any()
+
+
+@pytest.mark.parametrize("quality", [30, 75])
+def test_a_tint_that_is_the_same_everywhere_stays_so(pipe, text, quality):
+    sepia = np.asarray(text)[..., None] * 0.5 + np.array([60, 48, 30])
+    file = JPEGFile.open(jpeg_bytes(Image.fromarray(sepia.round().astype(np.uint8)), quality=quality))
+    assert file.tint is not None
+    assert file.tint != (0, 0)
+    seen = chroma(pipe(file, **QUICK).images[0])
+    assert np.abs(seen - file.tint).max() < 1, "as far as eight bits go"
+    broken = np.asarray(sepia).copy()
+    broken[20:60, 20:60, 0] += 40
+    assert JPEGFile.open(jpeg_bytes(Image.fromarray(broken.round().astype(np.uint8)), quality=quality)).tint is None
+
+
+def test_rgb_files_of_three_equal_planes_are_black_and_white(pipe, text):
+    data = jpeg_bytes(text.convert("RGB"), quality=20, subsampling="4:4:4", keep_rgb=True)
+    assert JPEGFile.open(data).color_space == "RGB"
+    assert not np.ptp(np.asarray(pipe(data, **QUICK).images[0]), axis=2).any()
+
+
+def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
+    for name in ("a.jpg", "b", "c.dat"):
+        (tmp_path / name).write_bytes(small)
+    sidecar = tmp_path / "._a.jpg"
+    sidecar.write_bytes(b"\0\5\x16\7" + bytes(60))
+    for name in ("Thumbs.db", "notes.jpg", "empty.jpg"):
+        (tmp_path / name).write_bytes(b"" if name == "empty.jpg" else b"no picture")
+    others = []
+    tasks = plan([tmp_path], on_other=others.append)
+    assert [task.source.name for task in tasks] == ["a.jpg", "b", "c.dat"]
+    assert sorted(path.name for path in others) == ["._a.jpg", "Thumbs.db", "empty.jpg", "notes.jpg"]
+    assert [result.status for result in restore_files(pipe, tasks, **QUICK)] == ["restored"] * 3
+    again = []
+    assert plan([tmp_path], on_other=again.append) == tasks
+    assert again == others, "pictures of an earlier run are not counted"
+    (refused,) = restore_files(pipe, plan([sidecar]), **QUICK)
+    assert (refused.status, "not a JPEG" in refused.message) == ("failed", True)
+
+
+def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16400, 1)), quality=10))
+    (result,) = restore_files(None, plan([tmp_path], image_format="webp"))
+    assert "webp takes at most 16383 pixels a side, and the picture has 16400 x 1" in result.message
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((8, 8)), exif=exif))
+    (result,) = restore_files(None, plan([tmp_path], image_format="jpeg"), depth=16)
+    assert "jpeg has 8 bits a channel; 16 are written as png or tiff" in result.message
+
+
+def test_sixteen_bits_hold_what_eight_would_round_away(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    for image_format in ("png", "tiff"):
+        task = Task(tmp_path / "a.jpg", tmp_path / f"a{FORMATS[image_format]}")
+        result = restore_file(pipe, task, depth=16, consistent=True, **QUICK)
+        exact = pipe(small, output_type="np", generator=torch.Generator().manual_seed(0), consistent=True, **QUICK)
+        assert result.consistency == exact.consistency[0] == 1
+        if image_format == "tiff":
+            values = tifffile.imread(task.target)
+            assert values.dtype == np.uint16
+            np.testing.assert_allclose(values / 65535, exact.images[0].clip(0, 1), atol=1e-5)
+            assert len(np.unique(values)) > 256
+
+
+def test_a_link_is_written_through_to_what_it_leads_to(pipe, small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (tmp_path / "elsewhere").mkdir()
+    for name, content in (("old.png", b"old"), ("new.png", None)):
+        behind = tmp_path / "elsewhere" / name
+        if content:
+            behind.write_bytes(content)
+        link = tmp_path / name
+        link.symlink_to(behind)
+        (result,) = restore_files(pipe, [Task(tmp_path / "a.jpg", link)], overwrite=True, **QUICK)
+        assert result.status == "restored", result.message
+        assert link.is_symlink()
+        with Image.open(behind) as picture:
+            assert picture.size == (24, 16)
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["new.png", "old.png"]
+
+
+def test_a_dash_is_a_stream_and_a_file_of_that_name_is_not(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_bytes(small)
+    touch(Path("a.jpg"))
+    assert plan(["-"]) == [Task(STREAM, STREAM)]
+    assert plan(["-"], image_format="webp")[0].image_format == "webp"
+    assert plan(["a.jpg"], "-", image_format="tiff") == [Task(Path("a.jpg"), STREAM, "tiff")]
+    assert plan(["-"], "x.jpg") == [Task(STREAM, Path("x.jpg"))]
+    assert plan([Path("-")]) == [Task(tmp_path / "-", tmp_path / "-_restored.png")]
+    for inputs, output in ((["-", "a.jpg"], None), (["."], "-"), (["-"], "."), (["-"], "x.bmp")):
+        with pytest.raises(ValueError, match=r"single file|name a file"):
+            plan(inputs, output)
+
+
+def test_what_is_not_kept_is_told(pipe, small, tmp_path):
+    record = b"Photoshop 3.0\x008BIM\4\4\0\0\0\0\0\0"
+    comment = b"\xff\xfe\0\7hello"
+    marker = b"\xff\xed" + (len(record) + 2).to_bytes(2, "big") + record
+    (tmp_path / "a.jpg").write_bytes(small[:2] + marker + comment + small[2:])
+    for image_format, lost in (
+        ("png", ("IPTC and other Photoshop data",)),
+        ("webp", ("IPTC and other Photoshop data", "comment")),
+        ("tiff", ("comment",)),
+        ("jpeg", ()),
+    ):
+        (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"], image_format=image_format), **QUICK)
+        assert result.not_kept == lost

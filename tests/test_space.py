@@ -19,9 +19,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes
+from conftest import ROOT, jpeg_bytes, save_odd_pictures
 from huggingface_hub import SpaceCard
 from PIL import Image
 
@@ -43,7 +44,7 @@ def test_the_front_matter_names_what_is_installed_and_what_is_there() -> None:
 
 
 def test_the_examples_are_pictures_and_the_page_names_each() -> None:
-    page = (SPACE / "app.py").read_text()
+    page = (SPACE / "layout.py").read_text()
     for path in (SPACE / "examples").iterdir():
         assert f'"{path.name}"' in page
         with Image.open(path) as picture:
@@ -196,7 +197,7 @@ def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_fo
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
 
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    settings = PRESETS["fast"] | {"num_samples": 2, "num_inference_steps": 3}
+    settings = PRESETS["balanced"] | {"num_samples": 2, "num_inference_steps": 3}
     kept = restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "expected.png"), seed=5, **settings).consistency
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
@@ -269,10 +270,10 @@ def test_what_cannot_be_restored_is_told_in_one_sentence_that_names_no_path(visi
     stream = io.BytesIO()
     photo.resize((40, 30)).save(stream, "PNG")
     for name, data, sentence in (
-        ("notes.jpg", b"hello", "notes.jpg: not a JPEG: it starts with 68 65 6c 6c, a JPEG with ff d8 ff."),
+        ("notes.jpg", b"hello", "notes.jpg: not a JPEG but text; give a JPEG file."),
         ("empty.jpg", b"", "empty.jpg: the file is empty."),
         ("cut.jpg", jpeg[:900], "cut.jpg: truncated"),
-        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg is a PNG picture"),
+        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg: not a JPEG but a PNG picture"),
         ("large.jpg", jpeg_bytes(photo.resize((600, 500)), quality=5), "the limit of this server is 0.25 megapixels."),
     ):
         choose(page, data, name)
@@ -316,7 +317,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     assert working(first).is_visible()
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["fast"])
+    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["balanced"])
     assert data == (tmp_path / "cat.png").read_bytes()
 
     # When two are at work, a third is told how many there may be.
@@ -378,11 +379,11 @@ def test_the_address_holds_the_settings(visitor) -> None:
     page = visitor("?preset=best&seed=7")
     wait_for(lambda: page.get_by_label("best").is_checked())
     press(page, "Settings ▼")
-    assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "8"
+    assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "2"
     assert page.get_by_label("seed").input_value() == "7"
     page.get_by_label("nearest").check()
     page.wait_for_url(re.compile("correction=nearest"))
-    assert "num_samples=8" in page.url
+    assert "num_samples=2" in page.url
     assert "seed=7" in page.url
     page.get_by_label("paper (S)").check()
     page.wait_for_url(re.compile(r"\?preset=paper&seed=7$"))
@@ -398,30 +399,30 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     import gradio
 
     monkeypatch.syspath_prepend(SPACE)
-    import compute
+    import work
 
-    monkeypatch.setattr(compute, "PIPE", DDRMJPEGPipeline.from_prior(prior_folder))
+    monkeypatch.setattr(work, "PIPE", DDRMJPEGPipeline.from_prior(prior_folder))
     go = tmp_path / "go"
     go.touch()
     said = []
     settings = {"num_samples": 2, "num_inference_steps": 3, "init_timestep": 60}
     arguments = (jpeg, None, settings, 0, go, lambda progress, desc, unit: said.append((progress, desc)))
-    compute.run(*arguments)
+    work.run(*arguments)
     places = [re.match(r"Step (\d) of 3, sample (\d) of 2, \d+ s left", desc) for _, desc in said[1:]]
     assert [place.groups() for place in places] == [(step, sample) for step in "123" for sample in "12"]
     assert [progress for progress, _ in said] == [(done, 6) for done in range(7)]
 
     calls = []
-    monkeypatch.setattr(compute, "MAX_SECONDS", 1e-6)
-    compute.PIPE.unet.register_forward_hook(lambda *_: calls.append(torch.get_num_threads()))
+    monkeypatch.setattr(work, "MAX_SECONDS", 1e-6)
+    work.PIPE.unet.register_forward_hook(lambda *_: calls.append(torch.get_num_threads()))
     with pytest.raises(gradio.Error, match=r"limit of this server is 1e-06 s"):
-        compute.run(*arguments)
+        work.run(*arguments)
     assert len(calls) == 1
 
 
 # --- What strangers send without a browser ---
 
-SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, "ddrm", False, 0]  # from num_samples to seed
+SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, False, "ddrm", 1, True, 0, False, 0]  # from num_samples to seed
 LONG = [16, 60, 300, *SETTINGS[3:]]
 
 
@@ -550,7 +551,16 @@ def test_what_the_page_does_not_need_is_closed(stranger) -> None:
 def test_the_api_obeys_the_limits_of_the_controls(stranger, jpeg) -> None:
     (path,) = stranger.upload(("chelsea.jpg", jpeg)).json()
     names = ["num_samples", "num_inference_steps", "init_timestep", "timestep_spacing", "eta", "eta_b", "temperature"]
-    names += ["antithetic", "correction", "consistent", "seed"]
+    names += [
+        "antithetic",
+        "equivariant",
+        "correction",
+        "error_scale",
+        "noise_accounting",
+        "sharpness",
+        "consistent",
+        "seed",
+    ]
     wrong = {"num_samples": [17, 1.5, "2", True], "eta": [2, -1], "correction": ["none", None], "consistent": ["yes"]}
     wrong |= {"seed": [None, -1, 2**53, 0.5], "timestep_spacing": [["log"]], "init_timestep": [1001]}
     for name, values in wrong.items():
@@ -640,6 +650,27 @@ def test_markers_that_viewers_refuse_are_refused_before_the_restoration(stranger
         assert "odd.jpg has markers that viewers do not understand" in str(said)
         assert success == (listener == "inspect")
     assert "calls of the prior" not in space.log.read_text().removeprefix(before)
+
+
+@browser_test
+@pytest.mark.parametrize(("listener", "rest"), [("explore", [100, "4:4:4", 0]), ("dequantize", [7, "left", 0])])
+def test_odd_pictures_are_read_as_everywhere(stranger, tmp_path, listener, rest) -> None:
+    save_odd_pictures(tmp_path)
+
+    def read(name: str) -> Image.Image:
+        (path,) = stranger.upload((name, (tmp_path / name).read_bytes())).json()
+        success, outputs = stranger.call(stranger.index[listener], [{"path": path}, *rest, *SETTINGS])
+        if not success:
+            raise ValueError(outputs)
+        (address,) = re.findall(r'src="gradio_api/([^"]*original.png)"', str(outputs))
+        return Image.open(io.BytesIO(stranger.client.get(address).content))
+
+    deep = np.asarray(read("deep.png"), np.float32)
+    assert np.abs(deep - np.linspace(0, 255, 64)).max() <= 0.5
+    assert np.asarray(read("clear.png")).min() == 255
+    assert read("turned.png").size == (32, 48)
+    with pytest.raises(ValueError, match=r"float\.tif: a picture of floating-point numbers has no known range"):
+        read("float.tif")
 
 
 @browser_test

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ..inputs import read_picture
 from ..presets import PRESETS
 from .baselines import BASELINES
 from .metrics import METRICS
@@ -118,9 +119,13 @@ def find_pictures(inputs: Iterable[Path], limit: int | None = None) -> list[Pict
 
 
 def prepare(path: Path, size: int | None) -> Image.Image:
-    """A picture as the paper uses it: 8-bit RGB, its central square, resized to `size` pixels (bilinear)."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    """A picture as the paper uses it: upright 8-bit RGB, its central square, resized to `size` pixels (bilinear).
+
+    Raises:
+        ValueError: if its values have no known range.
+        OSError: if it cannot be read.
+    """
+    picture = ImageOps.exif_transpose(read_picture(path)).convert("RGB")
     if size is None:
         return picture
     side = min(picture.size)

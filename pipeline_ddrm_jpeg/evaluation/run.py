@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from .. import __version__
+from ..files import write_atomically
 from ..jpeg_operator import JPEGOperator
-from ..restoration import write_atomically
 from .baselines import BASELINES
 from .metrics import COLUMNS, METRICS, psnr
 from .protocol import AVERAGE, JPEG, SINGLE, Picture, Protocol, prepare

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..formatting import percent
 from .metrics import COLUMNS
 from .protocol import JPEG
 
@@ -80,7 +81,7 @@ def _details(means: Sequence[Mapping[str, Any]]) -> str:
         cells += [shown(name, mean["metrics"][name]) for name in names]
         kept, evaluations = mean.get("consistency"), mean.get("network_evaluations")
         cells.append(f"{mean['bits_per_pixel']:.3f}" if "bits_per_pixel" in mean else "")
-        cells.append("" if kept is None else f"{100 * kept:.2f} %")
+        cells.append("" if kept is None else percent(kept))
         cells.append("" if evaluations is None else f"{evaluations:.0f}")
         rows.append([*cells, f"{mean['seconds']:.2f}" if "seconds" in mean else ""])
     return markdown(rows)

@@ -32,7 +32,7 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, observe
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.restoration import save_image
+from pipeline_ddrm_jpeg.files import save_image
 from pipeline_ddrm_jpeg.tiling import predict
 
 PICTURE = ROOT / "examples" / "originals" / "cat.png"

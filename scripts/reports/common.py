@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline_ddrm_jpeg.restoration import write_atomically
+from pipeline_ddrm_jpeg.files import write_atomically
 
 ROOT = Path(__file__).parent.parent.parent
 DATASETS = {

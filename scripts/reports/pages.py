@@ -28,7 +28,7 @@ pip install diffusers accelerate jpeglib
 import torch
 from diffusers import DiffusionPipeline
 
-# REPO is the name of this repo, or a folder that holds a copy of it.
+# the name of this repo, or a folder that holds a copy of it
 pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 result = pipe(

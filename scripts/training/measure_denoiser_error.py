@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
+from pipeline_ddrm_jpeg.files import write_atomically
 from pipeline_ddrm_jpeg.operators import _block_dct, _mix
-from pipeline_ddrm_jpeg.restoration import write_atomically
 
 TIMESTEPS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 55, 75, 100, 135, 180, 240, 320, 430, 570, 750)
 

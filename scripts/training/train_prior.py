@@ -43,7 +43,7 @@ from tqdm.auto import tqdm
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
-from pipeline_ddrm_jpeg.restoration import write_atomically
+from pipeline_ddrm_jpeg.files import write_atomically
 
 VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)
 VALIDATION_QUALITIES = (5, 10, 30)

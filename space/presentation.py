@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
+import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
+from pipeline_ddrm_jpeg.files import save, save_image, upright
+from pipeline_ddrm_jpeg.formatting import percent, size
 
 HEAT = colormaps["inferno"]
-
-
-def size(count: int) -> str:
-    return f"{count} bytes" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+HINT = '<p class="hint">The restored picture will appear here.</p>'
 
 
 def facts(file: JPEGFile) -> str:
@@ -28,14 +31,15 @@ def facts(file: JPEGFile) -> str:
     if len(file.components) == 3:
         factors = ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in file.components)
         colour += f" {file.chroma_subsampling or factors}"
-    metadata = {"EXIF": file.exif, "ICC profile": file.icc_profile, "XMP": file.xmp, "comment": file.comment}
+    names = {"exif": "EXIF", "icc_profile": "ICC profile", "xmp": "XMP", "iptc": "IPTC", "comment": "comment"}
     rows = {
         "Size": f"{file.width} &times; {file.height}",
         "Quality factor": f"{'' if file.quality_factor_is_exact else 'about '}{file.quality_factor}",
         "Colour": colour,
         "Bits per pixel": f"{file.bits_per_pixel:.2f}",
         "File": f"{size(file.file_size)}, {'progressive' if file.progressive else 'baseline'}",
-        "Metadata": ", ".join(f"{name} {size(len(value))}" for name, value in metadata.items() if value) or "none",
+        "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in file.metadata.sizes().items())
+        or "none",
     }
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
@@ -57,9 +61,8 @@ def refused(sentence: str) -> str:
 
 
 def verdict(share: float, of_what: str, seconds: float) -> str:
-    """The consistency of the picture as it is downloaded; 100 % only if it is all of them."""
-    percent = "100" if share == 1 else f"{math.floor(1e4 * share) / 100:.2f}"
-    return f'<p class="verdict"><strong>{percent} %</strong> of the {of_what} kept, in {seconds:.1f} s</p>'
+    """The consistency of the picture as it is downloaded."""
+    return f'<p class="verdict"><strong>{percent(share)}</strong> of the {of_what} kept, in {seconds:.1f} s</p>'
 
 
 def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
@@ -109,6 +112,55 @@ def comparison(left: dict[str, str], right: str, width: int) -> str:
 </div>"""
 
 
+def present(
+    result: Any, left: dict[str, Image.Image], name: str, verdict: str, code: str, file: JPEGFile | None = None
+) -> list:
+    """Fill the right side of the page; the pictures go to where gradio serves and later deletes them.
+
+    Args:
+        result: output of the pipeline.
+        left: pictures to compare the restored one with, by what they are called.
+        name: file name of the restored picture.
+        verdict: HTML that stands above them.
+        code: Python that makes the same picture.
+        file: what was restored, if that was a file.
+
+    Returns:
+        What the components of `layout.Results` show, in their order.
+    """
+    folder = Path(get_upload_folder(), uuid4().hex)
+    image, samples = result.images[0], len(result.samples[0])
+    if file is None:
+        save_image(image, folder / name)
+    else:  # as the command writes it
+        save(upright(np.asarray(image), file.orientation), folder / name, "png", file.metadata.upright())
+    width = ImageOps.exif_transpose(image).width
+    pictures, where_they_differ = dict(left), ""
+    if samples > 1:
+        pictures["deviation"], legend = heat_map(result.std[0], image)
+    for label, picture in pictures.items():  # with the profile of the restored one, or colours would seem to differ
+        picture.save(folder / f"{label}.png", compress_level=1, icc_profile=image.info.get("icc_profile"))
+    address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
+    if samples > 1:
+        where_they_differ = deviation(address["deviation.png"], legend, samples)
+    return [
+        verdict,
+        comparison(
+            {label: address[f"{label}.png"] for label in left}, address[name], ImageOps.exif_transpose(image).width
+        ),
+        gr.DownloadButton(value=folder / name, visible=True),
+        where_they_differ,
+        facts(file) if file else "",
+        gr.Accordion(visible=True),
+        code,
+    ]
+
+
+def cleared() -> list:
+    """The same before anything is restored."""
+    return [HINT, "", gr.DownloadButton(visible=False), "", "", gr.Accordion(visible=False), ""]
+
+
 def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
     """Standard deviation of the samples as a picture, and its legend.
 
@@ -137,9 +189,13 @@ Standard deviation of {samples} samples, mean of the channels: large where the f
 </figcaption></figure>"""
 
 
-def snippet(imports: str, prior: str | None, settings: dict[str, Any], body: str) -> str:
+def constructor(prior: str | None, dtype: str) -> str:
+    """Python that makes this server's pipeline."""
+    return f"from_prior({prior!r}, dtype={dtype!r})" if prior else f"from_embedded(dtype={dtype!r})"
+
+
+def snippet(imports: str, pipe: str, settings: dict[str, Any], body: str) -> str:
     """Python that does again what the page has done."""
-    pipe = f"from_prior({prior!r})" if prior else "from_embedded()"
     arguments = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
     return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
 
@@ -160,13 +216,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, read_picture
 from pipeline_ddrm_jpeg.restoration import Task, restore_file
 """
 DEQUANTIZE = """\
 import torch
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator
-from pipeline_ddrm_jpeg.restoration import save_image
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, read_picture
+from pipeline_ddrm_jpeg.files import save_image
 """

@@ -1,0 +1,63 @@
+"""The processes of a run, the device of this one, and the pipeline on it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from ..interruption import interrupted_quietly
+from .terminal import fail
+
+
+def processes(device: str) -> Any:
+    """The processes that `accelerate launch` started, this one alone otherwise, and the device of this one."""
+    with interrupted_quietly():
+        import torch
+        from accelerate import PartialState
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device, True):
+        fail(f"--device {device} is not available on this machine", 2)
+    # Without cpu=True, accelerate takes several processes on a machine without an accelerator for one each.
+    accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
+    on_cpu = device == "cpu" or not any(accelerator.is_available() for accelerator in accelerators)
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
+    if device not in ("auto", state.device.type):
+        fail(f"--device {device} is not what accelerate chose, {state.device.type}", 2)
+    return state
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in all processes."""
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
+def load(prior: str | None, dtype: str, device: Any = None) -> Any:
+    """The pipeline, computing in a dtype of torch by name, or in `"auto"`."""
+    with interrupted_quietly():
+        from ..pipeline import DDRMJPEGPipeline
+        from ..priors import EMBEDDED, fastest_dtype
+
+    if dtype == "auto":  # machines may differ in what they have units for: the first decides
+        dtype = gather(fastest_dtype(device))[0]
+    try:
+        pipe = DDRMJPEGPipeline.from_prior(prior or EMBEDDED, dtype=dtype)
+    except (OSError, ValueError) as error:
+        fail(f"--prior {prior or 'embedded'}: {str(error).splitlines()[0]}")
+    return pipe if device is None else pipe.to(device)
+
+
+def dtype_of(pipe: Any) -> str:
+    """What the pipeline's network computes in, by name."""
+    return str(pipe.unet.dtype).removeprefix("torch.")
+
+
+def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
+    """End with a sentence if the prior has no such timesteps."""
+    start = settings.get("init_timestep")
+    try:
+        pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
+    except ValueError as error:
+        fail(error, 2)

@@ -1,0 +1,121 @@
+"""`inspect` and `degrade`: what a file says, and files to try the restoration on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..files import JPEG_SUFFIXES, write_atomically
+from ..formatting import size
+from ..interruption import interrupted_quietly
+from ..jpeg_file import JPEGFile
+from ..jpeg_markers import JPEGDamageError, JPEGFileError
+from ..restoration import REPAIR_HINT
+from .options import ChromaSubsampling
+from .terminal import fail, say
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
+) -> None:
+    """Show what a JPEG file says about itself."""
+    jpeg = _open(file, repair)
+    facts = {
+        "file": str(file),
+        "width": jpeg.width,
+        "height": jpeg.height,
+        "file_size": jpeg.file_size,
+        "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
+        "color_space": jpeg.color_space,
+        "grey_stored_as_colour": jpeg.tint == (0, 0),
+        "chroma_subsampling": jpeg.chroma_subsampling,
+        "sampling_factors": [[c.horizontal_factor, c.vertical_factor] for c in jpeg.components],
+        "quality_factor": jpeg.quality_factor,
+        "quality_factor_is_exact": jpeg.quality_factor_is_exact,
+        "progressive": jpeg.progressive,
+        "restart_interval": jpeg.restart_interval,
+        "orientation": jpeg.orientation,
+        "metadata_bytes": jpeg.metadata.sizes(),
+        "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
+    }
+    if jpeg.remarks:
+        facts["remarks"] = jpeg.remarks
+    if jpeg.damage:
+        facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
+    if as_json:
+        for line in json.dumps(facts, indent=2).splitlines():
+            say(line)
+        return
+    tables = facts.pop("quantization_tables")
+    facts |= {
+        "chroma_subsampling": jpeg.chroma_subsampling or "none",
+        "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
+        "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
+        "progressive": "yes" if jpeg.progressive else "no",
+        "color_space": jpeg.color_space + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
+        "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
+    }
+    for words in {"remarks", "damage"} & facts.keys():
+        facts[words] = "; ".join(facts[words])
+    for name, value in facts.items():
+        say(f"{name.replace('_', ' '):20} {value}")
+    for number, table in enumerate(tables):
+        if table in tables[:number]:
+            say(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
+        else:
+            say(f"quantization table of component {number + 1}")
+            for row in table:
+                say("".join(f"{step:6}" for step in row))
+
+
+def _open(path: Path, repair: bool) -> JPEGFile:
+    try:
+        return JPEGFile.open(path, repair=repair)
+    except JPEGDamageError as error:
+        fail(f"{error}{'' if repair else REPAIR_HINT}")
+    except JPEGFileError as error:
+        fail(f"{error}{REPAIR_HINT if isinstance(error, JPEGDamageError) and not repair else ''}")
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}")
+
+
+def degrade(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture in any format Pillow reads.")],
+    quality: Annotated[int, typer.Option("-q", "--quality", min=1, max=100, help="libjpeg quality factor.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The JPEG file.", show_default="IMAGE_qQF.jpg")
+    ] = None,
+    subsampling: ChromaSubsampling = "4:2:0",
+    progressive: Annotated[bool, typer.Option("--progressive", help="Write a progressive file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Compress a picture to a JPEG file of a given quality factor, to try the restoration on."""
+    with interrupted_quietly():
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        from ..inputs import read_picture
+
+    target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
+    if target.suffix.lower() not in JPEG_SUFFIXES:
+        fail(f"{target} is written as JPEG; its name must end in one of {', '.join(JPEG_SUFFIXES)}", 2)
+    if target.exists() and not overwrite:
+        fail(f"{target} exists; --overwrite replaces it")
+    try:
+        picture = ImageOps.exif_transpose(read_picture(image))
+    except UnidentifiedImageError:
+        fail(f"{image}: not a picture that Pillow can read")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        fail(f"{image}: {getattr(error, 'strerror', None) or error}")
+    options = {"quality": quality, "progressive": progressive, "icc_profile": picture.info.get("icc_profile")}
+    if picture.mode == "RGB":
+        options["subsampling"] = subsampling
+    try:
+        write_atomically(target, lambda stream: picture.save(stream, "jpeg", **options))
+    except OSError as error:
+        fail(f"{target}: {error.strerror or error}")
+    say(f"{target}  {size(target.stat().st_size)}")

@@ -1,0 +1,193 @@
+"""`restore`: JPEG files in, pictures out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from tqdm import tqdm
+
+from ..files import FORMATS, STREAM, check_depth
+from ..formatting import duration, percent
+from ..restoration import Result, mask_path, plan, restore_files
+from .computing import check_schedule, dtype_of, gather, load, processes
+from .options import Computing, Preset, Sampling, with_options
+from .terminal import Lines, complain, fail, visible
+
+_LONG = 20  # seconds from which on people want to know
+
+
+@with_options
+def restore(
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them; - is standard input."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one, or - for"
+                     " standard output; by default each goes beside its source as NAME_restored.png."),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
+    preset: Preset = "balanced",
+    sampling: Sampling,
+    computing: Computing,
+    class_label: Annotated[
+        int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
+    ] = False,
+    image_format: Annotated[
+        Literal[tuple(FORMATS)] | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
+    ] = None,
+    depth: Annotated[
+        Literal["8", "16"], typer.Option(help="Bits a channel of the pictures; 16 for PNG and TIFF alone.")
+    ] = "8",
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
+                     " NAME.mask.png beside the picture shows where."),
+    ] = False,
+    json_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Append a line of JSON for each file; - prints them instead of the report."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
+) -> None:  # fmt: skip
+    """Restore JPEG files.
+
+    The presets fast, balanced and best are made for the embedded prior; paper and paper-average are the paper's
+    "Ours (S)" and "Ours (A)".
+    """
+    settings = sampling.settings(preset)
+    if class_label is not None:
+        settings["class_labels"] = class_label
+    unlisted: list[OSError] = []
+    others: list[Path] = []
+    try:
+        tasks = plan(inputs, output, recursive, image_format, unlisted.append, others.append)
+        for task in tasks if depth == "16" else ():
+            check_depth(16, task.image_format)
+        to_stream = [task.target for task in tasks] == [STREAM]
+        if to_stream and json_log == "-":
+            raise ValueError("--json-log - and a picture cannot both go to standard output; name a file for one")
+        log = _log(json_log)
+        report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
+    except (ValueError, OSError) as error:
+        fail(error, 2)
+    nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
+    if not tasks and not unlisted:
+        fail(nothing)
+
+    state = processes(computing.device)
+    statuses = {"restored": 0, "skipped": 0, "failed": 0}
+    for error in unlisted if state.is_main_process else ():
+        statuses["failed"] += 1
+        complain(f"{error.filename}: {error.strerror}")
+        log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
+    if not tasks:
+        fail(nothing)
+    quiet_report = quiet or json_log == "-"
+    try:
+        pending = tasks if overwrite or to_stream else [task for task in tasks if not _exists(task.target)]
+        done_before = set(tasks) - set(pending)
+        state.wait_for_everyone()  # all see the same files missing before one makes the first
+        pipe = load(computing.prior, computing.dtype, state.device) if pending else None
+        if pipe is not None:
+            check_schedule(pipe, settings)
+        with state.split_between_processes(pending) as mine:
+            skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
+            announced = _announced([*skipped, *mine], pipe, quiet)
+            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, depth=int(depth), **settings):
+                statuses[result.status] += 1
+                log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
+                if result.status == "failed":
+                    complain(result.message)
+                elif quiet_report:
+                    continue
+                elif result.status == "skipped":
+                    report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                else:
+                    report(_words(result))
+        statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
+    except KeyboardInterrupt:
+        done = statuses["restored"] + statuses["skipped"]
+        fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
+    if len(tasks) > 1 and not quiet_report and state.is_main_process:
+        report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
+    if others and not quiet_report and state.is_main_process:
+        report(f"{len(others)} {'files were' if len(others) > 1 else 'file was'} not JPEG pictures")
+    if statuses["failed"] or log.failed:
+        raise typer.Exit(1)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, for one: what is wrong is told when its turn comes
+        return False
+
+
+def _log(name: str | None) -> Lines:
+    """What takes the lines of `--json-log`."""
+    if name == "-":
+        return Lines("standard output", sys.stdout)
+    return Lines(name or os.devnull, open(name or os.devnull, "a", encoding="utf-8"))
+
+
+def _words(result: Result) -> str:
+    """A result as a line of the report."""
+    kept = f"{percent(result.consistency)} of the coefficients kept"
+    made_up = f", {percent(result.invented)} made up" if result.damage else ""
+    remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+    remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
+    return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    """A result as a line of `--json-log`."""
+    return {
+        "source": str(result.task.source),
+        "target": str(result.task.target),
+        "status": result.status,
+        "message": result.message,
+        "seconds": round(result.seconds, 3),
+        "consistency": result.consistency,
+        "invented": result.invented,
+        "damage": result.damage,
+        "remarks": result.remarks,
+        "not_kept": result.not_kept,
+        "mask": str(mask_path(result.task.target)) if result.damage else None,
+    }
+
+
+def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
+    """The tasks, with a progress bar of the pipeline that is named after the one at hand."""
+    for number, task in enumerate(tasks, 1):
+        if pipe is not None:
+            place = visible(task.source.name) + (f" ({number} of {len(tasks)})" if len(tasks) > 1 else "")
+            pipe.progress_bar = partial(_Progress, desc=place, unit="call", leave=False, disable=quiet)
+        yield task
+
+
+class _Progress(tqdm):
+    """Says how long a long restoration will take, measured on a call of the network after the first, which is slow."""
+
+    def update(self, calls: int = 1) -> None:
+        if self.n > 0 and self.measured_from is not None:
+            expected = (time.monotonic() - self.measured_from) * (self.total - self.n) / calls
+            if expected > _LONG:
+                self.write(f"{self.desc}: about {duration(expected)}", file=sys.stderr)
+            self.measured_from = None
+        elif self.n == 0:
+            self.measured_from = time.monotonic()
+        super().update(calls)

@@ -1,0 +1,188 @@
+"""Picture files: formats and their limits, pixels and metadata encoded, and writing that is whole or absent."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import uuid
+import zlib
+from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
+"""The suffix of each output format. JPEG is the one that loses anything, as little as it can."""
+FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
+    JPEG_SUFFIXES, "jpeg"
+)
+STREAM = Path("-")
+"""Standard input or output in place of a file."""
+
+_FORMATS_OF_16_BITS = ("png", "tiff")
+_LONGEST_SIDE = {"webp": 16383, "jpeg": 65500}  # pixels; that of JPEG is libjpeg's
+_STRIP = 2**18  # bytes of pixels in a strip of a TIFF
+
+# What turns stored pixels upright, for each EXIF orientation (Exif 2.32, 4.6.4 A).
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: np.rot90(a),
+}
+
+
+def starts_like_jpeg(path: Path) -> bool:
+    """Whether a file begins as a JPEG does."""
+    with open(path, "rb") as stream:
+        return stream.read(3) == b"\xff\xd8\xff"
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels `[H, W]` or `[H, W, C]` turned as an EXIF orientation (1 to 8) says."""
+    return _TURNS[orientation](pixels)
+
+
+def check_depth(depth: int, image_format: str) -> None:
+    """Raise `ValueError` if a format does not hold so many bits a channel."""
+    if depth == 16 and image_format not in _FORMATS_OF_16_BITS:
+        raise ValueError(f"{image_format} has 8 bits a channel; 16 are written as {' or '.join(_FORMATS_OF_16_BITS)}")
+
+
+def check_size(image_format: str, width: int, height: int) -> None:
+    """Raise `ValueError` if a format does not take pictures of this size."""
+    longest = _LONGEST_SIDE.get(image_format, max(width, height))
+    if max(width, height) > longest:
+        raise ValueError(
+            f"{image_format} takes at most {longest} pixels a side, and the picture has {width} x {height};"
+            " choose another format, such as png"
+        )
+
+
+def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata | None = None) -> tuple[str, ...]:
+    """Write a picture, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
+
+    The file appears whole or not at all: it is written beside its place under a temporary name.
+
+    Returns:
+        What was not kept, in words.
+
+    Raises:
+        OSError: if it cannot be written.
+        ValueError: if the format does not take a picture of this size.
+    """
+    target = Path(target)
+    carried = Metadata.from_info(image.info) if metadata is None else metadata
+    return save(np.asarray(image), target, FORMAT_OF_SUFFIX[target.suffix.lower()], carried)
+
+
+def save(pixels: np.ndarray, target: Path, image_format: str, metadata: Metadata) -> tuple[str, ...]:
+    """Write pixels, see `encode`, to a file or to standard output; returns what was not kept, in words."""
+    data, not_kept = encode(pixels, image_format, metadata)
+    if target == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(target, lambda stream: stream.write(data))
+    return not_kept
+
+
+def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
+    """A picture in a format, with its metadata.
+
+    A profile stays only with pixels that it is for: a grey picture with a profile for RGB becomes RGB, and any other
+    that does not fit is left out.
+
+    Args:
+        pixels: `[H, W]` or `[H, W, 3]`, uint8, or for PNG and TIFF uint16.
+        image_format: one of `FORMATS`.
+        metadata: what goes with them.
+
+    Returns:
+        The bytes of the file, and in words what of the metadata is not in it.
+    """
+    check_size(image_format, pixels.shape[1], pixels.shape[0])
+    not_kept = metadata.not_kept(image_format)
+    if pixels.ndim == 2 and (image_format == "webp" or metadata.profile_mode == "RGB"):  # WebP has only colour
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    if metadata.profile_mode not in (None, mode):
+        not_kept += (f"ICC profile, which is not for {mode}",)
+        metadata = metadata.without_profile()
+    if image_format == "tiff":
+        return _tiff(pixels, metadata), not_kept
+    if pixels.dtype == np.uint16:
+        return add_to_png(_png_of_16_bits(pixels), metadata), not_kept
+    stream, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
+    if image_format == "png":
+        image.save(stream, "png", optimize=True)
+        return add_to_png(stream.getvalue(), metadata), not_kept
+    if image_format == "jpeg":
+        image.save(stream, "jpeg", quality=97, subsampling="4:4:4")
+        return add_to_jpeg(stream.getvalue(), metadata), not_kept
+    carried = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "xmp": metadata.xmp}
+    carried = {name: data for name, data in carried.items() if data is not None}
+    image.save(stream, "webp", lossless=True, quality=100, method=4, **carried)
+    return stream.getvalue(), not_kept
+
+
+def _png_of_16_bits(pixels: np.ndarray) -> bytes:
+    """A PNG of uint16 pixels, which Pillow writes in grey only; each row as its difference from the one above."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)  # each row begins with its filter: 2 is "up"
+    filtered[0, 1:], filtered[1:, 1:] = rows[0], rows[1:] - rows[:-1]
+    colour = 0 if pixels.ndim == 2 else 2
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((16, colour, 0, 0, 0))
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 6)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def _tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
+    """A baseline TIFF (TIFF 6.0, sections 4 and 6), not compressed."""
+    height, width, channels = (*pixels.shape, 1)[:3]
+    row = width * channels * pixels.itemsize
+    rows = min(max(_STRIP // row, 1), height)
+    ordered = pixels.astype(pixels.dtype.newbyteorder(byte_order(metadata)))
+    structure = {
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [8 * pixels.itemsize] * channels),
+        259: (3, [1]),
+        262: (3, [1 if channels == 1 else 2]),
+        277: (3, [channels]),
+        278: (4, [rows]),
+        284: (3, [1]),
+    }
+    return tiff(structure, [ordered[top : top + rows].tobytes() for top in range(0, height, rows)], metadata)
+
+
+def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
+    """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does.
+
+    Where `target` is a link, that is the file that it leads to.
+    """
+    target = Path(os.path.realpath(target))
+    for folder in reversed([target.parent, *takewhile(lambda folder: not folder.exists(), target.parent.parents)]):
+        folder.mkdir(exist_ok=True)  # mkdir(parents=True) calls itself, and ends 1000 folders down
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:  # Ctrl-C too must leave nothing behind
+        temporary.unlink(missing_ok=True)
+        raise

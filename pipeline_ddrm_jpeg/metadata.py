@@ -1,0 +1,628 @@
+"""What a JPEG file carries beside its picture, and how each format carries it: segments, blocks, chunks; no pixels.
+
+Everything stays in the bytes it came in. Maker notes count their offsets from the start of the EXIF block, text may be
+in any character set, and libraries drop or change what they do not know; so an upright picture costs one value, changed
+where it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import md5
+from itertools import accumulate
+from typing import Any
+from xml.parsers import expat
+
+_COM, _APP0, _APP1, _APP2, _APP8, _APP11, _APP13, _APP14 = 0xFE, 0xE0, 0xE1, 0xE2, 0xE8, 0xEB, 0xED, 0xEE
+_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+_EXTENDED_XMP, _PHOTOSHOP = b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
+_LONGEST_SEGMENT = 65533  # bytes, without marker and length
+
+# As exiftool takes it: some writers put another segment's header before it, or no second zero behind it.
+_EXIF_HEADER = re.compile(rb".{0,4}?Exif\0.", re.IGNORECASE | re.DOTALL)
+_SIGNATURES = (
+    (_APP0, b"JFIF\0", "JFIF"),
+    (_APP0, b"JFXX\0", "JFIF thumbnail"),
+    (_APP1, _XMP, "XMP"),
+    (_APP1, _EXTENDED_XMP, "extended XMP"),
+    (_APP2, _ICC, "ICC profile"),
+    (_APP2, b"MPF\0", "index of further pictures (MPF)"),
+    (_APP8, b"SPIFF\0", "SPIFF header"),
+    (_APP11, b"JP", "content credentials (JUMBF)"),
+    (_APP13, _PHOTOSHOP, "IPTC and other Photoshop data"),
+    (_APP14, b"Adobe", "Adobe"),
+    (_COM, b"", "comment"),
+)
+# What a JPEG cannot take over: it describes other bytes than those that are written.
+_BOUND_TO_THE_FILE = ("index of further pictures (MPF)", "SPIFF header", "content credentials (JUMBF)")
+_KEPT_BY = {
+    "png": ("EXIF", "XMP", "ICC profile", "comment"),
+    "webp": ("EXIF", "XMP", "ICC profile"),
+    "tiff": ("EXIF", "XMP", "ICC profile", "IPTC and other Photoshop data"),
+}
+
+# TIFF 6.0, section 2: bytes of a value of each type.
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
+_NUMBERS = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I"}
+_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 274, 282, 283, 296
+_TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC = 700, 33723, 34377, 34675
+# Tags of the first directory that describe the picture and not how it is stored: TIFF 6.0, section 8, and Exif 2.32,
+# table 4; those of Windows (rating, title ...) and PrintIM, which cameras add.
+_DESCRIPTIVE = {
+    *(269, 270, 271, 272, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, 285, _RESOLUTION_UNIT, 305, 306, 315, 316),
+    *(318, 319, 33432, 34665, 34853),
+    *(0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0xC4A5),
+}
+# Tags that say how the camera stored its pixels, of which nothing is lost: TIFF 6.0 and Exif 2.32, table 4.
+_STRUCTURAL = {254, 255, *range(256, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 301, 317}
+_STRUCTURAL |= {*range(320, 326), 338, 339, 513, 514, *range(529, 533), 700, 33723, 34377, 34675, 0xEA1C}
+
+Edit = tuple[int, int, bytes]
+"""First byte, byte after the last, and what comes in their place."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The application and comment segments of a JPEG file (ITU-T T.81, B.2.4), and what they say together."""
+
+    segments: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+    """(marker, content without length) in the order of the file."""
+    trailer: str = ""
+    """What follows the end of the picture, in words; empty where nothing does."""
+
+    @classmethod
+    def from_info(cls, info: Mapping[Any, Any]) -> Metadata:
+        """From what Pillow calls `info`: `"exif"`, `"xmp"`, `"icc_profile"` and `"comment"`, each as bytes."""
+        segments = [*_split(_APP1, _EXIF, (info.get("exif") or b"").removeprefix(_EXIF))]
+        segments += _xmp_segments(info["xmp"]) if info.get("xmp") else []
+        profile = [*_split(_APP2, _ICC + bytes(2), info.get("icc_profile") or b"")]
+        for number, (marker, payload) in enumerate(profile, 1):
+            segments.append((marker, _ICC + bytes((number, len(profile))) + payload[14:]))
+        segments += _split(_COM, b"", info.get("comment") or b"")
+        return cls(tuple(segments))
+
+    @cached_property
+    def exif(self) -> bytes | None:
+        """The EXIF block, with the `Exif` header of its first segment; `None` also where no directory can be read."""
+        block = b"".join(self.segments[i][1][start:] for i, start in self._exif_parts)
+        return _EXIF + block if next(_entries(block), None) else None
+
+    @cached_property
+    def _exif_parts(self) -> list[tuple[int, int]]:
+        """(segment, first byte in it) of each part of the first block; it goes on in segments that begin none."""
+        parts: list[tuple[int, int]] = []
+        for i, (marker, payload) in enumerate(self.segments):
+            if _kind(marker, payload) != "EXIF" or (parts and i != parts[-1][0] + 1):
+                continue
+            start = 0
+            while header := _EXIF_HEADER.match(payload, start):  # some writers put it twice
+                start = header.end()
+            if payload.startswith(_TIFF_STARTS, start) != bool(parts):
+                parts.append((i, start))
+            elif parts:
+                break
+        return parts
+
+    @cached_property
+    def orientation(self) -> int:
+        """EXIF orientation, 1 (upright) to 8, in whatever type it is stored; 1 where the file does not say."""
+        block = (self.exif or _EXIF)[len(_EXIF) :]
+        values = [_number(block, *entry) for tag, *entry in _entries(block) if tag == _ORIENTATION]
+        return int(values[-1]) if values and values[-1] in range(1, 9) else 1
+
+    @cached_property
+    def xmp(self) -> bytes | None:
+        """The XMP packet, with its extension put back into it (XMP specification, part 3, 1.1.3.1)."""
+        main, extension = self._xmp_main, self._xmp_extension
+        if main is None or not extension:
+            return main
+        try:
+            return _merged(_Packet(main), _Packet(extension))
+        except ValueError:
+            return main
+
+    @cached_property
+    def _xmp_main(self) -> bytes | None:
+        packet = next((p[len(_XMP) :] for m, p in self.segments if _kind(m, p) == "XMP"), None)
+        if packet is not None and packet[:2] in (b"\xff\xfe", b"\xfe\xff"):  # every format wants UTF-8
+            packet = packet.decode("utf-16", "replace").encode()
+        return packet
+
+    @cached_property
+    def _xmp_extension(self) -> bytes:
+        """What the segments say that the main packet names; empty where some of it is missing."""
+        found = [p[len(_EXTENDED_XMP) :] for m, p in self.segments if _kind(m, p) == "extended XMP"]
+        named = re.search(rb"HasExtendedXMP[^0-9A-Fa-f]{1,20}([0-9A-Fa-f]{32})", self._xmp_main or b"")
+        parts = {p[36:40]: p for p in found if named and p[:32].upper() == named[1].upper() and len(p) > 40}
+        extension = b"".join(part[40:] for _, part in sorted(parts.items()))
+        return extension if parts and len(extension) == int.from_bytes(min(parts.values())[32:36], "big") else b""
+
+    @cached_property
+    def icc_profile(self) -> bytes | None:
+        """The profile put together from its numbered chunks, counted from one or, by some, from zero."""
+        chunks: dict[int, bytes] = {}
+        count = 0
+        for marker, payload in self.segments:
+            if _kind(marker, payload) == "ICC profile" and len(payload) > 14:
+                count = payload[13]
+                if payload[12] in chunks:
+                    return None
+                chunks[payload[12]] = payload[14:]
+        return b"".join(chunks[n] for n in sorted(chunks)) if chunks and len(chunks) >= count else None
+
+    @property
+    def profile_mode(self) -> str | None:
+        """`"L"`, `"RGB"` or, for any other colour space, `""`: what the profile is for (ICC.1, 7.2.6)."""
+        spaces = {b"GRAY": "L", b"RGB ": "RGB"}
+        return None if self.icc_profile is None else spaces.get(self.icc_profile[16:20], "")
+
+    @cached_property
+    def photoshop(self) -> dict[int, bytes]:
+        """The image resources of Photoshop, of which number 0x0404 is IPTC: each whole, header included."""
+        data = b"".join(p[len(_PHOTOSHOP) :] for m, p in self.segments if m == _APP13 and p.startswith(_PHOTOSHOP))
+        resources: dict[int, bytes] = {}
+        at = 0
+        while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
+            name = at + 6 + (data[at + 6] + 2) // 2 * 2  # of even length, with the byte that gives it
+            size = int.from_bytes(data[name : name + 4], "big")
+            end = name + 4 + (size + 1) // 2 * 2
+            number = int.from_bytes(data[at + 4 : at + 6], "big")
+            resources[number] = resources.get(number, b"") + data[at:end]
+            at = end
+        return resources
+
+    @property
+    def iptc(self) -> bytes | None:
+        """The IPTC record."""
+        resource = self.photoshop.get(0x0404)
+        if resource is None:
+            return None
+        name = 6 + (resource[6] + 2) // 2 * 2
+        return resource[name + 4 : name + 4 + int.from_bytes(resource[name : name + 4], "big")]
+
+    @property
+    def comments(self) -> tuple[bytes, ...]:
+        """All comments, in whatever character set."""
+        return tuple(payload for marker, payload in self.segments if marker == _COM)
+
+    @cached_property
+    def density(self) -> tuple[int, int, int] | None:
+        """(unit, across, down) of JFIF: dots an inch (1) or a centimetre (2), or only the shape of a pixel (0)."""
+        for marker, payload in self.segments:
+            if _kind(marker, payload) == "JFIF" and len(payload) >= 12:
+                unit, across, down = struct.unpack_from(">BHH", payload, 7)
+                says = across and down and unit <= 2 and (unit or across != down)
+                return (unit, across, down) if says else None
+        return None
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each kind that there is."""
+        found = {"exif": self.exif, "icc_profile": self.icc_profile, "xmp": self.xmp, "iptc": self.iptc}
+        found["comment"] = b"".join(self.comments)
+        return {name: len(data) for name, data in found.items() if data}
+
+    def upright(self) -> Metadata:
+        """The same for a picture that was turned upright: orientation 1 in EXIF and XMP, all else as it was."""
+        if self.orientation == 1:
+            return self
+        segments = list(self.segments)
+        block = bytearray(self.exif[len(_EXIF) :])
+        for tag, *entry in list(_entries(bytes(block))):
+            if tag == _ORIENTATION:
+                _set_to_one(block, *entry)
+        at = 0
+        for i, start in self._exif_parts:
+            marker, payload = segments[i]
+            segments[i] = (marker, payload[:start] + block[at : at + len(payload) - start])
+            at += len(payload) - start
+        if self._xmp_main is not None:
+            first = next(i for i, one in enumerate(segments) if _kind(*one) == "XMP")
+            if b"Orientation" in self._xmp_extension:
+                packet = _upright(self.xmp)
+                rest = [one for one in segments[first + 1 :] if _kind(*one) != "extended XMP"]
+                segments[first:] = [*(_xmp_segments(packet) if packet else ()), *rest]
+            else:
+                packet = _upright(self._xmp_main)
+                segments[first : first + 1] = [(_APP1, _XMP + packet)] if packet else []
+        if self.orientation >= 5:
+            for i, (marker, payload) in enumerate(segments):
+                if _kind(marker, payload) == "JFIF":
+                    segments[i] = (marker, payload[:8] + payload[10:12] + payload[8:10] + payload[12:])
+        return replace(self, segments=tuple(segments))
+
+    def without_profile(self) -> Metadata:
+        """The same without a profile."""
+        return replace(self, segments=tuple(one for one in self.segments if _kind(*one) != "ICC profile"))
+
+    def not_kept(self, image_format: str) -> tuple[str, ...]:
+        """What a format (`"png"`, `"webp"`, `"jpeg"`, `"tiff"`) has no place for, in words; each kind once."""
+        kinds = [_kind(*one) for one in self.segments]
+        if image_format == "jpeg":
+            lost = [kind for kind in kinds if kind in _BOUND_TO_THE_FILE]
+        else:
+            kept = ("JFIF", "Adobe", "extended XMP", *_KEPT_BY[image_format])
+            lost = [kind for kind in kinds if kind not in kept]
+            if "EXIF" in kinds and self.exif is None:
+                lost.append("EXIF that cannot be read")
+            elif kinds.count("EXIF") > len(self._exif_parts):
+                lost.append("a second EXIF block")
+            if "extended XMP" in kinds and self.xmp == self._xmp_main:
+                lost.append("extended XMP that is not whole")
+            if kinds.count("XMP") > 1:
+                lost.append("a second XMP packet")
+            if "ICC profile" in kinds and self.icc_profile is None:
+                lost.append("ICC profile that is not whole")
+        if image_format == "png" and self.xmp is not None and not _is_utf8(self.xmp):
+            lost.append("XMP that is not UTF-8")
+        if image_format == "webp" and self.density is not None:
+            lost.append("resolution")
+        if image_format == "tiff" and self.exif is not None:
+            block = self.exif[len(_EXIF) :]
+            lost += [f"EXIF tag {tag:#06x}" for tag, *_ in _entries(block) if tag not in _DESCRIPTIVE | _STRUCTURAL]
+            if next(_entries(block, _second_directory(block)), None):
+                lost.append("EXIF thumbnail")
+        if self.trailer:
+            announced = self.xmp is not None and b"ns.google.com/photos/1.0/" in self.xmp
+            lost.append(self.trailer + (", which the XMP still announces" if announced else ""))
+        return tuple(dict.fromkeys(lost))
+
+
+def trailer(data: bytes, end: int) -> str:
+    """What stands behind the end of the picture, in words."""
+    rest = data[end : end + 2**20].lstrip(b"\0")
+    if not rest:
+        return ""
+    if rest.startswith(b"\xff\xd8\xff"):
+        return "the pictures that follow in the file, such as a gain map"
+    return f"{len(data) - end} bytes that follow the picture"
+
+
+# --- JPEG ---
+
+
+def _kind(marker: int, payload: bytes) -> str:
+    """What a segment is, in words."""
+    if marker == _APP1 and _EXIF_HEADER.match(payload):
+        return "EXIF"
+    for own, signature, name in _SIGNATURES:
+        if marker == own and payload.startswith(signature):
+            return name
+    label = re.match(rb"[\x20-\x7e]*", payload[:16])[0].decode("ascii").strip()
+    return f"APP{marker - _APP0} segment {label}".strip()
+
+
+def _split(marker: int, head: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Segments that hold so much data, each behind a head."""
+    step = _LONGEST_SEGMENT - len(head)
+    return ((marker, head + data[at : at + step]) for at in range(0, len(data), step))
+
+
+def _xmp_segments(packet: bytes) -> list[tuple[int, bytes]]:
+    """A packet in one segment, or what does not fit into one in extension segments that a small one names."""
+    if len(_XMP) + len(packet) <= _LONGEST_SEGMENT:
+        return [(_APP1, _XMP + packet)]
+    name = md5(packet, usedforsecurity=False).hexdigest().upper().encode()
+    main = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"><rdf:Description rdf:about="" xmlns:xmpNote="%s"'
+        b' xmpNote:HasExtendedXMP="%s"/></rdf:RDF></x:xmpmeta>' % (_RDF, _NOTE, name)
+    )
+    segments, step = [(_APP1, _XMP + main)], _LONGEST_SEGMENT - len(_EXTENDED_XMP) - 40
+    for at in range(0, len(packet), step):
+        place = struct.pack(">II", len(packet), at)
+        segments.append((_APP1, _EXTENDED_XMP + name + place + packet[at : at + step]))
+    return segments
+
+
+def add_to_jpeg(encoded: bytes, metadata: Metadata) -> bytes:
+    """A JPEG that was written without metadata, with the segments of another."""
+    segments = list(metadata.segments)
+    for i, start in metadata._exif_parts:
+        segments[i] = (_APP1, _EXIF + segments[i][1][start:])  # the header once, whoever wrote it twice
+    segments = [one for one in segments if _kind(*one) not in _BOUND_TO_THE_FILE]
+    kinds = [_kind(*one) for one in segments]
+    start = 2
+    if "JFIF" in kinds or "EXIF" in kinds:  # one of the two says what kind of file it is
+        while encoded[start : start + 2] == b"\xff\xe0":
+            start += 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
+    head = b""
+    for kind, (marker, payload) in zip(kinds, segments, strict=True):
+        if kind == "Adobe" and len(payload) > 11:
+            payload = payload[:11] + b"\1" + payload[12:]  # the picture is written as YCbCr
+        head += struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+    return encoded[:2] + (encoded[2:start] if start == 2 else b"") + head + encoded[start:]
+
+
+# --- PNG ---
+
+
+def add_to_png(encoded: bytes, metadata: Metadata) -> bytes:
+    """A PNG that was written without metadata, with chunks for it behind its header (PNG specification, 11.3)."""
+    chunks = []
+    if metadata.icc_profile is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile, 9)))
+    if metadata.density is not None:
+        unit, across, down = metadata.density
+        metres = {0: 1, 1: 1 / 0.0254, 2: 100}[unit]
+        chunks.append((b"pHYs", struct.pack(">IIB", round(across * metres), round(down * metres), unit > 0)))
+    if metadata.exif is not None:
+        chunks.append((b"eXIf", metadata.exif[len(_EXIF) :]))
+    if metadata.xmp is not None and _is_utf8(metadata.xmp):
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp.replace(b"\0", b"")))
+    for comment in metadata.comments:
+        text = comment.rstrip(b"\0").replace(b"\0", b"\n")  # which no text of a PNG may have
+        if text.isascii() or not _is_utf8(text):  # tEXt is Latin-1
+            chunks.append((b"tEXt", b"Comment\0" + text))
+        else:
+            chunks.append((b"iTXt", b"Comment\0\0\0\0\0" + text))
+    start = 8 + 12 + 13  # signature and header
+    return encoded[:start] + b"".join(png_chunk(*chunk) for chunk in chunks) + encoded[start:]
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk with its length and checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# --- EXIF, which is TIFF ---
+
+
+def byte_order(metadata: Metadata) -> str:
+    """`"<"` or `">"`: that of the EXIF block, and so that of a TIFF file which holds it."""
+    return ">" if (metadata.exif or b"").startswith(b"MM", len(_EXIF)) else "<"
+
+
+def _order(block: bytes) -> str:
+    return ">" if block.startswith(b"MM") else "<"
+
+
+def _entries(block: bytes, offset: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """(tag, type, count, where its value stands) of a directory, the first unless told, as far as it can be read."""
+    order = _order(block)
+    if not block.startswith(_TIFF_STARTS) or len(block) < 8:
+        return
+    offset = struct.unpack_from(order + "I", block, 4)[0] if offset is None else offset
+    if not 8 <= offset <= len(block) - 2:
+        return
+    (count,) = struct.unpack_from(order + "H", block, offset)
+    for at in range(offset + 2, min(offset + 2 + 12 * count, len(block) - 11), 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", block, at)
+        size = _TYPE_SIZES.get(kind, 0) * number
+        place = at + 8 if size <= 4 else struct.unpack_from(order + "I", block, at + 8)[0]
+        if size and place + size <= len(block):
+            yield tag, kind, number, place
+
+
+def _second_directory(block: bytes) -> int:
+    """Where the directory of the thumbnail is; 0 for none."""
+    order = _order(block)
+    (first,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, first)
+    at = first + 2 + 12 * count
+    return struct.unpack_from(order + "I", block, at)[0] if at + 4 <= len(block) else 0
+
+
+def _number(block: bytes, kind: int, count: int, place: int) -> float | None:
+    """The first value of an entry as a number, if it is one."""
+    if kind in (2, 129):
+        text = block[place : place + count].partition(b"\0")[0].strip()
+        return int(text) if text.isdigit() else None
+    if kind not in _NUMBERS:
+        return None
+    value, *divisor = struct.unpack_from(_order(block) + _NUMBERS[kind], block, place)
+    return value / divisor[0] if divisor and divisor[0] else None if divisor else value
+
+
+def _set_to_one(block: bytearray, kind: int, count: int, place: int) -> None:
+    """Give the first value of an entry the number 1, in the type that it has."""
+    if kind in (2, 129):
+        block[place : place + count] = b"1".ljust(count, b"\0")
+    elif kind in _NUMBERS:
+        letters = _NUMBERS[kind]
+        struct.pack_into(_order(block) + letters, block, place, *[1] * len(letters))
+
+
+def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes], metadata: Metadata) -> bytes:
+    """A TIFF file (TIFF 6.0) around pixels and the EXIF block, of which every byte stays in its place.
+
+    The file begins with the block itself, so that all offsets in it hold, those of maker notes too; only the first
+    directory is a new one, behind the pixels, with the entries of the old one that describe the picture.
+
+    Args:
+        structure: tag -> (type, values) of what says how the pixels are stored, but for where the strips are.
+        strips: their bytes, in the order of `byte_order(metadata)`.
+        metadata: what goes in.
+    """
+    order = byte_order(metadata)
+    old = (metadata.exif or b"")[len(_EXIF) :]
+    start = old or (b"II*\0" if order == "<" else b"MM\0*") + bytes(4)
+    start += bytes(-len(start) % 4)
+    offsets = [*accumulate(map(len, strips), initial=len(start))]
+
+    entries: dict[int, tuple[int, int, bytes]] = {}  # type, count, value or where it stands
+    values = bytearray()
+    end = offsets.pop()
+    end += end % 2
+
+    def put(tag: int, kind: int, count: int, value: bytes) -> None:
+        if len(value) > 4:
+            place = struct.pack(order + "I", end + len(values))
+            values.extend(value + bytes(len(value) % 2))
+            value = place
+        entries[tag] = (kind, count, value.ljust(4, b"\0"))
+
+    if metadata.density is not None and all(tag != _X_RESOLUTION for tag, *_ in _entries(old)):
+        unit, across, down = metadata.density
+        for tag, number in ((_X_RESOLUTION, across), (_Y_RESOLUTION, down)):
+            put(tag, 5, 1, struct.pack(order + "II", number, 1))
+        put(_RESOLUTION_UNIT, 3, 1, struct.pack(order + "H", unit + 1))
+    for tag, kind, count, place in _entries(old):
+        if tag in _DESCRIPTIVE and kind != 129:
+            size = _TYPE_SIZES[kind] * count
+            inline = old[place : place + size] if size <= 4 else struct.pack(order + "I", place)
+            entries[tag] = (kind, count, inline.ljust(4, b"\0"))
+    structure = structure | {273: (4, offsets), 279: (4, [len(strip) for strip in strips])}
+    for tag, (kind, numbers) in structure.items():
+        put(tag, kind, len(numbers), struct.pack(f"{order}{len(numbers)}{_NUMBERS[kind]}", *numbers))
+    others = b"".join(data for number, data in metadata.photoshop.items() if number != 0x0404)
+    for tag, kind, data in (
+        (_TIFF_XMP, 1, metadata.xmp),
+        (_TIFF_IPTC, 7, metadata.iptc),
+        (_TIFF_PHOTOSHOP, 1, others),
+        (_TIFF_ICC, 7, metadata.icc_profile),
+    ):
+        if data:
+            put(tag, kind, len(data), data)
+    directory = struct.pack(order + "H", len(entries))
+    for tag, (kind, count, value) in sorted(entries.items()):
+        directory += struct.pack(order + "HHI", tag, kind, count) + value
+    parts = [start[:4], struct.pack(order + "I", end + len(values)), start[8:], *strips]
+    parts += [bytes(end - sum(map(len, parts))), values, directory, bytes(4)]
+    return b"".join(parts)
+
+
+# --- XMP ---
+
+_RDF, _NOTE = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#", b"http://ns.adobe.com/xmp/note/"
+_TIFF_NAMESPACE = b"http://ns.adobe.com/tiff/1.0/"
+_ATTRIBUTE = re.compile(rb"""\s([^\s=/>]+)\s*=\s*("[^"]*"|'[^']*')""")
+_TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
+_DEEPEST = 100  # elements within elements; packets have ten
+
+
+@dataclass
+class _Element:
+    name: tuple[bytes | None, bytes]
+    namespaces: dict[bytes, bytes]
+    """Prefix -> quoted name of each that is in force."""
+    start: int
+    content: int
+    role: str = ""
+    leaf: bool = True
+
+
+class _Packet:
+    """An XMP packet, parsed: where in its bytes those things stand that are looked for.
+
+    Raises:
+        ValueError: if it is no well-formed XML, or declares entities.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.orientations: list[Edit] = []
+        """What makes its orientation 1, in whatever form RDF/XML allows."""
+        self.note: Edit | None = None
+        """What takes out the announcement of an extension."""
+        self.body: tuple[int, int] | None = None
+        """The content of rdf:RDF."""
+        self.declarations: list[Edit] = []
+        """What makes each node in it declare its namespaces itself."""
+        self._open: list[_Element] = []
+        self._parser = parser = expat.ParserCreate()
+        parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
+        parser.EntityDeclHandler = self._refuse
+        try:
+            parser.Parse(data.rstrip(b"\0"), True)
+        except expat.ExpatError as error:
+            raise ValueError(str(error)) from None
+
+    def _refuse(self, *_: Any) -> None:
+        raise ValueError("entities are not expanded")
+
+    def _start(self, name: str, _: Any) -> None:
+        start = self._parser.CurrentByteIndex
+        tag = _TAG.match(self.data, start)
+        if tag is None or len(self._open) == _DEEPEST:
+            raise ValueError("this is not understood")
+        attributes = {match[1]: match for match in _ATTRIBUTE.finditer(self.data, start, tag.end())}
+        parent = self._open[-1] if self._open else _Element((None, b""), {}, 0, 0)
+        parent.leaf = False
+        own = {key.partition(b":")[2]: match[2] for key, match in attributes.items() if key.startswith(b"xmlns")}
+        namespaces = parent.namespaces | own if own else parent.namespaces
+
+        def full(key: bytes) -> tuple[bytes | None, bytes]:
+            prefix, _, local = key.rpartition(b":")
+            return namespaces.get(prefix, b"''")[1:-1], local
+
+        element = _Element(full(name.encode()), namespaces, start, tag.end())
+        self._open.append(element)
+        named = {full(key): match for key, match in attributes.items() if b":" in key}
+        if element.name == (_RDF, b"RDF"):
+            element.role = "rdf"
+        elif parent.role == "rdf":
+            element.role = "node"
+            missing = parent.namespaces.keys() - own.keys()
+            text = b"".join(
+                b" xmlns%s=%s" % (b":" + prefix if prefix else b"", parent.namespaces[prefix])
+                for prefix in sorted(missing)
+            )
+            place = start + 1 + len(name.encode())
+            self.declarations.append((place, place, text))
+            self._set(named.get((_TIFF_NAMESPACE, b"Orientation")))
+            if match := named.get((_NOTE, b"HasExtendedXMP")):
+                self.note = (match.start(), match.end(), b"")
+        elif parent.role == "node" and element.name == (_TIFF_NAMESPACE, b"Orientation"):
+            element.role = "orientation"
+        elif parent.role == "node" and element.name == (_NOTE, b"HasExtendedXMP"):
+            element.role = "note"
+        elif parent.role == "orientation":
+            element.role = "orientation"
+        if element.role == "orientation":
+            self._set(named.get((_RDF, b"value")))
+
+    def _set(self, attribute: re.Match[bytes] | None) -> None:
+        if attribute is not None:
+            self.orientations.append((attribute.start(2) + 1, attribute.end(2) - 1, b"1"))
+
+    def _end(self, _: str) -> None:
+        element, end = self._open.pop(), self._parser.CurrentByteIndex
+        empty = end <= element.start or self.data[element.content - 2 : element.content] == b"/>"
+        if element.role == "rdf" and not empty:
+            self.body = (element.content, end)
+        elif element.role == "note":
+            self.note = (element.start, element.content if empty else self.data.index(b">", end) + 1, b"")
+        elif element.role == "orientation" and element.leaf and not empty:
+            text = self.data[element.content : end]
+            spaces = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
+            self.orientations.append((element.content + spaces[0], end - spaces[1], b"1"))
+
+
+def _edited(data: bytes, edits: Sequence[Edit], start: int = 0, end: int | None = None) -> bytes:
+    """A range of the data with some pieces replaced."""
+    parts = []
+    for first, last, new in sorted(edits):
+        parts += [data[start:first], new]
+        start = last
+    return b"".join([*parts, data[start:end]])
+
+
+def _upright(packet: bytes) -> bytes:
+    """The packet with orientation 1 where it says any; empty where it may say one and cannot be understood."""
+    try:
+        parsed = _Packet(packet)
+    except ValueError:
+        return b"" if b"Orientation" in packet else packet
+    return _edited(packet, parsed.orientations)
+
+
+def _merged(main: _Packet, extension: _Packet) -> bytes:
+    """One packet of two: the nodes of the extension behind those of the main packet, which announces it no more."""
+    if main.body is None or extension.body is None:
+        raise ValueError("there is no rdf:RDF")
+    nodes = _edited(extension.data, extension.declarations, *extension.body)
+    edits = [(main.body[1], main.body[1], nodes)] + ([main.note] if main.note else [])
+    return _edited(main.data, edits)

@@ -1,0 +1,309 @@
+"""The page: what stands where, and which listener answers to what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import presentation
+import torch
+import work
+from address import DEFAULT_PRESET, SETTINGS, TO_QUERY, from_query, preset_of, values_of
+from gate import WORK, Page
+from limits import CONCURRENCY, KEEP_MINUTES, MAX_MEGABYTES, MAX_MEGAPIXELS, read_jpeg, refusals
+from work import AUTO, PIPE
+
+from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
+from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
+
+EXAMPLES = {
+    "cat.jpg": "Cat, quality 10",
+    "cat-crushed.jpg": "Cat, quality 5",
+    "cameraman.jpg": "Cameraman, grey",
+    "galaxies.jpg": "Galaxies, progressive",
+    "cat.png": "Cat",
+    "cameraman.png": "Cameraman",
+    "galaxies.png": "Galaxies",
+}
+_PRESET_LABELS = {"paper": "paper (S)", "paper-average": "paper (A)"}
+_QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
+
+# On a phone the progress lies below what is seen.
+_SHOW_STATUS = """() => {
+  document.querySelector("#status").scrollIntoView({block: "nearest"});
+  return [];
+}"""
+
+
+@dataclass
+class Source:
+    """A tab: what is restored there, and the button that starts it."""
+
+    tab: gr.Tab
+    button: gr.Button
+    work: Callable[..., list]
+    inputs: list
+
+
+@dataclass
+class Results:
+    """The right side, as `presentation.present` fills it."""
+
+    status: gr.HTML
+    view: gr.HTML
+    download: gr.DownloadButton
+    deviation: gr.HTML
+    facts: gr.HTML
+    code_box: gr.Accordion
+    code: gr.Code
+
+    @property
+    def components(self) -> list:
+        return list(vars(self).values())
+
+
+def build() -> Page:
+    """The page, to be queued and launched."""
+    with Page(title="DDRM-JPEG", analytics_enabled=False) as page:
+        gr.HTML(
+            "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say.</p>",
+            elem_id="title",
+        )
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=5, min_width=320):
+                sources = _sources()
+                preset = gr.Radio(
+                    [(_PRESET_LABELS.get(name, name), name) for name in PRESETS], value=DEFAULT_PRESET, label="Preset"
+                )
+                with gr.Row():
+                    for source in sources:
+                        source.button.render()
+                    cancel = gr.Button("Cancel", size="lg", visible=False)
+                with gr.Accordion("Settings", open=False):
+                    controls = _controls()
+                    gr.HTML('<p class="note">The address of this page holds these settings; copy it to share them.</p>')
+            with gr.Column(scale=7, min_width=320):
+                results = _results()
+        gr.HTML(
+            f'<p class="note">At most {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB a picture. Uploads and'
+            f" results are deleted after {KEEP_MINUTES:g} minutes. A restored picture is plausible, not evidence.</p>",
+            elem_classes="foot",
+        )
+        buttons = [*(source.button for source in sources), cancel]
+        _connect_work(page, sources, controls, results, buttons)
+        _connect_file(sources[0].inputs[0], results)
+        _connect_settings(page, preset, controls, buttons)
+    return page
+
+
+# --- What stands where ---
+
+
+def _sources() -> list[Source]:
+    with gr.Tabs():
+        with gr.Tab("Restore") as restore_tab:
+            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor choose one, or paste a file", ".jpg")
+        with gr.Tab("Explore") as explore_tab:
+            explored = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
+            quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
+            subsampling = gr.Radio(["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling")
+            explored_side = _longer_side()
+        with gr.Tab("Dequantize") as dequantize_tab:
+            quantized = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
+            bits = gr.Slider(1, 7, 3, step=1, label="Bits a channel", info="3 are the paper's 9 bits a colour.")
+            reconstruction = gr.Radio(["left", "center"], value="left", label="A level decodes to its bin's")
+            quantized_side = _longer_side()
+    start = {"variant": "primary", "size": "lg", "interactive": False, "render": False}  # until the address was read
+    return [
+        Source(restore_tab, gr.Button("Restore", **start), work.restore, [jpeg]),
+        Source(
+            explore_tab,
+            gr.Button("Compress, then restore", **start, visible=False),
+            work.explore,
+            [explored, quality, subsampling, explored_side],
+        ),
+        Source(
+            dequantize_tab,
+            gr.Button("Quantize, then restore", **start, visible=False),
+            work.dequantize,
+            [quantized, bits, reconstruction, quantized_side],
+        ),
+    ]
+
+
+def _upload(label: str, placeholder: str, suffix: str) -> gr.Image:
+    """An upload that hands over the path of the bytes as they came, and below it the examples for it."""
+    image = gr.Image(
+        label=label,
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=300,
+        buttons=[],
+        placeholder=placeholder,
+    )
+    # Its own would open the file, and of a broken one would say only where on the server it lies.
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    with gr.Row(elem_classes="examples"):
+        for name, title in EXAMPLES.items():
+            file = Path(__file__).parent / "examples" / name
+            if file.suffix == suffix and file.is_file():
+                example = gr.Button(title, icon=file, size="sm", min_width=0)
+                example.keep_in_cache.update(example.temp_files)  # or the picture on it would be deleted, too
+                example.click(lambda file=file: str(file), None, image, **_QUIET)
+    return image
+
+
+def _longer_side() -> gr.Radio:
+    return gr.Radio(
+        [("256", 256), ("512", 512), ("1024", 1024), ("as it is", 0)],
+        value=256,
+        label="Longer side in pixels",
+        info="A larger picture is made smaller first.",
+    )
+
+
+def _controls() -> dict[str, Any]:
+    """Settings and seed, by name."""
+    controls = {
+        "num_samples": gr.Slider(
+            1, 16, step=1, info='Independent samples to average; 1 is the paper\'s "(S)", 8 its "(A)".'
+        ),
+        "num_inference_steps": gr.Slider(1, 100, step=1, info="Network evaluations in a sample."),
+        "init_timestep": gr.Slider(
+            AUTO,
+            len(PIPE.scheduler),
+            step=1,
+            info="Where sampling starts, from the noised measurement; 0: as the file's tables ask for.",
+        ),
+        "timestep_spacing": gr.Radio([*TIMESTEP_SPACINGS], info="Uniform, or denser near the end."),
+        "eta": gr.Slider(0, 1, step=0.05, info="Weight of fresh against predicted noise."),
+        "eta_b": gr.Slider(0, 1, step=0.05, info="Weight of the corrected picture at every step."),
+        "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
+        "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
+        "equivariant": gr.Checkbox(info="Another flip or rotation of the picture for the network at every step."),
+        "correction": gr.Radio([*CORRECTIONS], info="How a picture is made to agree with the file at every step."),
+        "error_scale": gr.Slider(0, 10, step=0.1, info="For posterior: factor of the network's error."),
+        "noise_accounting": gr.Checkbox(info="For posterior: what is left uncertain counts as noise."),
+        "sharpness": gr.Slider(0, 1, step=0.05, info="From the smooth mean to the texture of a photograph."),
+        "consistent": gr.Checkbox(info="Project the result onto what the file says."),
+    }
+    for name, value in zip(SETTINGS, values_of(DEFAULT_PRESET), strict=True):
+        controls[name].label, controls[name].value = name, value
+    return controls | {"seed": gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1)}
+
+
+def _results() -> Results:
+    # The labels are not shown; they name the outputs of the API.
+    status = gr.HTML(presentation.HINT, elem_id="status", label="Verdict, as HTML")
+    view = gr.HTML(elem_id="view", label="Comparison, as HTML")
+    download = gr.DownloadButton("Download PNG", visible=False, elem_id="download")
+    deviation = gr.HTML(elem_id="deviation", label="Where the samples differ, as HTML")
+    facts = gr.HTML(elem_id="facts", label="What the file says, as HTML")
+    with gr.Accordion("The same in Python", open=False, visible=False, elem_id="python") as code_box:
+        code = gr.Code(language="python", interactive=False, label="Python", show_line_numbers=False)
+        if PIPE.device.type == "cpu":
+            gr.HTML(
+                f'<p class="note">The same bytes where torch has as many threads as here:'
+                f" <code>torch.set_num_threads({torch.get_num_threads()})</code>.</p>"
+            )
+    return Results(status, view, download, deviation, facts, code_box, code)
+
+
+# --- Which listener answers to what ---
+
+
+def _busy(buttons: list[gr.Button], working: bool) -> list:
+    """The buttons that start, and the one that cancels."""
+    return [*(gr.Button(interactive=not working) for _ in buttons[:-1]), gr.Button(visible=working)]
+
+
+def _connect_work(
+    page: Page,
+    sources: list[Source],
+    controls: dict[str, Any],
+    results: Results,
+    buttons: list[gr.Button],
+) -> None:
+    *start_buttons, cancel = buttons
+
+    async def cancelled(request: gr.Request) -> list:
+        await work.leave(request)
+        return ['<p class="hint" role="status">Cancelled.</p>', *_busy(buttons, False)]
+
+    def ended(request: gr.Request) -> list:
+        """Why there is no picture. The sentence stays on the page when the note that gradio shows has gone.
+
+        To gradio what is cancelled has failed, too, but then the queue knows of no refusal and all has been said.
+        """
+        sentence = page._queue.refused.pop(request.session_hash, None)
+        if sentence is None:
+            return [gr.skip()] * (1 + len(buttons))
+        return [presentation.refused(sentence), *_busy(buttons, False)]
+
+    runs = []
+    for source in sources:
+        source.tab.select(
+            lambda which=source.button: [gr.Button(visible=one is which) for one in start_buttons],
+            None,
+            start_buttons,
+            **_QUIET,
+        )
+        started = source.button.click(lambda: _busy(buttons, True), None, buttons, js=_SHOW_STATUS, **_QUIET)
+        run = started.success(
+            source.work,
+            source.inputs,
+            results.components,
+            inputs_kwargs=controls,
+            show_progress_on=results.status,
+            concurrency_limit=CONCURRENCY,
+            concurrency_id=WORK,
+            api_name=source.work.__name__,
+        )
+        run.success(lambda: _busy(buttons, False), None, buttons, **_QUIET)
+        run.failure(ended, None, [results.status, *buttons], **_QUIET)
+        runs.append(run)
+    cancel.click(cancelled, None, [results.status, *buttons], cancels=runs, api_name="cancel", **_QUIET)
+    page.unload(work.leave)
+
+
+def _connect_file(jpeg: gr.Image, results: Results) -> None:
+    def inspect(path: str | None) -> tuple:
+        """What the file says, or what is wrong with it; a restoration that was faster keeps its place."""
+        if path is None:
+            return gr.skip(), ""
+        try:
+            with refusals(path):
+                return gr.skip(), presentation.facts(read_jpeg(path)[0])
+        except gr.Error as error:
+            return presentation.refused(error.message), ""
+
+    jpeg.change(presentation.cleared, None, results.components, **_QUIET).then(
+        inspect,
+        jpeg,
+        [results.status, results.facts],
+        show_progress="hidden",
+        concurrency_limit=4,
+        concurrency_id="inspect",
+        api_visibility="private",
+    )
+
+
+def _connect_settings(page: Page, preset: gr.Radio, controls: dict[str, Any], buttons: list[gr.Button]) -> None:
+    settings = [controls[name] for name in SETTINGS]
+    everything = [preset, *controls.values()]
+    to_query = {"fn": None, "inputs": everything, "js": TO_QUERY % list(SETTINGS), "api_visibility": "private"}
+    preset.input(values_of, preset, settings, **_QUIET).then(**to_query)
+    gr.on([control.input for control in settings], preset_of, settings, preset, **_QUIET).then(**to_query)
+    controls["seed"].input(**to_query)
+
+    def read(request: gr.Request) -> list:
+        return from_query(dict(request.query_params), controls)
+
+    page.load(read, None, everything, **(_QUIET | _AT_ONCE)).then(
+        lambda: _busy(buttons, False), None, buttons, **_QUIET
+    )

@@ -1,0 +1,439 @@
+"""What a file carries beside its picture, in every format, by the eyes of other readers."""
+
+import io
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import png
+import pytest
+import tifffile
+from conftest import jpeg_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.files import FORMATS, encode, save, upright
+from pipeline_ddrm_jpeg.metadata import Metadata
+
+XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+RDF, TIFF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://ns.adobe.com/tiff/1.0/"
+GREY, COLOUR = np.arange(35, dtype=np.uint8).reshape(5, 7), np.arange(105, dtype=np.uint8).reshape(5, 7, 3)
+FORMS = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
+
+
+def value(order: str, kind: int, *numbers) -> bytes:
+    return struct.pack(order + FORMS[kind] * (len(numbers) // len(FORMS[kind])), *numbers)
+
+
+def directory(order: str, entries: list, at: int, following: int = 0) -> bytes:
+    """A directory of (tag, type, count, value), with long values right behind it."""
+    made, values = struct.pack(order + "H", len(entries)), b""
+    for tag, kind, count, data in sorted(entries):
+        if len(data) > 4:
+            place = at + 6 + 12 * len(entries) + len(values)
+            values += data + bytes(len(data) % 2)
+            data = struct.pack(order + "I", place)
+        made += struct.pack(order + "HHI", tag, kind, count) + data.ljust(4, b"\0")
+    return made + struct.pack(order + "I", following) + values
+
+
+def exif_block(order: str, entries: list, more: list | None = None, maker_note: bytes = b"") -> bytes:
+    """An EXIF block, of which the second directory and a maker note stand before the first, far from where it is."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + bytes(4) + maker_note
+    head += bytes(len(head) % 2)
+    if more is not None:
+        entries = [*entries, (0x8769, 4, 1, struct.pack(order + "I", len(head)))]
+        head += directory(order, more, len(head))
+    head = head[:4] + struct.pack(order + "I", len(head)) + head[8:]
+    return head + directory(order, entries, len(head))
+
+
+def with_segments(data: bytes, *segments: tuple[int, bytes]) -> bytes:
+    made = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    jfif = 4 + int.from_bytes(data[4:6], "big")
+    return data[:jfif] + made + data[jfif:]
+
+
+@pytest.fixture(scope="module")
+def plain(photo) -> bytes:
+    return jpeg_bytes(photo.resize((24, 16)))
+
+
+def opened(plain: bytes, *segments: tuple[int, bytes]) -> Metadata:
+    return JPEGFile.open(with_segments(plain, *segments)).metadata
+
+
+def written(metadata: Metadata, image_format: str, folder: Path, pixels: np.ndarray = COLOUR) -> Path:
+    """A picture with this metadata in a file, which every reader here can read without a warning."""
+    path = folder / f"a{FORMATS[image_format]}"
+    save(pixels, path, image_format, metadata)
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.size == pixels.shape[1::-1]
+        if image_format != "jpeg":
+            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.broadcast_to(
+                pixels if pixels.ndim == 3 else pixels[..., None], (*pixels.shape[:2], 3)
+            ))  # fmt: skip
+    if image_format == "tiff":
+        np.testing.assert_array_equal(tifffile.imread(path), pixels)
+        if shutil.which("tiffinfo"):
+            done = subprocess.run(["tiffinfo", str(path)], capture_output=True, text=True)
+            assert done.returncode == 0
+            assert not [line for line in done.stderr.splitlines() if "Unknown field" not in line], done.stderr
+    if image_format == "png":
+        png.Reader(filename=str(path)).preamble()
+    if shutil.which("exiftool"):
+        done = subprocess.run(["exiftool", "-a", "-validate", "-warning", "-error", str(path)], capture_output=True)
+        assert not [line for line in done.stdout.splitlines() if b"Improper" in line or b"Error" in line], done.stdout
+    return path
+
+
+def exif_of(path: Path) -> bytes:
+    """The EXIF block of a file as other readers find it; of a TIFF the file itself, whose offsets are the block's."""
+    if path.suffix == ".tif":
+        return path.read_bytes()
+    with Image.open(path) as picture:
+        return picture.info["exif"].removeprefix(b"Exif\0\0")
+
+
+# --- EXIF ---
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [*FORMS, 2])
+def test_an_orientation_is_read_and_set_in_whatever_type_it_is_stored(plain, order, kind):
+    six = b"6\0" if kind == 2 else value(order, kind, *([6, 1] if len(FORMS[kind]) == 2 else [6]))
+    block = exif_block(order, [(0x0112, kind, 2 if kind == 2 else 1, six), (0x010F, 2, 8, b"K\xfcste \xc2\0")])
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + block))
+    assert metadata.orientation == 6
+    turned = metadata.upright()
+    assert turned.orientation == 1
+    assert turned.exif != metadata.exif
+    changed = [i for i, (old, new) in enumerate(zip(metadata.exif, turned.exif, strict=True)) if old != new]
+    assert changed[-1] - changed[0] < len(six)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_turned_as_pillow_turns_them(orientation):
+    picture = Image.fromarray(COLOUR)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.info["exif"] = exif.tobytes()
+    np.testing.assert_array_equal(upright(COLOUR, orientation), np.asarray(ImageOps.exif_transpose(picture)))
+    assert upright(GREY, orientation).shape == (GREY.shape if orientation < 5 else GREY.shape[::-1])
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_all_of_exif_but_the_orientation_stays_byte_for_byte(plain, order, image_format, tmp_path):
+    """Maker notes with offsets from the start of the block, UTF-8 and Latin-1, and a value that is no number."""
+    note, artist = b"\1\2 note with offsets \xff\xfe" * 3, "Küste © 2020\0".encode()
+    more = [
+        (0x9204, 10, 1, value(order, 10, -1, 0)),
+        (0x927C, 7, len(note), struct.pack(order + "I", 8)),
+        (0x9286, 7, 12, b"ASCII\0\0\0h\xe9llo"[:12]),
+    ]
+    block = exif_block(order, [(0x0112, 3, 1, value(order, 3, 6)), (0x013B, 2, len(artist), artist)], more, note)
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + block))
+    assert metadata.orientation == 6
+    path = written(metadata.upright(), image_format, tmp_path)
+    expected = block.replace(struct.pack(order + "HHIH", 0x0112, 3, 1, 6), struct.pack(order + "HHIH", 0x0112, 3, 1, 1))
+    found = exif_of(path)
+    if image_format == "tiff":
+        assert found[8 : len(block)] == expected[8:]
+        with tifffile.TiffFile(path) as opened_again:
+            tags = opened_again.pages[0].tags
+            assert tags[0x013B].value in (artist[:-1], artist[:-1].decode())
+            assert tags[0x0112].value == 1
+            assert opened_again.byteorder == order
+    else:
+        assert found == expected
+
+
+def test_a_tiff_takes_no_tag_from_the_camera_that_says_how_pixels_are_stored(plain, tmp_path):
+    stale = {256: 4000, 257: 3000, 258: 12, 259: 6, 262: 6, 277: 4, 278: 7, 284: 2, 317: 2, 322: 64, 338: 1, 339: 3}
+    entries = [(tag, 3, 1, value("<", 3, number)) for tag, number in stale.items()]
+    entries += [(273, 4, 1, value("<", 4, 9)), (279, 4, 1, value("<", 4, 9)), (330, 4, 1, value("<", 4, 8))]
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + exif_block("<", [*entries, (0x010F, 2, 6, b"Maker\0")])))
+    for pixels in (GREY, COLOUR, COLOUR.astype(np.uint16) * 257):
+        path = tmp_path / "a.tif"
+        save(pixels, path, "tiff", metadata)
+        np.testing.assert_array_equal(tifffile.imread(path), pixels)
+        with tifffile.TiffFile(path) as file:
+            assert sorted(file.pages[0].tags.keys()) == [256, 257, 258, 259, 262, 271, 273, 277, 278, 279, 284]
+    assert metadata.not_kept("tiff") == ("EXIF tag 0x014a",)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_exif_over_several_segments_is_one_block(plain, image_format, tmp_path):
+    comment = bytes(np.random.default_rng(0).integers(1, 255, 150_000, dtype=np.uint8))
+    block = exif_block("<", [(0x0112, 3, 1, value("<", 3, 6))], [(0x9286, 7, len(comment), comment)])
+    parts = [block[i : i + 60_000] for i in range(0, len(block), 60_000)]
+    metadata = opened(plain, *((0xE1, b"Exif\0\0" + part) for part in parts))
+    assert metadata.exif == b"Exif\0\0" + block
+    assert metadata.not_kept("png") == ()
+    path = tmp_path / f"a{FORMATS[image_format]}"
+    save(COLOUR, path, image_format, metadata.upright())
+    again = JPEGFile.open(path).metadata.exif if image_format == "jpeg" else exif_of(path)
+    assert comment in again
+
+
+def test_a_header_that_stands_there_twice_is_written_once(plain, tmp_path):
+    block = exif_block("<", [(0x010F, 2, 6, b"Maker\0")])
+    metadata = opened(plain, (0xE1, b"Exif\0\0Exif\0\0" + block))
+    for image_format in ("png", "jpeg", "webp"):
+        assert exif_of(written(metadata, image_format, tmp_path)) == block
+
+
+def test_exif_that_cannot_be_read_is_told(plain, tmp_path):
+    metadata = opened(plain, (0xE1, b"Exif\0\0garbage"))
+    assert (metadata.exif, metadata.orientation) == (None, 1)
+    assert metadata.not_kept("png") == ("EXIF that cannot be read",)
+    written(metadata, "png", tmp_path)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"II*\0", b"MM\0*"]))
+def test_no_exif_block_makes_anything_fail(block, start):
+    metadata = Metadata(((0xE1, b"Exif\0\0" + start + block),)).upright()
+    assert metadata.orientation in range(1, 9)
+    for image_format in FORMATS:
+        data, not_kept = encode(GREY, image_format, metadata)
+        assert all(isinstance(words, str) for words in not_kept)
+        if image_format == "tiff":
+            np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), GREY)
+
+
+# --- XMP ---
+
+PACKET = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" xmlns:%s="{TIFF}"'
+    ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="6"%s</rdf:Description></rdf:RDF></x:xmpmeta>   '
+    '<?xpacket end="w"?>'
+)
+SIX = {
+    "attribute": ("tiff", ' tiff:Orientation="6">'),
+    "single quotes": ("tiff", " tiff:Orientation='6'>"),
+    "spaces": ("tiff", '\n  tiff:Orientation = "6" >'),
+    "a sign of greater before it": ("tiff", ' dc:source="a>b" tiff:Orientation="6">'),
+    "another prefix": ("t", ' t:Orientation="6">'),
+    "element": ("tiff", "><tiff:Orientation>6</tiff:Orientation>"),
+    "element, with white space": ("a-b", "><a-b:Orientation\n> 6\n</a-b:Orientation >"),
+    "section": ("tiff", "><tiff:Orientation><![CDATA[6]]></tiff:Orientation>"),
+    "reference": ("tiff", "><tiff:Orientation>&#x36;</tiff:Orientation>"),
+    "reference in an attribute": ("tiff", ' tiff:Orientation="&#54;">'),
+    "value attribute": ("tiff", '><tiff:Orientation rdf:value="6"/>'),
+    "value element": ("tiff", "><tiff:Orientation><rdf:Description><rdf:value>6</rdf:value></rdf:Description>"
+                      "</tiff:Orientation>"),
+    "resource": ("tiff", '><tiff:Orientation rdf:parseType="Resource"><rdf:value>6</rdf:value></tiff:Orientation>'),
+    "its own namespace": ("x", f'><Orientation xmlns="{TIFF}">6</Orientation>'),
+}  # fmt: skip
+ORIENTED = exif_block("<", [(0x0112, 3, 1, value("<", 3, 6))])
+
+
+@pytest.mark.parametrize("form", SIX)
+def test_the_orientation_in_xmp_follows_in_every_form_and_nothing_else_changes(plain, form):
+    packet = (PACKET % SIX[form]).encode()
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + packet)).upright()
+    six = re.compile(rb"<!\[CDATA\[6\]\]>|&#x36;|&#54;|(?<!format=\")6(?=\D)(?!.*\?><x:)")
+    assert metadata.xmp == six.sub(b"1", packet)
+    assert b'format="6"' in metadata.xmp
+    ElementTree.fromstring(metadata.xmp.decode())
+
+
+def test_orientations_of_other_things_in_xmp_stay(plain):
+    nested = '<dc:relation><rdf:Bag><rdf:li tiff:Orientation="6"/></rdf:Bag></dc:relation>'
+    other = f' xmlns:o="urn:other" o:Orientation="6">{nested}'
+    packet = (PACKET % ("tiff", other)).encode()
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + packet))
+    assert metadata.upright().xmp == packet
+
+
+def test_xmp_that_expands_is_not_expanded_and_not_left_with_a_wrong_orientation(plain):
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;">]><x>Orientation &b;</x>'
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + bomb))
+    assert metadata.xmp == bomb
+    assert metadata.upright().xmp is None
+    deep = b"<a>" * 20_000 + b"Orientation" + b"</a>" * 20_000
+    assert Metadata(((0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + deep))).upright().xmp is None
+
+
+def extended(main: str, extension: str, name: bytes = b"0123456789ABCDEF" * 2, step: int = 900) -> list:
+    data = extension.encode()
+    chunks = [name + struct.pack(">II", len(data), at) + data[at : at + step] for at in range(0, len(data), step)]
+    return [(0xE1, XMP + main.encode()), *((0xE1, EXTENSION + chunk) for chunk in reversed(chunks))]
+
+
+MAIN = PACKET % (
+    "xmpNote",
+    ' xmlns:n="http://ns.adobe.com/xmp/note/" n:HasExtendedXMP="0123456789ABCDEF0123456789ABCDEF">',
+)
+HISTORY = (
+    f'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:ps="urn:ps"><r:RDF xmlns:r="{RDF}" xmlns:t="{TIFF}">'
+    f'<r:Description r:about="" ps:History="{"edited; " * 300}"/>'
+    '<r:Description t:Orientation="6"/></r:RDF></x:xmpmeta>'
+)
+
+
+def test_extended_xmp_is_put_back_into_the_packet(plain, tmp_path):
+    segments = extended(MAIN, HISTORY)
+    metadata = opened(plain, *segments)
+    nodes = list(ElementTree.fromstring(metadata.xmp.decode())[0])
+    assert nodes[1].get("{urn:ps}History") == "edited; " * 300
+    assert nodes[0].get("{http://purl.org/dc/elements/1.1/}format") == "6"
+    assert b"HasExtendedXMP" not in metadata.xmp
+    with Image.open(written(metadata, "png", tmp_path)) as picture:
+        assert picture.info["xmp"] == metadata.xmp
+    again = JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata
+    assert again.segments[-len(segments) :] == tuple(segments), "a JPEG keeps the segments themselves"
+    turned = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), *segments).upright()
+    assert list(ElementTree.fromstring(turned.xmp.decode())[0])[2].get(f"{{{TIFF}}}Orientation") == "1"
+    lacking = opened(plain, *segments[:-1])
+    assert lacking.not_kept("png") == ("extended XMP that is not whole",)
+
+
+def test_a_packet_too_long_for_a_segment_is_written_as_an_extension(tmp_path):
+    packet = (PACKET % ("tiff", f' tiff:Make="{"x" * 150_000}">')).encode()
+    path = written(Metadata.from_info({"xmp": packet}), "jpeg", tmp_path)
+    metadata = JPEGFile.open(path).metadata
+    node = list(ElementTree.fromstring(metadata.xmp.decode())[0])[-1]
+    assert node.get(f"{{{TIFF}}}Make") == "x" * 150_000
+
+
+# --- IPTC, resolution, comments, profiles, and what has no place ---
+
+
+def resource(number: int, data: bytes) -> bytes:
+    return b"8BIM" + struct.pack(">H", number) + b"\0\0" + struct.pack(">I", len(data)) + data + bytes(len(data) % 2)
+
+
+def test_iptc_is_kept_in_jpeg_and_tiff_and_told_elsewhere(plain, tmp_path):
+    record = b"\x1c\1\x5a\0\3\x1b%G" + b"\x1c\2\x78\0\x0bA caption. "[:16]
+    segment = (0xED, b"Photoshop 3.0\0" + resource(0x0404, record) + resource(0x03ED, b"resolution"))
+    metadata = opened(plain, segment)
+    assert metadata.iptc == record
+    assert segment in JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata.segments
+    path = tmp_path / "a.tif"
+    save(COLOUR, path, "tiff", metadata)
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].tags[33723].value == record
+        assert file.pages[0].tags[34377].value == resource(0x03ED, b"resolution")
+    for image_format in ("png", "webp"):
+        assert metadata.not_kept(image_format) == ("IPTC and other Photoshop data",)
+    assert metadata.not_kept("jpeg") == metadata.not_kept("tiff") == ()
+
+
+@pytest.mark.parametrize(("unit", "metres"), [(1, 1 / 0.0254), (2, 100)])
+def test_the_resolution_is_kept_and_turned(photo, unit, metres, tmp_path):
+    data = jpeg_bytes(photo.resize((24, 16)), dpi=(300, 150)).replace(b"JFIF\0\1\1\1", b"JFIF\0\1\1" + bytes((unit,)))
+    metadata = JPEGFile.open(with_segments(data, (0xE1, b"Exif\0\0" + ORIENTED))).metadata.upright()
+    assert metadata.density == (unit, 150, 300)
+    with open(written(metadata, "png", tmp_path), "rb") as stream:
+        reader = png.Reader(file=stream)
+        reader.preamble()
+        assert (reader.x_pixels_per_unit, reader.y_pixels_per_unit) == (round(150 * metres), round(300 * metres))
+        assert reader.unit_is_meter
+    with Image.open(written(metadata, "tiff", tmp_path)) as picture:
+        assert [float(picture.tag_v2[tag]) for tag in (282, 283, 296)] == [150, 300, unit + 1]
+    assert JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata.density == (unit, 150, 300)
+    assert metadata.not_kept("webp") == ("resolution",)
+
+
+def test_all_comments_are_kept_in_their_character_set_and_without_nul(plain, tmp_path):
+    comments = (b"first", "Küste".encode(), b"Photoshop\xa8 5.0", b"ends\0", b"in\0side")
+    metadata = opened(plain, *((0xFE, comment) for comment in comments))
+    assert JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata.comments == comments
+    path = written(metadata, "png", tmp_path)
+    chunks = [(kind, data) for kind, data in png.Reader(filename=str(path)).chunks() if kind in (b"tEXt", b"iTXt")]
+    assert chunks == [
+        (b"tEXt", b"Comment\0first"),
+        (b"iTXt", b"Comment\0\0\0\0\0" + comments[1]),
+        (b"tEXt", b"Comment\0" + comments[2]),
+        (b"tEXt", b"Comment\0ends"),
+        (b"tEXt", b"Comment\0in\nside"),
+    ]
+    assert metadata.not_kept("tiff") == metadata.not_kept("webp") == ("comment",)
+
+
+def profile(space: bytes) -> bytes:
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[:16] + space + made[20:]
+
+
+@pytest.mark.parametrize(("first", "count"), [(1, 3), (0, 3)])
+def test_a_profile_in_numbered_segments_is_read_as_others_read_it(plain, first, count, tmp_path):
+    whole = profile(b"RGB ")
+    parts = [whole[:100], whole[100:300], whole[300:]]
+    segments = [(0xE2, b"ICC_PROFILE\0" + bytes((first + i, count)) + part) for i, part in enumerate(parts)]
+    metadata = opened(plain, *reversed(segments))
+    assert metadata.icc_profile == whole
+    for image_format in FORMATS:
+        with Image.open(written(metadata, image_format, tmp_path)) as picture:
+            assert picture.info["icc_profile"] == whole
+    assert opened(plain, *segments[:2]).not_kept("png") == ("ICC profile that is not whole",)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("space", [b"GRAY", b"RGB ", b"CMYK", b"Lab "])
+@pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
+def test_a_profile_is_only_with_pixels_that_it_is_for(image_format, space, pixels, tmp_path):
+    metadata = Metadata.from_info({"icc_profile": profile(space)})
+    data, not_kept = encode(pixels, image_format, metadata)
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        fits = space == b"RGB " or (space == b"GRAY" and pixels is GREY and image_format != "webp")
+        assert ("icc_profile" in picture.info) == fits
+        assert bool(not_kept) == (not fits)
+        assert picture.mode == ("L" if pixels is GREY and image_format != "webp" and space != b"RGB " else "RGB")
+    written(metadata, image_format, tmp_path, pixels if picture.mode == "L" else np.broadcast_to(
+        pixels if pixels.ndim == 3 else pixels[..., None], (5, 7, 3)
+    ))  # fmt: skip
+
+
+def test_what_a_format_has_no_place_for_is_named_once(plain):
+    segments = [
+        (0xE0, b"JFXX\0\x10thumbnail"),
+        (0xE2, b"MPF\0MM"),
+        (0xEB, b"JP\0\1"),
+        (0xEC, b"Ducky\0\1"),
+        (0xEC, b"Ducky\0\1"),
+        (0xEE, b"Adobe\0\x64\0\0\0\0\1"),
+        (0xE1, XMP + (PACKET % ("GContainer", "> http://ns.google.com/photos/1.0/container/")).encode()),
+    ]
+    data = with_segments(plain, *segments) + bytes(9) + plain
+    metadata = JPEGFile.open(data).metadata
+    announced = "the pictures that follow in the file, such as a gain map, which the XMP still announces"
+    bound = ("index of further pictures (MPF)", "content credentials (JUMBF)")
+    assert metadata.not_kept("jpeg") == (*bound, announced)
+    assert metadata.not_kept("png") == ("JFIF thumbnail", *bound, "APP12 segment Ducky", announced)
+    again = JPEGFile.open(encode(COLOUR, "jpeg", metadata)[0]).metadata.segments
+    assert [one for one in again if one in segments] == [one for one in segments if one[1][:2] not in (b"MP", b"JP")]
+    assert JPEGFile.open(plain + bytes(99)).metadata.not_kept("png") == ()
+    assert JPEGFile.open(plain + b"SEFT").metadata.not_kept("png") == ("4 bytes that follow the picture",)
+
+
+# --- Depth ---
+
+
+@pytest.mark.parametrize("image_format", ["png", "tiff"])
+@pytest.mark.parametrize("shape", [(9, 13), (9, 13, 3), (700, 300, 3)])
+def test_sixteen_bits_are_written_as_others_read_them(image_format, shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16)
+    for order in "<>":
+        metadata = Metadata(((0xE1, b"Exif\0\0" + exif_block(order, [(0x010F, 2, 6, b"Maker\0")])),))
+        path = tmp_path / f"a{FORMATS[image_format]}"
+        save(pixels, path, image_format, metadata)
+        if image_format == "tiff":
+            np.testing.assert_array_equal(tifffile.imread(path), pixels)
+        else:
+            _, _, rows, info = png.Reader(filename=str(path)).read()
+            assert info["bitdepth"] == 16
+            np.testing.assert_array_equal(np.array(list(rows)).reshape(shape), pixels)
+        with Image.open(path) as picture:
+            assert picture.getexif()[0x010F] == "Maker"
