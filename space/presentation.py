@@ -145,9 +145,7 @@ def present(
         where_they_differ = deviation(address["deviation.png"], legend, samples)
     return [
         verdict,
-        comparison(
-            {label: address[f"{label}.png"] for label in left}, address[name], ImageOps.exif_transpose(image).width
-        ),
+        comparison({label: address[f"{label}.png"] for label in left}, address[name], width),
         gr.DownloadButton(value=folder / name, visible=True),
         where_they_differ,
         facts(file) if file else "",
