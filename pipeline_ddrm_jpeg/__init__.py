@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. Imported on first use, so that reading a file's header does not load torch.
 _MODULES = {
+    "DDRMJPEGBlocks": "modular_blocks",
     "DDRMJPEGPipeline": "pipeline",
     "DDRMJPEGPipelineOutput": "pipeline",
     "DDRMScheduler": "scheduling_ddrm",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from .inputs import Observation
+from .samples import Noise
 
 CORRECTIONS = ("ddrm", "nearest", "posterior")
 
@@ -50,3 +52,18 @@ class Correction:
         if self.variance is None or not noise_to_signal:
             return noise
         return self.operator.remaining_noise(noise, noise_to_signal, self.variance)
+
+    def options(self, scheduler: Any, timestep: int | torch.Tensor) -> dict[str, Any]:
+        """The arguments of the scheduler's step by which it corrects and accounts at this timestep."""
+        if self.rule == "posterior":
+            self.noise_to_signal = scheduler.noise_to_signal(timestep)
+        return {"project": self} | ({"remaining_noise": self.remaining_noise} if self.accounting else {})
+
+
+def first_state(scheduler: Any, correct: Correction, noise: Noise) -> torch.Tensor:
+    """`decode(y)`, noised to the first timestep: where the samples of one pass start."""
+    fresh = noise.start()
+    if correct.accounting:
+        fresh = correct.remaining_noise(fresh, scheduler.noise_to_signal(scheduler.timesteps[0]))
+    start = correct.operator.decode(correct.y).expand(noise.shape)
+    return scheduler.add_noise(start, fresh, scheduler.timesteps[0])

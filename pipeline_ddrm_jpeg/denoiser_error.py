@@ -75,6 +75,11 @@ class WienerError:
         return _BETTER * (spectrum * noise / (spectrum + noise)).sqrt()
 
 
+def error_from_config(config: dict[str, Any] | None) -> DenoiserError | WienerError:
+    """The error of a prior whose config has a table of it, or of one whose config has none."""
+    return WienerError() if config is None else DenoiserError.from_config(config)
+
+
 def photographic_variance() -> torch.Tensor:
     """`[2, 8, 8]` variances of the DCT coefficients of photographs in [-1, 1], luma and chroma; large for the mean."""
     frequency = torch.arange(8, dtype=torch.float32)

@@ -43,6 +43,9 @@ pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)  # needs 
 pipe("photo.jpg", num_samples=8).images[0].save("photo.png")
 ```
 
+The code in this repo is loaded with the weights; `revision=` pins the commit that you have read. It is a modular
+pipeline as well, for `ModularPipeline.from_pretrained`, and `diffusers-cli run` takes `{{"file": "photo.jpg"}}`.
+
 {terms}
 
 What the prior invents is plausible, not evidence: not for forensic or medical use.
@@ -133,7 +136,32 @@ def _add_code(folder: Path) -> None:
     for path, changes in ((folder / "model_index.json", code), (folder / "unet" / "config.json", {})):
         config = json.loads(path.read_text()) | changes
         config.pop("_name_or_path", None)  # a path of whoever saved it; and a second save must equal the first
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        _write_json(path, config)
+    _write_modular_index(folder)
+
+
+def _write_modular_index(folder: Path, repo_id: str | None = None, revision: str | None = None) -> None:
+    """Say where a modular pipeline loads its components from: a Hub repo, or the folder that it is itself loaded from.
+
+    The scheduler is named as one of diffusers' own: only such are found there. The blocks make what they need of it.
+    """
+    components = {"unet": ("diffusers", "UNet2DModel"), "scheduler": ("diffusers", "DDPMScheduler")}
+    index = json.loads((folder / "model_index.json").read_text())
+    place = {"pretrained_model_name_or_path": repo_id, "revision": revision, "variant": None}
+    _write_json(
+        folder / "modular_model_index.json",
+        {
+            "_blocks_class_name": "DDRMJPEGBlocks",
+            "_class_name": "ModularPipeline",
+            "_diffusers_version": index["_diffusers_version"],
+            "denoiser_error": index.get("denoiser_error"),
+        }
+        | {name: [*kind, {"subfolder": name, "type_hint": kind} | place] for name, kind in components.items()},
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
@@ -289,7 +317,9 @@ def upload(
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        return api.upload_folder(
+        if repo_type == "model":
+            _write_modular_index(folder, repo_id, revision)
+        commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             repo_type=repo_type,
@@ -299,8 +329,31 @@ def upload(
             ignore_patterns=["**/__pycache__/**"],
             delete_patterns=["unet/*"] if variant is None else [f"unet/{name}" for name in _weights(variant)],
         )
+        if repo_type == "model" and not create_pr:
+            _upload_modular(api, folder, repo_id, revision, commit.oid)
+        return commit
     except Exception as error:  # the HTTP library's own classes differ from release to release
         raise OSError(f"{repo_id} was not uploaded: {_reason(error, api)}".replace(token, "***")) from None
+
+
+def _upload_modular(api: HfApi, folder: Path, repo_id: str, revision: str | None, commit: str) -> None:
+    """Put the modular form alone, with the components of a commit, on a branch of its own.
+
+    `diffusers-cli` asks for the modular form only where there is no `model_index.json` (0.42).
+    """
+    branch = f"{revision}-modular" if revision else "modular"
+    api.create_branch(repo_id, branch=branch, exist_ok=True)
+    with TemporaryDirectory() as name:
+        _copy(folder, Path(name), "*.py", "*.md", "LICENSE", "modular_config.json", "model_index.json")
+        _write_modular_index(Path(name), repo_id, commit)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=name,
+            revision=branch,
+            commit_message=f"The modular form of {commit}",
+            ignore_patterns=["model_index.json"],
+            delete_patterns=["model_index.json", "unet/*", "scheduler/*"],
+        )
 
 
 def _reason(error: Exception, api: HfApi) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from huggingface_hub import CommitInfo
 from PIL import Image
 
-from .corrections import CORRECTIONS, Correction
-from .denoiser_error import DenoiserError, WienerError
+from .corrections import CORRECTIONS, Correction, first_state
+from .denoiser_error import error_from_config
 from .hub import complete, replacing, upload
 from .inputs import Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
@@ -30,12 +26,23 @@ from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
 from .metadata import Metadata  # noqa: F401
+from .modular_blocks import DDRMJPEGBlocks
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import EMBEDDED, align, load_prior, origin_of
-from .samples import DDRMJPEGPipelineOutput, Generator, Noise, Samples, make_consistent, passes
-from .scheduling_ddrm import DDRMScheduler
-from .tiling import VIEWS, count_windows, default_window_size, predict, windows_in_a_call
+from .samples import (
+    OUTPUT_TYPES,
+    DDRMJPEGPipelineOutput,
+    Generator,
+    Noise,
+    Samples,
+    check_choice,
+    check_numbers,
+    gather,
+    passes,
+)
+from .scheduling_ddrm import DDRMScheduler, of_protocol, scheduled
+from .tiling import count_windows, labels_for, predict, views_at, window_options
 
 
 class DDRMJPEGPipeline(DiffusionPipeline):
@@ -69,13 +76,13 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
         align(unet)
         origin_of(unet)  # while a relative path still leads there
-        self.register_modules(unet=unet, scheduler=_of_protocol(scheduler))
+        self.register_modules(unet=unet, scheduler=of_protocol(scheduler))
         self.register_to_config(denoiser_error=denoiser_error)
-        self._error = WienerError() if denoiser_error is None else DenoiserError.from_config(denoiser_error)
+        self._error = error_from_config(denoiser_error)
         self._num_timesteps, self._interrupt = 0, False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, _of_protocol(value) if name == "scheduler" else value)
+        super().__setattr__(name, of_protocol(value) if name == "scheduler" else value)
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
@@ -154,6 +161,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
         with replacing(Path(save_directory), variant) as folder:
             super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
+            DDRMJPEGBlocks().save_pretrained(folder)
             complete(folder, self.unet)
 
     def push_to_hub(
@@ -234,18 +242,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             sizes: arguments that are whole numbers of at least 1, by name.
             callback_on_step_end_tensor_inputs: among those that there are.
         """
-        for name, value in {"num_samples": num_samples, **sizes}.items():
-            optional = value is None and name in sizes
-            if not optional and (not isinstance(value, Integral) or value < 1):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if correction not in CORRECTIONS:
-            raise ValueError(f"correction is {correction!r}; it must be one of {', '.join(CORRECTIONS)}")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f'output_type is {output_type!r}; it must be "pil", "np" or "pt"')
-        for name, value in fractions.items():
-            optional = value is None and name != "temperature"
-            if not optional and not (isinstance(value, Real) and 0 <= value <= 1):
-                raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+        check_numbers({"num_samples": num_samples, **sizes}, fractions)
+        check_choice("correction", correction, CORRECTIONS)
+        check_choice("output_type", output_type, OUTPUT_TYPES)
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -282,6 +281,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("sample",),
         measurement: Any = None,
         size: tuple[int, int] | None = None,
+        file: Source | list | None = None,
     ) -> DDRMJPEGPipelineOutput | tuple:
         """Restore one JPEG file or several. The defaults are the paper's.
 
@@ -332,6 +332,7 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: which of `"sample"` and `"pred_original_sample"` it is given.
             measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
             size: with `measurement`, height and width of the picture; by default all of what it decodes to.
+            file: another name of `image`, for `diffusers-cli run`, which would decode what is called `image`.
 
         Returns:
             The pictures in the orientation of the file as stored; PIL images carry its EXIF and ICC data in `info`.
@@ -353,6 +354,9 @@ class DDRMJPEGPipeline(DiffusionPipeline):
             {"window_size": window_size, "window_batch_size": window_batch_size},
             wanted,
         )
+        if image is not None and file is not None:
+            raise ValueError("give either image or file, not both")
+        image = file if image is None else image
         sources = image if isinstance(image, list) else [image]
         if not sources:
             raise ValueError("the list of pictures is empty")
@@ -365,18 +369,12 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         if image is None and measurement is not None and operator is not None:
             pictures = operator.batch_size(measurement)
         device = self._execution_device
-        labels = self._labels(class_labels, pictures, device)
+        labels = labels_for(self.unet, class_labels, pictures, device)
 
-        # 2. Prepare what all pictures share. A schedule is state, and other threads may be using this pipeline.
-        scheduler = copy.copy(self.scheduler)
-        schedule = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
-        schedule = {name: value for name, value in schedule.items() if value not in (None, "auto")}
-        scheduler.set_timesteps(num_inference_steps, **schedule)
+        # 2. Prepare what all pictures share.
         eta_b = 1.0 if eta_b is None and correction == "posterior" else eta_b
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
-        windows = {"window_size": window_size or default_window_size(self.unet.config)}
-        windows["overlap"] = min(64, windows["window_size"] // 4) if window_overlap is None else window_overlap
-        windows_a_call = window_batch_size or windows_in_a_call(self.unet, windows["window_size"], device)
+        windows = window_options(self.unet, window_size, window_overlap, window_batch_size, device)
         self._interrupt = False
 
         def error(noise_to_signal: float) -> torch.Tensor:
@@ -393,42 +391,38 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         with self.progress_bar(total=0) as progress:
             for index, source in enumerate(sources):
                 seen = observe(source, operator, measurement, size, device)
-                if init_timestep == "auto":
-                    start = _automatic_start(scheduler, seen.operator, num_inference_steps)
-                    scheduler.set_timesteps(num_inference_steps, **schedule, **start)
+                scheduler = scheduled(
+                    self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
+                )
                 self._num_timesteps = len(scheduler.timesteps)
                 shape = seen.operator.decode(seen.y).shape
-                progress.total += (
-                    shape[0] * num_samples * self._num_timesteps * count_windows(self.unet, *shape[-2:], **windows)
-                )
+                steps = shape[0] * num_samples * self._num_timesteps
+                progress.total += steps * count_windows(self.unet, *shape[-2:], **windows)
                 progress.refresh()
                 prior = partial(
                     predict,
                     self.unet,
                     **windows,
-                    batch_size=windows_a_call,
                     class_labels=None if labels is None else labels[len(finished) : len(finished) + shape[0]],
                     on_windows=progress.update,
                 )
-                samples = Samples(seen, output_type)
+                samples = Samples(seen, output_type, consistent)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 for noise in passes(own, num_samples, antithetic, temperature, shape, device):
                     correct = Correction(seen, correction, error, noise_accounting)
                     sample = self._sample(scheduler, prior, correct, noise, etas, equivariant, on_step)
                     for one in sample.split(shape[0]):
-                        samples.add(make_consistent(seen.operator, one, seen.y) if consistent else one.clamp(-1, 1))
+                        samples.add(one)
                     del sample, one  # while the next are made, that memory is needed
                 if sharpness:
                     std = self._error.at(scheduler.noise_to_signal(scheduler.timesteps[-1]))
-                    samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness, consistent)
+                    samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness)
                 timesteps = scheduler.timesteps.tolist()
                 finished.extend(fields | {"timesteps": timesteps} for fields in samples.finish())
         self.maybe_free_model_hooks()
 
         # 4. Gather.
-        output = DDRMJPEGPipelineOutput(**{name: [one[name] for one in finished] for name in finished[0]})
-        if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
-            output.images = (np if output_type == "np" else torch).stack(output.images)
+        output = gather(finished, output_type)
         return output if return_dict else (output.images,)
 
     def _sample(
@@ -442,61 +436,16 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor],
     ) -> torch.Tensor:
         """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
-        options = {"project": correct, "noise": noise.step, "return_dict": False, **etas}
-        fresh = noise.start()
-        if correct.accounting:
-            options["remaining_noise"] = correct.remaining_noise
-            fresh = correct.remaining_noise(fresh, scheduler.noise_to_signal(scheduler.timesteps[0]))
-        start = correct.operator.decode(correct.y).expand(noise.shape)
-        sample = scheduler.add_noise(start, fresh, scheduler.timesteps[0])
-        del start, fresh  # of a large picture few copies fit into memory
+        options = {"noise": noise.step, "return_dict": False, **etas}
+        sample = first_state(scheduler, correct, noise)
         steps = len(scheduler.timesteps)
         for i, t in enumerate(scheduler.timesteps):
-            views = [VIEWS[(number * steps + i) % len(VIEWS)] for number in noise.numbers] if equivariant else None
-            if correct.rule == "posterior":
-                correct.noise_to_signal = scheduler.noise_to_signal(t)
+            views = views_at(noise.numbers, i, steps) if equivariant else None
+            step = partial(scheduler.step, **correct.options(scheduler, t), **options)
             # What the prior predicts has no name here, so that the scheduler can let go of it.
-            sample, pred_original_sample = scheduler.step(prior(sample, t, views=views), t, sample, **options)
+            sample, pred_original_sample = step(prior(sample, t, views=views), t, sample)
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})
             if self.interrupt:
                 return pred_original_sample
             del pred_original_sample
         return sample
-
-    def _labels(
-        self, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
-    ) -> torch.Tensor | None:
-        """One class for each picture, or none for a prior that knows no classes."""
-        classes = self.unet.config.num_class_embeds
-        if classes is None:
-            if class_labels is not None:
-                raise ValueError("class_labels are given, but this prior is not class-conditional")
-            return None
-        if class_labels is None:
-            raise ValueError(f"this prior is class-conditional; give class_labels, each from 0 to {classes - 1}")
-        labels = torch.as_tensor(class_labels, device=device, dtype=torch.long).reshape(-1)
-        if len(labels) not in (1, pictures):
-            raise ValueError(f"got {len(labels)} class_labels for {pictures} pictures")
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"class_labels are {labels.tolist()}; each must be between 0 and {classes - 1}")
-        return labels.expand(pictures)
-
-
-def _of_protocol(scheduler: Any) -> Any:
-    """A scheduler as it is if its steps take a correction and noise, else a `DDRMScheduler` of its config."""
-    step = getattr(scheduler, "step", None)
-    if step is not None and {"project", "noise"} <= inspect.signature(step).parameters.keys():
-        return scheduler
-    return DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
-
-
-def _automatic_start(scheduler: Any, operator: Operator, num_inference_steps: int) -> dict[str, int]:
-    """`init_timestep` for an operator, the later the finer its measurement; nothing if it cannot tell.
-
-    Found with the embedded prior and the correction "posterior" by scripts/reports/corrections.py.
-    """
-    uncertainty = operator.uncertainty()
-    if uncertainty is None:
-        return {}
-    noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
-    return {"init_timestep": max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from .inputs import Observation
 from .operators import Operator
 
+OUTPUT_TYPES = ("pil", "np", "pt")
 Generator = torch.Generator | list[torch.Generator] | None
 
 # Samples of one picture share a pass through the loop while their states have at most this many pixels together.
@@ -162,6 +164,35 @@ def _copy(generator: torch.Generator) -> torch.Generator:
     return copy
 
 
+def check_numbers(whole: dict[str, int | None], fractions: dict[str, float | None]) -> None:
+    """Raise `ValueError` for arguments that are not whole numbers of at least 1, or not between 0 and 1.
+
+    `None` stands for a default, but for `num_samples` and `temperature`, which have none to be found elsewhere.
+    """
+    for name, value in whole.items():
+        default = value is None and name != "num_samples"
+        if not default and not (isinstance(value, Integral) and value >= 1):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    for name, value in fractions.items():
+        default = value is None and name != "temperature"
+        if not default and not (isinstance(value, Real) and 0 <= value <= 1):
+            raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `ValueError` for an argument that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def gather(finished: list[dict[str, Any]], output_type: str) -> DDRMJPEGPipelineOutput:
+    """The output of the pipeline from the fields of each picture; arrays of one size become one."""
+    output = DDRMJPEGPipelineOutput(**{name: [one[name] for one in finished] for name in finished[0]})
+    if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
+        output.images = (np if output_type == "np" else torch).stack(output.images)
+    return output
+
+
 def make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
     """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
 
@@ -187,16 +218,18 @@ class Samples:
     Args:
         observation: what they are samples of.
         output_type: `"pil"`, `"np"` or `"pt"`.
+        consistent: whether they are projected onto the measurement; otherwise they are clamped to [-1, 1].
     """
 
-    def __init__(self, observation: Observation, output_type: str) -> None:
-        self.observation, self.output_type = observation, output_type
+    def __init__(self, observation: Observation, output_type: str, consistent: bool = False) -> None:
+        self.observation, self.output_type, self.consistent = observation, output_type, consistent
         self.grey = observation.operator.channels == 1
         self.presented: list[list] = []
         self.mean = self.squares = torch.zeros(())
 
     def add(self, x: torch.Tensor) -> None:
         """Take over a sample `[B, 3, H, W]` in [-1, 1], which its giver must not use again."""
+        x = make_consistent(self.observation.operator, x, self.observation.y) if self.consistent else x.clamp(-1, 1)
         if self.grey:
             x = x.mean(dim=1, keepdim=True)
         self.presented.append([self._present(picture) for picture in x])
@@ -207,18 +240,17 @@ class Samples:
             self.mean.add_(distance, alpha=1 / len(self.presented))
             self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
 
-    def sharpen(self, std: torch.Tensor, noise: torch.Tensor, sharpness: float, consistent: bool) -> None:
+    def sharpen(self, std: torch.Tensor, noise: torch.Tensor, sharpness: float) -> None:
         """Give the mean texture that it agrees with the measurement about.
 
         Args:
             std: the denoiser's error, `[2, 8, 8]`.
             noise: white, in the shape of a sample.
             sharpness: 0, the mean, to 1, where it looks most like a photograph.
-            consistent: whether to project it so that it agrees when rounded to 8 bits, too.
         """
         operator, y = self.observation.operator, self.observation.y
         x = operator.textured(self.mean.expand(-1, 3, -1, -1), y, std, noise, _MOST_TEXTURE * sharpness)
-        x = make_consistent(operator, x, y) if consistent else operator.nearest(x, y).clamp_(-1, 1)
+        x = make_consistent(operator, x, y) if self.consistent else operator.nearest(x, y).clamp_(-1, 1)
         self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
 
     def finish(self) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ Kawar, Song, Ermon, Elad, 2022, arXiv:2209.11888, section 3; called "the paper" 
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -287,3 +289,40 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+
+def of_protocol(scheduler: Any) -> Any:
+    """A scheduler as it is if its steps take a correction and noise, else a `DDRMScheduler` of its config."""
+    step = getattr(scheduler, "step", None)
+    if step is not None and {"project", "noise"} <= inspect.signature(step).parameters.keys():
+        return scheduler
+    return DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
+
+
+def scheduled(
+    scheduler: Any,
+    num_inference_steps: int,
+    init_timestep: int | str | None = None,
+    timestep_spacing: str | None = None,
+    uncertainty: float | None = None,
+) -> Any:
+    """A copy of a scheduler with its timesteps set; the original may be in use by other threads.
+
+    Args:
+        scheduler: any of the protocol (docs/architecture.md).
+        num_inference_steps: network evaluations in a sample.
+        init_timestep: where sampling starts; the scheduler's unless given. `"auto"`: by the uncertainty, the later the
+            finer the measurement.
+        timestep_spacing: the scheduler's unless given.
+        uncertainty: what the operator says of itself; without it `"auto"` is the scheduler's own start.
+    """
+    scheduler = copy.copy(scheduler)
+    options = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
+    options = {name: value for name, value in options.items() if value not in (None, "auto")}
+    scheduler.set_timesteps(num_inference_steps, **options)
+    if init_timestep == "auto" and uncertainty is not None:
+        # Found with the embedded prior and the correction "posterior" by scripts/reports/corrections.py.
+        noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
+        start = max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)
+        scheduler.set_timesteps(num_inference_steps, init_timestep=start, **options)
+    return scheduler

@@ -14,8 +14,10 @@ _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
 VIEWS = (0, 5, 2, 7, 1, 4, 3, 6)
 
 
-def count_windows(unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64) -> int:
-    """Calls of the prior (windows, not batches of them) that `predict` makes for one state of this size."""
+def count_windows(
+    unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64, batch_size: int = 1
+) -> int:
+    """Windows (not calls of the prior with `batch_size` of them) that `predict` makes for one state of this size."""
     multiple = _check(unet, window_size, overlap)
     sizes = (size + -size % multiple for size in (height, width))
     rows, columns = (len(_starts(size, window_size, overlap)[0]) for size in sizes)
@@ -104,6 +106,48 @@ def predict(
             if b == 0:
                 weights[y : y + window_height, x : x + window_width] += weight
     return total.div_(weights)[..., :height, :width]
+
+
+def window_options(
+    unet: torch.nn.Module,
+    window_size: int | None,
+    window_overlap: int | None,
+    window_batch_size: int | None,
+    device: torch.device,
+) -> dict[str, int]:
+    """The arguments of `predict` that say how a picture is cut, with defaults for those that are `None`."""
+    window_size = window_size or default_window_size(unet.config)
+    overlap = min(64, window_size // 4) if window_overlap is None else window_overlap
+    batch_size = window_batch_size or windows_in_a_call(unet, window_size, device)
+    return {"window_size": window_size, "overlap": overlap, "batch_size": batch_size}
+
+
+def views_at(numbers: Sequence[int], i: int, steps: int) -> list[int]:
+    """The view that each state shows the prior in step `i` of `steps`, by the number of the sample it is of."""
+    return [VIEWS[(number * steps + i) % len(VIEWS)] for number in numbers]
+
+
+def labels_for(
+    unet: torch.nn.Module, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
+) -> torch.Tensor | None:
+    """One class for each picture, or none for a prior that knows no classes.
+
+    Raises:
+        ValueError: for classes that the prior does not have, or a number of them that is not 1 or that of pictures.
+    """
+    classes = unet.config.num_class_embeds
+    if classes is None:
+        if class_labels is not None:
+            raise ValueError("class_labels are given, but this prior is not class-conditional")
+        return None
+    if class_labels is None:
+        raise ValueError(f"this prior is class-conditional; give class_labels, each from 0 to {classes - 1}")
+    labels = torch.as_tensor(class_labels, device=device, dtype=torch.long).reshape(-1)
+    if len(labels) not in (1, pictures):
+        raise ValueError(f"got {len(labels)} class_labels for {pictures} pictures")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"class_labels are {labels.tolist()}; each must be between 0 and {classes - 1}")
+    return labels.expand(pictures)
 
 
 def windows_in_a_call(unet: torch.nn.Module, window_size: int, device: torch.device) -> int:

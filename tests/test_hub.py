@@ -278,12 +278,14 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
     assert f"{server.endpoint}/tester/ddrm\n" in said[0]
     assert "from_pretrained('tester/ddrm', trust_remote_code=True)" in said[0]
     assert server.private == {"tester/ddrm"}
-    # Neither the second push nor the branch, made of the first, changed a file.
-    assert server.commits == ["tester/ddrm", "tester/converted"]
+    # The second push changed nothing; a branch differs in where its modular form finds the weights.
+    assert server.commits == ["tester/ddrm"] * 4 + ["tester/converted"] * 2
     pushed = dict(server.repos["tester/ddrm"]["main"])
     assert pushed.pop("unet/diffusion_pytorch_model.fp16.safetensors")
-    assert pushed == tree(repo / "repo")
-    assert set(server.repos["tester/ddrm"]) == {"main", "v1"}
+    index = json.loads(pushed.pop("modular_model_index.json"))
+    assert index["unet"][2]["pretrained_model_name_or_path"] == "tester/ddrm"
+    assert pushed == {name: data for name, data in tree(repo / "repo").items() if name != "modular_model_index.json"}
+    assert set(server.repos["tester/ddrm"]) == {"main", "modular", "v1", "v1-modular"}
     assert "revision='v1'" in said[2]
     for number, sentence in (
         (3, "may not write there (403: You don't have the rights"),
@@ -524,7 +526,7 @@ def test_the_parameters_on_the_card_are_those_of_the_call():
     listed = {
         name.strip(" `"): cells[2].strip(" `") for cells in rows if len(cells) > 3 for name in cells[1].split(",")
     }
-    plumbing = {"self", "image", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+    plumbing = {"self", "image", "file", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
     assert listed.keys() - {"argument", "---"} == parameters.keys() - plumbing
     for name in parameters.keys() - plumbing:
         default = parameters[name].default
