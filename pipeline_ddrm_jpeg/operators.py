@@ -87,6 +87,24 @@ class Operator:
         """
         return noise
 
+    def textured(
+        self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """A posterior mean made more like a sample: what it lacks in texture comes back as noise.
+
+        Args:
+            x: mean `[B, 3, H, W]` in [-1, 1], as of `posterior`.
+            y: measurement, with a batch of 1 or B.
+            std: the error of `x`, as for `posterior`.
+            noise: white, of variance 1, in the shape of `x`.
+            scale: of the texture; with 1 its variance is that of the posterior.
+
+        Returns:
+            A picture that `nearest` may still have to bring back to the measurement; an operator that knows of no
+            texture gives `x`.
+        """
+        return x
+
     def uncertainty(self) -> float | None:
         """How far, about, pictures of one measurement lie apart: a standard deviation on the scale of [-1, 1].
 
@@ -171,6 +189,11 @@ class _Composition(Operator):
 
     def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
         return self._corrected(x, lambda left: self.last.posterior(left, y, std)[0]), None
+
+    def textured(
+        self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        return self._corrected(x, lambda left: self.last.textured(left, y, std, self.first.forward(noise), scale))
 
     def _corrected(self, x: torch.Tensor, correct: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return self.first.adjust(x, correct(self.first.forward(x)))

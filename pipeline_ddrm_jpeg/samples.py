@@ -24,6 +24,7 @@ _PIXELS_IN_A_PASS = 2**22
 _ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
 _OVER_RELAXATION = 1.9
 _PATIENCE = 12  # projections without progress
+_MOST_TEXTURE = 1.5  # LPIPS is lowest there, docs/corrections.md
 
 
 @dataclass
@@ -205,6 +206,20 @@ class Samples:
             distance = x - self.mean
             self.mean.add_(distance, alpha=1 / len(self.presented))
             self.squares = distance.mul_(x.sub_(self.mean)).add_(self.squares)
+
+    def sharpen(self, std: torch.Tensor, noise: torch.Tensor, sharpness: float, consistent: bool) -> None:
+        """Give the mean texture that it agrees with the measurement about.
+
+        Args:
+            std: the denoiser's error, `[2, 8, 8]`.
+            noise: white, in the shape of a sample.
+            sharpness: 0, the mean, to 1, where it looks most like a photograph.
+            consistent: whether to project it so that it agrees when rounded to 8 bits, too.
+        """
+        operator, y = self.observation.operator, self.observation.y
+        x = operator.textured(self.mean.expand(-1, 3, -1, -1), y, std, noise, _MOST_TEXTURE * sharpness)
+        x = make_consistent(operator, x, y) if consistent else operator.nearest(x, y).clamp_(-1, 1)
+        self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
 
     def finish(self) -> list[dict[str, Any]]:
         """The fields of the pipeline's output, one dict a picture; the samples are used up."""

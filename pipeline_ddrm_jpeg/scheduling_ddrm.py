@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
 # With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
-_LAST_NOISE = (1.9, 0.05)
+_LAST_NOISE = (1.75, 0.1)
 
 
 def _spaced(spacing: str, start: int, count: int) -> list[int]:
@@ -133,7 +133,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
 
         Spacing `"leading"` with 20 steps below 300 gives 285, 270, ..., 15, 0, the paper's "20 uniformly-spaced steps".
         With `"log"` the noise of each is the same fraction of that of the one before, from `init_timestep` down to the
-        less the more steps there are, but not below a twentieth.
+        less the more steps there are, but not below a tenth.
 
         Args:
             num_inference_steps: network evaluations in a sample, 1..init_timestep.

@@ -10,13 +10,17 @@ from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
 
-DEFAULT_PRESET = "fast"
+DEFAULT_PRESET = "balanced"
 # What a preset need not say.
 _DEFAULTS = {
     **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b")},
     "temperature": 1.0,
     "antithetic": False,
+    "equivariant": False,
     "correction": "ddrm",
+    "error_scale": 1.0,
+    "noise_accounting": True,
+    "sharpness": 0.0,
     "consistent": False,
 }
 SETTINGS = ("num_samples", "num_inference_steps", "init_timestep", *_DEFAULTS)

@@ -185,7 +185,11 @@ def _controls() -> dict[str, Any]:
         "eta_b": gr.Slider(0, 1, step=0.05, info="Weight of the corrected picture at every step."),
         "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
         "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
+        "equivariant": gr.Checkbox(info="Another flip or rotation of the picture for the network at every step."),
         "correction": gr.Radio([*CORRECTIONS], info="How a picture is made to agree with the file at every step."),
+        "error_scale": gr.Slider(0, 10, step=0.1, info="For posterior: factor of the network's error."),
+        "noise_accounting": gr.Checkbox(info="For posterior: what is left uncertain counts as noise."),
+        "sharpness": gr.Slider(0, 1, step=0.05, info="From the smooth mean to the texture of a photograph."),
         "consistent": gr.Checkbox(info="Project the result onto what the file says."),
     }
     for name, value in zip(SETTINGS, values_of(DEFAULT_PRESET), strict=True):

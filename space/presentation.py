@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
-from pipeline_ddrm_jpeg.files import save_image
+from pipeline_ddrm_jpeg.files import save, save_image, upright
 from pipeline_ddrm_jpeg.formatting import percent, size
 
 HEAT = colormaps["inferno"]
@@ -130,8 +130,11 @@ def present(
     """
     folder = Path(get_upload_folder(), uuid4().hex)
     image, samples = result.images[0], len(result.samples[0])
-    upright = ImageOps.exif_transpose(image)
-    save_image(upright, folder / name)
+    if file is None:
+        save_image(image, folder / name)
+    else:  # as the command writes it
+        save(upright(np.asarray(image), file.orientation), folder / name, "png", file.metadata.upright())
+    width = ImageOps.exif_transpose(image).width
     pictures, where_they_differ = dict(left), ""
     if samples > 1:
         pictures["deviation"], legend = heat_map(result.std[0], image)
@@ -142,7 +145,7 @@ def present(
         where_they_differ = deviation(address["deviation.png"], legend, samples)
     return [
         verdict,
-        comparison({label: address[f"{label}.png"] for label in left}, address[name], upright.width),
+        comparison({label: address[f"{label}.png"] for label in left}, address[name], width),
         gr.DownloadButton(value=folder / name, visible=True),
         where_they_differ,
         facts(file) if file else "",

@@ -111,7 +111,7 @@ def run(source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Pat
         gr.Error: for what cannot be restored, or not in time, or when `go` is deleted meanwhile. Of other exceptions
             ZeroGPU would bring back only the name.
     """
-    visit = Visit(PIPE.unet, DDRMScheduler.from_config(PIPE.scheduler.config))
+    visit = Visit(PIPE.unet, DDRMScheduler.from_config(PIPE.scheduler.config), PIPE.config.denoiser_error)
     visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show)
     generator = torch.Generator().manual_seed(seed)
     with refusals():

@@ -284,6 +284,15 @@ def test_noise_accounting_adds_less_noise(pipe, data):
     assert with_accounting.std() < without.std()
 
 
+def test_sharpness_adds_texture_and_keeps_the_file(pipe, data):
+    settings = {"output_type": "pt", "consistent": True, **POSTERIOR}
+    pictures = [pipe(data, generator=seeded(), sharpness=s, **settings) for s in (0.0, 0.5, 1.0)]
+    assert [result.consistency for result in pictures] == [[1.0]] * 3
+    moves = [(result.images - pictures[0].images).square().mean() for result in pictures]
+    assert 0 == moves[0] < moves[1] < moves[2]
+    assert torch.equal(pictures[0].samples[0][0], pictures[2].samples[0][0]), "samples are as they were"
+
+
 def test_equivariant_sampling_shows_the_prior_other_views(pipe, data, monkeypatch):
     seen = []
     pipe.unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
@@ -594,6 +603,7 @@ def test_broken_files_raise_the_error_of_the_reader(pipe):
         ({"output_type": "latent"}, "output_type is 'latent'"),
         ({"eta": 1.5}, "eta is 1.5"),
         ({"eta_b": -0.1}, "eta_b is -0.1"),
+        ({"sharpness": 2}, "sharpness is 2; it must be between 0 and 1"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"init_timestep": 2000}, "init_timestep is 2000"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents"),

@@ -264,5 +264,22 @@ def test_a_composed_degradation_has_a_posterior_mean_that_it_measures(photo):
 
 def test_wieners_error_is_that_of_noise_at_first_and_of_pictures_at_last():
     low, high = WienerError().at(1e-4), WienerError().at(1e4)
-    assert (low / 1e-4).square().mean(dim=(1, 2)).tolist() == pytest.approx([0.447, 0.41], rel=1e-3)
-    assert (high[0, 1, 0] ** 2).item() == pytest.approx(1.1, rel=1e-3)
+    assert (low / 1e-4).square().mean(dim=(1, 2)).tolist() == pytest.approx([0.447 * 4 / 9, 0.41 * 4 / 9], rel=1e-3)
+    assert (high[0, 1, 0] ** 2).item() == pytest.approx(1.1 * 4 / 9, rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_texture_has_the_variance_of_the_posterior_and_more_of_it_where_a_picture_is_busy(photo, mode):
+    seen = observe(jpeg_bytes(photo.convert(mode), quality=20))
+    operator, y = seen.operator, seen.y
+    mean, variance = operator.posterior(operator.decode(y), y, 0.05)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    textured = operator.textured(mean, y, 0.05, noise, 1.0)
+    assert torch.equal(operator.textured(mean, y, 0.05, noise, 0.0), mean)
+    change = coefficients(operator, textured - mean)[0]
+    announced = variance[0] * operator._noise_units[0]
+    assert change.square().mean().item() == pytest.approx(announced.mean().item(), rel=0.35)
+    activity = operator._coefficients(mean)[0].square().flatten(-2)[..., 1:].mean(dim=-1).flatten()
+    energy = change.square().mean(dim=(-2, -1)).flatten()
+    busy = activity > activity.median()
+    assert energy[busy].mean() > 3 * energy[~busy].mean()

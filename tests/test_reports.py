@@ -30,13 +30,15 @@ def results(tmp_path):
             ("Ours (S)", 1.0, 0.5),
             ("Ours (A)", 1.0, 1.0),
         ):
-            row = {"dataset": "set", "images": 2, "convention": "libjpeg", "quality_factor": factor, "method": method}
+            row = {"dataset": "set", "images": 2, "convention": "libjpeg", "chroma_subsampling": "4:2:0"}
+            row |= {"quality_factor": factor, "method": method}
             row["metrics"] = {"psnr": 25.0 + 3 * i + gain, "ssimulacra2": 20.0 + 15 * i + 4 * gain}
             row["bits_per_pixel"] = 0.25 * 2**i * rate
             if method.startswith("Ours"):
                 row |= {"network_evaluations": 4 if method == "Ours (S)" else 16, "seconds": 1.5, "consistency": 1.0}
             rows.append(row)
     protocol = {"quality_factors": FACTORS, "convention": "libjpeg", "baselines": ["waifu2x"], "preset": "balanced"}
+    protocol["chroma_subsampling"] = "4:2:0"
     protocol["settings"] = {**PRESETS["balanced"], "correction": "ddrm"}
     record = {
         "protocol": protocol,
@@ -117,6 +119,7 @@ def test_the_pages_are_what_the_script_makes_of_their_sources():
 
 def test_results_become_a_table_and_metadata_that_the_hub_reads():
     row = {"dataset": "imagenet", "images": 100, "convention": "libjpeg", "quality_factor": 10}
+    row |= {"chroma_subsampling": "4:2:0"}
     row |= {"preset": "paper-average", "settings": {"correction": "ddrm", **PRESETS["paper-average"]}}
     jpeg = row | {"method": "JPEG", "metrics": {"psnr": 24.126, "ssim": 0.7, "lpips": None}}
     ours = row | {"method": "Ours (A)", "metrics": {"psnr": 24.8, "ssim": 0.7004, "lpips": None}}

@@ -43,7 +43,7 @@ def test_exactly_as_many_steps_as_asked_for_down_to_zero(steps, init_timestep):
 
 def test_log_spaced_timesteps_have_noise_of_which_each_is_the_same_fraction_of_the_one_before():
     scheduler = DDRMScheduler(timestep_spacing="log")
-    for steps, last in ((2, 1.9 / 4), (4, 1.9 / 16), (12, 0.05)):
+    for steps, last in ((2, 1.75 / 4), (4, 1.75 / 16), (12, 0.1)):
         scheduler.set_timesteps(steps, init_timestep=100)
         levels = [scheduler.noise_to_signal(t) for t in scheduler.timesteps]
         assert scheduler.timesteps[0] == 100

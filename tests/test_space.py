@@ -197,7 +197,7 @@ def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_fo
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
 
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    settings = PRESETS["fast"] | {"num_samples": 2, "num_inference_steps": 3}
+    settings = PRESETS["balanced"] | {"num_samples": 2, "num_inference_steps": 3}
     kept = restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "expected.png"), seed=5, **settings).consistency
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
@@ -317,7 +317,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     assert working(first).is_visible()
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["fast"])
+    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["balanced"])
     assert data == (tmp_path / "cat.png").read_bytes()
 
     # When two are at work, a third is told how many there may be.
@@ -379,11 +379,11 @@ def test_the_address_holds_the_settings(visitor) -> None:
     page = visitor("?preset=best&seed=7")
     wait_for(lambda: page.get_by_label("best").is_checked())
     press(page, "Settings ▼")
-    assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "8"
+    assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "2"
     assert page.get_by_label("seed").input_value() == "7"
     page.get_by_label("nearest").check()
     page.wait_for_url(re.compile("correction=nearest"))
-    assert "num_samples=8" in page.url
+    assert "num_samples=2" in page.url
     assert "seed=7" in page.url
     page.get_by_label("paper (S)").check()
     page.wait_for_url(re.compile(r"\?preset=paper&seed=7$"))
@@ -422,7 +422,7 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
 
 # --- What strangers send without a browser ---
 
-SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, "ddrm", False, 0]  # from num_samples to seed
+SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, False, "ddrm", 1, True, 0, False, 0]  # from num_samples to seed
 LONG = [16, 60, 300, *SETTINGS[3:]]
 
 
@@ -551,7 +551,16 @@ def test_what_the_page_does_not_need_is_closed(stranger) -> None:
 def test_the_api_obeys_the_limits_of_the_controls(stranger, jpeg) -> None:
     (path,) = stranger.upload(("chelsea.jpg", jpeg)).json()
     names = ["num_samples", "num_inference_steps", "init_timestep", "timestep_spacing", "eta", "eta_b", "temperature"]
-    names += ["antithetic", "correction", "consistent", "seed"]
+    names += [
+        "antithetic",
+        "equivariant",
+        "correction",
+        "error_scale",
+        "noise_accounting",
+        "sharpness",
+        "consistent",
+        "seed",
+    ]
     wrong = {"num_samples": [17, 1.5, "2", True], "eta": [2, -1], "correction": ["none", None], "consistent": ["yes"]}
     wrong |= {"seed": [None, -1, 2**53, 0.5], "timestep_spacing": [["log"]], "init_timestep": [1001]}
     for name, values in wrong.items():

@@ -101,6 +101,15 @@ class Sampling:
         float | None,
         typer.Option(min=0, help="For posterior: factor of the network's error.", show_default="the preset's"),
     ] = None
+    sharpness: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="From 0, nearest to the original on average, to 1, most like a photograph.",
+            show_default="the preset's",
+        ),
+    ] = None
     noise_accounting: Annotated[
         bool | None,
         typer.Option(

@@ -61,6 +61,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
             "dataset": picture.dataset,
             "image": picture.path.name,
             "convention": protocol.convention,
+            "chroma_subsampling": protocol.chroma_subsampling,
             "quality_factor": quality_factor,
             "bits_per_pixel": len(source) * 8 / (reference.width * reference.height) if operator is None else None,
         }
@@ -249,11 +250,11 @@ def fingerprint(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-_KEY = ("convention", "quality_factor", "method")
+_KEY = ("convention", "chroma_subsampling", "quality_factor", "method")
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the pictures of each set, convention, quality factor and method, in the order they first appear.
+    """Means over the pictures of each set, convention, subsampling, quality factor and method, in the order they first appear.
 
     A mean that is not finite (equal pictures have no PSNR) is `None`.
     """

@@ -10,6 +10,8 @@ from ..formatting import percent
 from .metrics import COLUMNS
 from .protocol import JPEG
 
+CONDITIONS = ("dataset", "convention", "chroma_subsampling")
+"""What the rows of one table have in common."""
 _NUMBER = re.compile(r"[*+\d., %-]*|n/a")
 
 
@@ -50,9 +52,9 @@ def evaluation_tables(means: Iterable[Mapping[str, Any]], notes: Mapping[str, st
         notes: metric to the reason why it was not computed.
     """
     parts = []
-    for (dataset, convention), group in groups(means, "dataset", "convention").items():
+    for (dataset, convention, subsampling), group in groups(means, *CONDITIONS).items():
         count = max(mean["images"] for mean in group)
-        title = f"### {dataset}: {count} picture{'s' if count > 1 else ''}, convention `{convention}`"
+        title = f"### {dataset}: {count} picture{'s' if count > 1 else ''}, convention `{convention}`, {subsampling}"
         parts.append(f"{title}\n\n{_table_1(group)}\n\n{_details(group)}\n")
     reasons = [f"{COLUMNS[name].label} is n/a: {reason}." for name, reason in notes.items()]
     return "\n".join([*parts, *reasons]) + ("\n" if reasons else "")

@@ -41,7 +41,7 @@ CURVES = "kodak24"  # the set of the rate-distortion curves, where it is there
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, nargs="?", help="folder with a folder of pictures for each set")
-    parser.add_argument("--limit", type=int, default=16, help="at most so many pictures of a set (16)")
+    parser.add_argument("--limit", type=int, default=1000, help="at most so many pictures of a set (all)")
     parser.add_argument("--only", nargs="+", default=STAGES, choices=STAGES, metavar="STAGE", help="stages (all)")
     parser.add_argument("--processes", type=int, default=1, help="processes that share an evaluation (1)")
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
@@ -87,7 +87,12 @@ def main() -> None:
         return folder
 
     def make_results() -> None:
-        folders = [evaluate("balanced", sets, 16, *others), evaluate("balanced", sets, 8, "--convention", "released")]
+        folders = [
+            evaluate("balanced", sets, 1000, *others, "--quality", "5,10,20,30,40"),
+            evaluate("balanced", sets, 8, *others, "--quality", "60,75,85,92,97"),
+            evaluate("balanced", sets, 8, *others, "--quality", "10,40,75,92", "--subsampling", "4:4:4"),
+            evaluate("balanced", sets, 8, "--convention", "released"),
+        ]
         results.make(folders, docs / "results")
 
     def make_presets() -> None:

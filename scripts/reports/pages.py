@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
-from pipeline_ddrm_jpeg.evaluation.tables import best_in_bold, groups, markdown, shown
+from pipeline_ddrm_jpeg.evaluation.tables import CONDITIONS, best_in_bold, groups, markdown, shown
 
 PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")
@@ -64,12 +64,11 @@ def card(old: str, results: dict, prior: str) -> str:
 
 def readme(old: str, results: dict) -> str:
     """`README.md` with its table made anew: what is gained over the files of the first set."""
-    (dataset, _), rows = next(iter(groups(results["rows"], "dataset", "convention").items()))
-    ours = [row for row in rows if row["method"] == AVERAGE]
-    heads = {JPEG: JPEG, SINGLE: "one sample", AVERAGE: f"average of {ours[0]['settings']['num_samples']}"}
-    heads["waifu2x"] = "waifu2x"
-    methods = [method for method in heads if any(row["method"] == method for row in rows)]
-    judged = [method for method in methods if method != SINGLE]
+    (dataset, *_), rows = next(iter(groups(results["rows"], *CONDITIONS).items()))
+    best = ours(rows)
+    methods = [method for method in (JPEG, "waifu2x", best) if any(row["method"] == method for row in rows)]
+    heads = {JPEG: JPEG, "waifu2x": "waifu2x", best: "ours"}
+    judged = methods
     lines = [["quality factor", *(heads[method] for method in methods)]]
     lines[0] += [f"SSIMULACRA2: {JPEG}", *(heads[method] for method in judged[1:])]
     for (factor,), group in groups(rows, "quality_factor").items():
@@ -77,8 +76,9 @@ def readme(old: str, results: dict) -> str:
         jpeg, *others = (found[method]["psnr"] for method in methods)
         cells = [shown("psnr", jpeg), *(f"{value - jpeg:+.2f}" for value in others)]
         lines.append([str(factor), *cells, *(shown("ssimulacra2", found[method]["ssimulacra2"]) for method in judged)])
-    seconds = sum(row["seconds"] for row in ours) / len(ours)
-    preset, images = ours[0]["preset"], ours[0]["images"]
+    made = [row for row in rows if row["method"] == best]
+    seconds = sum(row["seconds"] for row in made) / len(made)
+    preset, images = made[0]["preset"], made[0]["images"]
     text = f"""PSNR of the JPEG file, and what is gained over it, in dB, with the embedded prior and the preset
 `{preset}`, on {images} pictures of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels; more sets, other metrics
 and the commands are in [docs/results.md](docs/results.md):
@@ -87,6 +87,11 @@ and the commands are in [docs/results.md](docs/results.md):
 
 One such picture took {seconds:.1f} s on one processor core; other presets are in [docs/presets.md](docs/presets.md)."""
     return fill(old, "results", text)
+
+
+def ours(rows: list[dict]) -> str:
+    """The method of our result: the average, where there was more than one sample."""
+    return AVERAGE if any(row["method"] == AVERAGE for row in rows) else SINGLE
 
 
 def presets() -> str:
@@ -107,9 +112,9 @@ def literal(value: object) -> str:
 def tables(results: dict) -> str:
     """A table for every set and convention, one row for each quality factor and method; all but the first folded."""
     parts = []
-    for (dataset, convention), rows in groups(results["rows"], "dataset", "convention").items():
+    for (dataset, convention, subsampling), rows in groups(results["rows"], *CONDITIONS).items():
         counts = " or ".join(map(str, sorted({row["images"] for row in rows})))
-        title = f"**{DATASETS.get(dataset, dataset)}**, {counts} pictures, {CONVENTIONS[convention]}:"
+        title = f"**{DATASETS.get(dataset, dataset)}**, {counts} pictures, {CONVENTIONS[convention]}, {subsampling}:"
         parts.append(f"{title}\n\n{results_table(rows)}")
     first, *others = parts
     texts = [first]
@@ -144,7 +149,7 @@ def label(row: dict) -> str:
 
 
 def evaluations(results: dict) -> list[EvalResult]:
-    """The averages of real files as metadata of the card."""
+    """Our results on real files of the usual subsampling as metadata of the card."""
     return [
         EvalResult(
             task_type="image-to-image",
@@ -157,7 +162,8 @@ def evaluations(results: dict) -> list[EvalResult]:
             metric_value=round(row["metrics"][metric], COLUMNS[metric].decimals),
         )
         for row in results["rows"]
-        if row["method"] == AVERAGE and row["convention"] == "libjpeg"
+        if row["method"] == ours(results["rows"])
+        if (row["convention"], row["chroma_subsampling"]) == ("libjpeg", "4:2:0")
         for metric in METRICS
         if row["metrics"].get(metric) is not None
     ]
