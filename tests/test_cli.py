@@ -1,5 +1,6 @@
 """The command, run as its users run it: in a process of its own."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tifffile
 from conftest import heed_ctrl_c, jpeg_bytes
 from PIL import Image
 
@@ -36,7 +38,7 @@ def test_help_names_every_command_and_option():
     for option in (
         *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),
         *("--correction", "--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed"),
-        *("--overwrite", "--format", "--repair", "--json-log"),
+        *("--overwrite", "--format", "--depth", "--repair", "--json-log"),
     ):
         assert option in details
 
@@ -60,12 +62,12 @@ def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
 
 
 def test_one_broken_file_fails_alone(folder, prior_folder):
-    (folder / "b.jpg").write_bytes(b"no picture")
+    (folder / "b.jpg").write_bytes(b"\xff\xd8\xff\xd9")
     result = run("restore", folder, "--prior", prior_folder, "--quiet", *QUICK)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("ddrm-jpeg: ")
-    assert "b.jpg: not a JPEG" in line
+    assert "b.jpg: it ends without a frame header" in line
     assert (folder / "a_restored.png").exists()
 
 
@@ -132,6 +134,38 @@ def unprivileged() -> list[str]:
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
+def test_a_picture_goes_through_standard_input_and_output(folder, prior_folder):
+    def through(*arguments):
+        command = [*COMMAND, "restore", *arguments, "--prior", str(prior_folder), *QUICK]
+        return subprocess.run(command, input=(folder / "a.jpg").read_bytes(), capture_output=True)
+
+    done = through("-", "--depth", "16", "--format", "tiff")
+    assert done.returncode == 0, done.stderr
+    assert b"coefficients kept" in done.stderr
+    assert tifffile.imread(io.BytesIO(done.stdout)).shape == (24, 40, 3)
+    assert tifffile.imread(io.BytesIO(done.stdout)).dtype == "uint16"
+    done = through(str(folder / "b.jpg"), "-o", "-", "--quiet")
+    assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
+    assert done.stderr == b""
+    assert through("-", "-o", str(folder / "new.webp")).returncode == 0
+    assert Image.open(folder / "new.webp").size == (40, 24)
+    refused = through("-", "--json-log", "-")
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert through("-", "--depth", "16", "--format", "webp").returncode == 2
+
+
+def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_folder):
+    for name in ("._a.jpg", "Thumbs.db", "notes.jpg"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / "c").write_bytes((folder / "a.jpg").read_bytes())
+    log = folder / "log"
+    done = run("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were not JPEG pictures"]
+    assert [json.loads(line)["not_kept"] for line in log.read_text().splitlines()] == [[]] * 3
+    assert run("restore", folder / "notes.jpg").returncode == 1
+
+
 def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, prior_folder):
     for name in ("out", "secret", "in"):
         (folder / name).mkdir()
@@ -153,8 +187,8 @@ def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, pr
 
 
 def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder):
-    profile = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
-    (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), icc_profile=profile))
+    xmp = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
+    (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), xmp=xmp))
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "from pipeline_ddrm_jpeg.cli import app; app()"
@@ -337,7 +371,7 @@ def test_names_cannot_command_the_terminal_and_stay_exact_in_json(photo, prior_f
     evil = "\x1b]0;owned\x07\x1b[31m\nred\u202e\x9b7m"
     good, bad = tmp_path / f"{evil} é 写.jpg", tmp_path / f"bad{evil}.jpg"
     good.write_bytes(jpeg_bytes(photo.resize((24, 16))))
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"\xff\xd8\xff\xd9")
     log = tmp_path / "log.jsonl"
     results = [
         run("restore", tmp_path, "--prior", prior_folder, "--json-log", log, *QUICK),
@@ -360,7 +394,7 @@ def test_names_cannot_command_the_terminal_and_stay_exact_in_json(photo, prior_f
     assert r"\x1b]0;owned\x07\x1b[31m\nred" in results[0].stderr, "the progress bar"
     facts = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["source"] for line in facts} == {str(good), str(bad)}
-    assert f"{bad}: not a JPEG" in next(line["message"] for line in facts if line["message"])
+    assert f"{bad}: it ends without a frame header" in next(line["message"] for line in facts if line["message"])
     assert json.loads(run("inspect", good, "--json").stdout)["file"] == str(good)
 
 
@@ -376,7 +410,7 @@ def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
             "from pipeline_ddrm_jpeg.__main__ import main\n"
             "main()"
         )
-        (tmp_path / "a.jpg").write_bytes(b"")
+        (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
         result = subprocess.run(
             [sys.executable, "-c", code, "restore", str(tmp_path)],
             capture_output=True,
