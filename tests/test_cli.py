@@ -307,7 +307,7 @@ def test_waiting_threads_do_not_spin_unless_a_user_wants_it(given, found):
 
 def test_a_preset_is_where_the_options_start(folder, prior_folder):
     common = ["--steps", "2", "--init-timestep", "300", "--timestep-spacing", "leading", "--samples", "1"]
-    common += ["--independent", "--temperature", "1", "--dtype", "float32"]
+    common += ["--independent", "--temperature", "1", "--error-scale", "3", "--dtype", "float32"]
     for name, preset in (("a", "best"), ("b", "fast"), ("c", "paper")):
         target = folder / f"{name}.png"
         done = run("restore", folder / "a.jpg", "-o", target, "--prior", prior_folder, "--preset", preset, *common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ def processes(device: str) -> Any:
     accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
     on_cpu = device == "cpu" or not any(accelerator.is_available() for accelerator in accelerators)
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
+    atexit.register(state.destroy_process_group)  # or its threads may abort the process at its end
     if device not in ("auto", state.device.type):
         fail(f"--device {device} is not what accelerate chose, {state.device.type}", 2)
     return state
