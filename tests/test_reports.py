@@ -183,3 +183,17 @@ def test_pictures_that_are_missing_get_one_sentence(checkout, arguments, sentenc
     assert done.returncode == 1
     assert done.stderr.endswith(sentence)
     assert done.stderr.count("\n") == 1
+
+
+def test_corrections_are_compared_and_not_computed_twice(photo, tmp_path):
+    (tmp_path / "set").mkdir()
+    photo.save(tmp_path / "set" / "a.png")
+    arguments = [tmp_path / "set", "--size", "32", "--quality-factors", "20", "--evaluations", "2"]
+    for _ in range(2):
+        done = run("corrections.py", *arguments, "--output", tmp_path / "corrections")
+        assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "corrections.json") not in done.stdout, "all of it was known"
+    text = (tmp_path / "corrections.md").read_text()
+    assert text.count("| 2 |") == 7
+    assert "| 1.0 |" in text
+    assert str(tmp_path) not in text

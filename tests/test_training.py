@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from conftest import ROOT, heed_ctrl_c, jpeg_bytes
 from safetensors.torch import load_file
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 
 TINY = [
     *("initial=null", "model.block_out_channels=[8,16]", "model.norm_num_groups=4"),
@@ -113,3 +115,17 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(pictures, tmp_path, change
     assert done.returncode == 1
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_error_of_a_prior_is_measured_and_found_by_whoever_loads_it(photo, prior_folder, tmp_path):
+    prior = shutil.copytree(prior_folder, tmp_path / "prior")
+    photo.save(tmp_path / "clean.png")
+    arguments = (tmp_path, prior, "--size", "64")
+    done = subprocess.run(command("measure_denoiser_error.py", *arguments), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pipe = DDRMJPEGPipeline.from_prior(prior)
+    error = DenoiserError.from_config(pipe.config.denoiser_error)
+    assert error.std.shape == (20, 2, 8, 8)
+    # At little noise an untrained network leaves what there is of it, and at much it takes the picture along.
+    assert error.std[-1].mean() > error.std[0].mean()
+    assert error.noise_to_signal[0].item() == pytest.approx(pipe.scheduler.noise_to_signal(1), rel=1e-3)

@@ -1,9 +1,10 @@
-"""How far a prior's denoised pictures are off, by timestep, component and frequency.
+"""How far a prior's denoised pictures are off, by timestep, component and frequency; stored with the prior.
 
-python scripts/measure_denoiser_error.py FOLDER [--prior FOLDER_OR_REPO] [--output denoiser_error.json]
+python scripts/training/measure_denoiser_error.py PICTURES PRIOR
 
 Clean pictures are noised to a timestep and denoised once; the root mean square of the error of every DCT coefficient
-(blocks of 8 x 8, planes Y, Cb, Cr at full resolution, scale of [-1, 1]) goes into the table. No picture is compressed.
+(blocks of 8 x 8, planes Y, Cb, Cr at full resolution, scale of [-1, 1]) goes into the table `denoiser_error` of
+PRIOR/model_index.json. No picture is compressed.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 from pipeline_ddrm_jpeg.files import write_atomically
-from pipeline_ddrm_jpeg.operators import _block_dct, _mix
+from pipeline_ddrm_jpeg.jpeg_operator import block_dct
+from pipeline_ddrm_jpeg.jpeg_tables import JFIF_FORWARD
 
-TIMESTEPS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 55, 75, 100, 135, 180, 240, 320, 430, 570, 750)
+TIMESTEPS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 55, 75, 100, 135, 180, 240, 320, 430, 570, 750)  # noise log-spaced
 
 
 def crops(folder: Path, count: int, size: int) -> torch.Tensor:
@@ -37,43 +40,35 @@ def crops(folder: Path, count: int, size: int) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="clean photographs, PNG or WebP")
-    parser.add_argument("--prior", help="folder or Hub repo; by default the embedded prior")
-    parser.add_argument("--count", type=int, default=64, help="pictures")
-    parser.add_argument("--size", type=int, default=128, help="pixels of a crop")
-    parser.add_argument("--output", type=Path, default=Path("denoiser_error.json"))
+    parser.add_argument("pictures", type=Path, help="folder of clean photographs, PNG or WebP")
+    parser.add_argument("prior", type=Path, help="folder of the prior, with unet/ and scheduler/")
+    parser.add_argument("--count", type=int, default=64, help="pictures (64)")
+    parser.add_argument("--size", type=int, default=128, help="pixels a side of a crop (128)")
     arguments = parser.parse_args()
 
-    if arguments.prior is None:
-        pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
-    else:
-        pipe = DDRMJPEGPipeline.from_prior(arguments.prior, dtype="auto")
-    pictures = crops(arguments.folder, arguments.count, arguments.size)
-    forward = JPEGOperator(50, "4:4:4")._forward
+    pipe = DDRMJPEGPipeline.from_prior(arguments.prior)
+    pictures = crops(arguments.pictures, arguments.count, arguments.size)
+    forward = torch.tensor(JFIF_FORWARD)
     generator = torch.Generator().manual_seed(0)
     levels, table = [], []
-    for timestep in TIMESTEPS:
-        alpha = pipe.scheduler.alphas_cumprod[timestep]
+    for timestep in (t for t in TIMESTEPS if t < len(pipe.scheduler)):
         squares = torch.zeros(3, 8, 8)
         for clean in pictures.split(8):
             noise = torch.randn(clean.shape, generator=generator)
-            error = denoised(pipe, alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timestep) - clean
-            coefficients = _block_dct(_mix(error, forward).flatten(0, 1)).unflatten(0, (-1, 3))
-            squares += coefficients.square().mean(dim=(2, 3)).sum(dim=0)
-        squares /= len(pictures)
-        luma, chroma = squares[0], squares[1:].mean(dim=0)
-        levels.append(((1 - alpha) / alpha).sqrt().item())
+            error = denoised(pipe, pipe.scheduler.add_noise(clean, noise, timestep), timestep) - clean
+            planes = torch.einsum("ij,bjhw->bihw", forward, error)
+            squares += block_dct(planes.flatten(0, 1)).unflatten(0, (-1, 3)).square().mean(dim=(2, 3)).sum(dim=0)
+        luma, chroma = squares[0] / len(pictures), squares[1:].mean(dim=0) / len(pictures)
+        levels.append(pipe.scheduler.noise_to_signal(timestep))
         table.append(torch.stack([luma, chroma]).sqrt())
-        print(
-            f"t {timestep:4d}  noise {levels[-1]:.4f}  luma {luma.mean() ** 0.5:.4f}  chroma {chroma.mean() ** 0.5:.4f}"
-        )
-    record = {
-        "pictures": len(pictures),
-        "timesteps": TIMESTEPS,
-        "noise_to_signal": [float(f"{level:.5g}") for level in levels],
-        "std": [[[[float(f"{v:.4g}") for v in row] for row in part] for part in entry.tolist()] for entry in table],
-    }
-    write_atomically(arguments.output, lambda stream: stream.write(json.dumps(record).encode()))
+        shown = ", ".join(f"{name} {part.mean() ** 0.5:.4f}" for name, part in (("luma", luma), ("chroma", chroma)))
+        print(f"t {timestep}, noise {levels[-1]:.4f}: {shown}", flush=True)
+
+    path = arguments.prior / "model_index.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    config |= {"denoiser_error": DenoiserError(torch.tensor(levels), torch.stack(table)).to_config()}
+    write_atomically(path, lambda stream: stream.write((json.dumps(config, indent=2) + "\n").encode()))
+    print(path)
 
 
 @torch.inference_mode()
@@ -81,9 +76,8 @@ def denoised(pipe: DDRMJPEGPipeline, sample: torch.Tensor, timestep: int) -> tor
     """The prior's picture `[B, 3, H, W]` of a state."""
     inputs = sample.to(pipe.unet.dtype).contiguous(memory_format=torch.channels_last)
     output = pipe.unet(inputs, timestep, return_dict=False)[0].float()
-    scheduler = pipe.scheduler
-    scheduler.set_timesteps(timesteps=[timestep])
-    return scheduler.step(output, timestep, sample, return_dict=False)[1]
+    pipe.scheduler.set_timesteps(timesteps=[timestep])
+    return pipe.scheduler.step(output, timestep, sample, return_dict=False)[1]
 
 
 if __name__ == "__main__":
