@@ -22,7 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
+from .modular_blocks import DDRMJPEGBlocks
 from .priors import EMBEDDED, Origin, origin_of
+from .scheduling_ddrm import DDRMScheduler
 
 _HERE = Path(__file__).parent
 # The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
@@ -286,6 +288,12 @@ def check(folder: Path, repo_id: str) -> None:
         )
 
 
+def name_repo(folder: Path, repo_id: str) -> None:
+    """Write the repo's name where its card shows how to load it."""
+    card = folder / "README.md"
+    card.write_text(card.read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo_id}",'), "utf-8")
+
+
 def upload(
     folder: str | os.PathLike,
     repo_id: str,
@@ -371,3 +379,108 @@ def _reason(error: Exception, api: HfApi) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+class PublishedPipeline:
+    """The part of a pipeline that makes it a repo: loaded as the class that is asked for, saved whole, uploaded."""
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        """The index of a repo, as one of the class that is asked to load it, which then needs no code of the repo."""
+        return {**super()._dict_from_json_file(json_file), "_class_name": cls.__name__}
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """As of the base class, with the scheduler's class as the one imported here.
+
+        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
+        imported already needs none.
+        """
+        components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        if list(components.get("scheduler", ())) == ["scheduling_ddrm", "DDRMScheduler"]:
+            components["scheduler"] = (DDRMScheduler.__module__, DDRMScheduler.__name__)
+        return components, unused, hidden
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+    ) -> None:
+        """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
+
+        Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
+        prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
+        or one that states no more than the prior's licence.
+
+        Args:
+            save_directory: folder, made if need be. Weights of the same variant that are there in another layout go.
+            safe_serialization: whether weights are written with safetensors, or pickled.
+            variant: name of the variant that the weights are, such as `"fp16"`.
+            max_shard_size: size above which the weights are split among files, in bytes or such as `"5GB"`.
+            push_to_hub: not here: use the method of that name, which uploads what this one writes.
+            use_flashpack: whether weights are written in the format of flashpack.
+
+        Raises:
+            ValueError: for `push_to_hub=True`.
+            OSError: if a file cannot be written; the folder then is as it was.
+        """
+        if push_to_hub:
+            raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
+        with replacing(Path(save_directory), variant) as folder:
+            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
+            DDRMJPEGBlocks().save_pretrained(folder)
+            complete(folder, self.unet)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        *,
+        max_shard_size: int | str | None = None,
+        revision: str | None = None,
+    ) -> CommitInfo:
+        """Upload what `save_pretrained` writes.
+
+        Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
+        variants stay where a `variant` is pushed.
+
+        Args:
+            repo_id: `"owner/name"`, made if need be.
+            commit_message: of the commit.
+            private: whether a repo that is made is private; by default as the owner has it.
+            token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
+            create_pr: open a pull request instead of committing.
+            safe_serialization: as of `save_pretrained`.
+            variant: likewise.
+            max_shard_size: likewise.
+            revision: branch, made if need be.
+
+        Returns:
+            The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.
+
+        Raises:
+            ValueError: for a name that no repo can have, or a prior whose card names no licence.
+            OSError: where the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
+            name_repo(Path(folder), repo_id)
+            return upload(
+                folder,
+                repo_id,
+                private,
+                revision,
+                token=token,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                variant=variant,
+            )

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from huggingface_hub import CommitInfo
 from PIL import Image
 
 from .corrections import CORRECTIONS, Correction, first_state
 from .denoiser_error import error_from_config
-from .hub import complete, replacing, upload
+from .hub import PublishedPipeline
 from .inputs import Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
@@ -26,7 +23,7 @@ from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
 from .metadata import Metadata  # noqa: F401
-from .modular_blocks import DDRMJPEGBlocks
+from .modular_blocks import DDRMJPEGBlocks  # noqa: F401
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import EMBEDDED, align, load_prior, origin_of
@@ -41,11 +38,11 @@ from .samples import (
     gather,
     passes,
 )
-from .scheduling_ddrm import DDRMScheduler, of_protocol, scheduled
+from .scheduling_ddrm import of_protocol, scheduled
 from .tiling import count_windows, labels_for, predict, views_at, window_options
 
 
-class DDRMJPEGPipeline(DiffusionPipeline):
+class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
     """Restores JPEG files with an unconditional diffusion prior (Kawar, Song, Ermon, Elad, 2022).
 
     The prior proposes a clean picture, the coefficients of the file correct it, the scheduler mixes the two; the
@@ -85,23 +82,6 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         super().__setattr__(name, of_protocol(value) if name == "scheduler" else value)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
-        """The index of a repo, as one of the class that is asked to load it, which then needs no code of the repo."""
-        return {**super()._dict_from_json_file(json_file), "_class_name": cls.__name__}
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As of the base class, with the scheduler's class as the one imported here.
-
-        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
-        imported already needs none.
-        """
-        components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        if list(components.get("scheduler", ())) == ["scheduling_ddrm", "DDRMScheduler"]:
-            components["scheduler"] = (DDRMScheduler.__module__, DDRMScheduler.__name__)
-        return components, unused, hidden
-
-    @classmethod
     def from_embedded(cls, dtype: torch.dtype | str = "auto") -> DDRMJPEGPipeline:
         """The pipeline with the small prior that is part of this package; nothing is downloaded.
 
@@ -129,89 +109,6 @@ class DDRMJPEGPipeline(DiffusionPipeline):
         """
         components = load_prior(prior, kwargs.pop("torch_dtype", dtype), **kwargs)  # diffusers' older keyword
         return cls(**components)
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        use_flashpack: bool = False,
-    ) -> None:
-        """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
-
-        Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
-        prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
-        or one that states no more than the prior's licence.
-
-        Args:
-            save_directory: folder, made if need be. Weights of the same variant that are there in another layout go.
-            safe_serialization: whether weights are written with safetensors, or pickled.
-            variant: name of the variant that the weights are, such as `"fp16"`.
-            max_shard_size: size above which the weights are split among files, in bytes or such as `"5GB"`.
-            push_to_hub: not here: use the method of that name, which uploads what this one writes.
-            use_flashpack: whether weights are written in the format of flashpack.
-
-        Raises:
-            ValueError: for `push_to_hub=True`.
-            OSError: if a file cannot be written; the folder then is as it was.
-        """
-        if push_to_hub:
-            raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
-        with replacing(Path(save_directory), variant) as folder:
-            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
-            DDRMJPEGBlocks().save_pretrained(folder)
-            complete(folder, self.unet)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        *,
-        max_shard_size: int | str | None = None,
-        revision: str | None = None,
-    ) -> CommitInfo:
-        """Upload what `save_pretrained` writes.
-
-        Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
-        variants stay where a `variant` is pushed.
-
-        Args:
-            repo_id: `"owner/name"`, made if need be.
-            commit_message: of the commit.
-            private: whether a repo that is made is private; by default as the owner has it.
-            token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
-            create_pr: open a pull request instead of committing.
-            safe_serialization: as of `save_pretrained`.
-            variant: likewise.
-            max_shard_size: likewise.
-            revision: branch, made if need be.
-
-        Returns:
-            The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.
-
-        Raises:
-            ValueError: for a name that no repo can have, or a prior whose card names no licence.
-            OSError: where the Hub refuses or cannot be reached.
-        """
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
-            return upload(
-                folder,
-                repo_id,
-                private,
-                revision,
-                token=token,
-                commit_message=commit_message,
-                create_pr=create_pr,
-                variant=variant,
-            )
 
     @property
     def num_timesteps(self) -> int:

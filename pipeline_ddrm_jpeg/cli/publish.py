@@ -74,9 +74,9 @@ def convert(
             conversion.download(conversion.DOWNLOADS[preset], checkpoint)
         conversion.convert_checkpoint(checkpoint, output, model, getattr(torch, dtype))
         if push is not None:
-            from ..hub import upload
+            from ..hub import name_repo, upload
 
-            _name_repo(output, push)
+            name_repo(output, push)
             say(upload(output, push).repo_url)
     except conversion.ConversionError as error:
         fail(error)
@@ -118,7 +118,7 @@ def push(
             uploads = [(Path(model), repo, "model")]
             for dtype, variant in (("float32", None), ("float16", "fp16")):
                 load(prior, dtype).save_pretrained(model, variant=variant)
-            _name_repo(Path(model), repo)
+            hub.name_repo(Path(model), repo)
             if space or space_repo:
                 uploads.append((Path(web), space_repo or f"{repo}-space", "space"))
                 hub.assemble_space(Path(web))
@@ -140,12 +140,6 @@ def push(
         say(address)
     options = f"revision={revision!r}, " if revision else ""
     say(f"load it with DiffusionPipeline.from_pretrained({addresses[0].repo_id!r}, {options}trust_remote_code=True)")
-
-
-def _name_repo(folder: Path, repo: str) -> None:
-    """Write the repo's name where its card shows how to load it."""
-    card = folder / "README.md"
-    card.write_text(card.read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo}",'), "utf-8")
 
 
 def _show_tree(folder: Path, title: str) -> None:
