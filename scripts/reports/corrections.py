@@ -44,8 +44,12 @@ SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 TEXT = """# Corrections
 
-What the parts of `correction="posterior"` are worth, by `{command}`: mean gain in PSNR over the JPEG, in dB, on the
-middle {size} x {size} pixels of {pictures} pictures of {sets}, with the embedded prior.
+What the parts of `correction="posterior"` are worth: mean gain in PSNR over the JPEG, in dB, on the middle
+{size} x {size} pixels of {pictures} pictures of {sets}, with the embedded prior, by
+
+```
+{command}
+```
 
 {rules}
 
@@ -123,7 +127,8 @@ def main() -> None:
         dial.append(cells)
 
     names = " ".join(folder.name for folder in arguments.folders)
-    command = f"python scripts/reports/corrections.py {names} --count {arguments.count} --size {arguments.size}"
+    factors = " ".join(map(str, arguments.quality_factors))
+    command = f"python scripts/reports/corrections.py {names} --count {arguments.count} --quality-factors {factors}"
     text = TEXT.format(
         command=command,
         size=arguments.size,
