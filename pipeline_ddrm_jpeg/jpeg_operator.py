@@ -26,7 +26,7 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 # decoding and encoding again cannot leave it.
 _BIN_MARGIN = 1e-3
 
-_PIXELS_IN_A_BAND = 2**17
+_PIXELS_IN_A_BAND = 2**16
 _LARGEST_STD = 1e6
 _MOST_ACTIVITY = 2.5  # blocks that are this many times as busy as usual get no more texture than that
 # What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.

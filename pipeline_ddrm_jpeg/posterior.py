@@ -42,21 +42,24 @@ def truncated_normal(
     first = torch.maximum(low - mode, -reach)
     extent = torch.minimum(high - mode, reach).sub_(first)
     centre = first.add_(extent, alpha=0.5)
-    precision = -0.5 / std.square()
-    gap = gap.mul_(2.0)
+    # At `node` extents from the centre the density's logarithm is constant + node linear + node^2 quadratic.
+    precision, gap = -0.5 / std.square(), gap.mul_(2.0)
+    constant = (centre + gap).mul_(centre).mul_(precision)
+    linear = gap.add_(centre, alpha=2.0).mul_(extent).mul_(precision)
+    quadratic = extent.square().mul_(precision)
 
     total, first_moment, second_moment = torch.zeros_like(mode), torch.zeros_like(mode), torch.zeros_like(mode)
-    position, density = torch.empty_like(mode), torch.empty_like(mode)
+    density = torch.empty_like(mode)
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        torch.add(centre, extent, alpha=node, out=position)
-        torch.add(position, gap, out=density)
-        density.mul_(position).mul_(precision).exp_()
+        torch.add(constant, quadratic, alpha=node * node, out=density)
+        density.add_(linear, alpha=node).exp_()
         total.add_(density, alpha=weight)
-        density.mul_(position)
-        first_moment.add_(density, alpha=weight)
-        second_moment.addcmul_(density, position, value=weight)
+        first_moment.add_(density, alpha=weight * node)
+        second_moment.add_(density, alpha=weight * node * node)
     first_moment.div_(total)
-    variance = second_moment.div_(total).addcmul_(first_moment, first_moment, value=-1.0).clamp_(min=0.0)
+    spread = second_moment.div_(total).addcmul_(first_moment, first_moment, value=-1.0).clamp_(min=0.0)
+    variance = spread.mul_(extent).mul_(extent)
+    first_moment.mul_(extent).add_(centre)
     # A sum in float32 may exceed the interval by its last digit.
     return torch.minimum(torch.maximum(mode.add_(first_moment), low), high), variance
 

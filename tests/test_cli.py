@@ -297,12 +297,18 @@ def test_inspect_starts_without_torch(photo, tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, ["PASSIVE", "1000"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"])]
+)
 def test_waiting_threads_do_not_spin_unless_a_user_wants_it(given, found):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
-    code = "import os, sys, pipeline_ddrm_jpeg.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [found, "False"]
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | given
+    code = (
+        "import os, sys, pipeline_ddrm_jpeg.cli as _; print(*map(os.environ.get, sys.argv[1:]), 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *ours]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*found, "False"]
 
 
 def test_a_preset_is_where_the_options_start(folder, prior_folder):

@@ -30,21 +30,23 @@ import torch.nn.functional as F
 from common import ROOT, write
 from PIL import Image
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, observe
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, observe
+from pipeline_ddrm_jpeg.denoiser_error import error_from_config
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.files import save_image
 from pipeline_ddrm_jpeg.tiling import predict
 
 PICTURE = ROOT / "examples" / "originals" / "cat.png"
+ONE_STEP = PRESETS["balanced"] | {"num_inference_steps": 1}
 STAGES = {
     "read": "read the file",
     "network": "network, one step",
-    "correction": "correction, one step",
-    "scheduler": "scheduler, one step",
+    "correction": "correction (posterior mean), one step",
+    "scheduler": "scheduler with noise accounting, one step",
     "round_trip": "JPEGOperator, encode and decode",
     "diffjpeg": "the same as DiffJPEG does it",
     "pillow": "Pillow, encode and decode",
-    "whole": "whole restoration, one step",
+    "whole": "whole restoration (`balanced`), one step",
     "write": "write PNG",
 }
 
@@ -116,11 +118,12 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
         seconds[stage] = min(times)
         return result
 
+    variance: Any = None
     few = 5 if width * height < 2e6 else 1
     file = timed("read", lambda: JPEGFile.open(data), few)
     result = timed(
         "whole",
-        lambda: pipe(file, num_inference_steps=1, init_timestep=60, generator=torch.Generator().manual_seed(0)),
+        lambda: pipe(file, **ONE_STEP, generator=torch.Generator().manual_seed(0)),
         few,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -131,14 +134,16 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
     operator, y = seen.operator, seen.y
     with torch.inference_mode():
         x = operator.decode(y)
-        timed("correction", lambda: operator.project(x, y), few)
+        error = PRESETS["balanced"]["error_scale"] * error_from_config(pipe.config.denoiser_error).at(0.2)
+        _, variance = timed("correction", lambda: operator.posterior(x, y, error), few)
         timed("round_trip", lambda: operator.decode(operator.encode(x)), few)
         timed("diffjpeg", lambda: diffjpeg((x + 1) * 127.5, operator.quantization_tables), few)
         difference = (diffjpeg((x + 1) * 127.5, operator.quantization_tables) / 127.5 - 1 - x).abs().max()
         if difference > 1e-3:
             sys.exit(f"the two round trips differ by {difference}")
-        pipe.scheduler.set_timesteps(1, init_timestep=60)
-        timed("scheduler", lambda: pipe.scheduler.step(x, 0, x), few)
+        pipe.scheduler.set_timesteps(timesteps=[60, 20])
+        remaining = {"remaining_noise": lambda noise, level: operator.remaining_noise(noise, level, variance)}
+        timed("scheduler", lambda: pipe.scheduler.step(x, 60, x, eta_b=1.0, **remaining), few)
         predict(pipe.unet, x[..., :64, :64], 0)  # warm
         timed("network", lambda: predict(pipe.unet, x, 0, window_size=384, overlap=64), few)
     picture = Image.open(io.BytesIO(data)).convert("RGB")
