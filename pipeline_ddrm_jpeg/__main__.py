@@ -6,7 +6,12 @@ from .interruption import interrupted_quietly
 def main() -> None:
     with interrupted_quietly():
         from .cli import app
-    app(prog_name="ddrm-jpeg")
+        from .cli.computing import end
+    try:
+        app(prog_name="ddrm-jpeg")
+    except SystemExit as done:
+        end(done.code)
+        raise
 
 
 if __name__ == "__main__":

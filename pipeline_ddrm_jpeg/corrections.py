@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from .denoiser_error import DenoiserError, WienerError
 from .inputs import Observation
 from .samples import Noise
 
@@ -19,8 +19,8 @@ class Correction:
     Args:
         observation: what the picture must agree with.
         rule: one of `CORRECTIONS`: the operator's `project`, `nearest` or `posterior`.
-        error: for `"posterior"`, the denoiser's error by noise level: standard deviations `[2, 8, 8]` of the DCT
-            coefficients of luma and chroma, on the scale of [-1, 1].
+        error: for `"posterior"`, the denoiser's: a `DenoiserError` or `WienerError`.
+        error_scale: factor of it.
         accounting: for `"posterior"`, whether the variance that a picture has left counts as noise.
     """
 
@@ -28,10 +28,12 @@ class Correction:
         self,
         observation: Observation,
         rule: str,
-        error: Callable[[float], torch.Tensor] | None = None,
+        error: DenoiserError | WienerError | None = None,
+        error_scale: float = 1.0,
         accounting: bool = False,
     ) -> None:
-        self.operator, self.y, self.rule, self.error = observation.operator, observation.y, rule, error
+        self.operator, self.y, self.rule = observation.operator, observation.y, rule
+        self.error, self.error_scale = error, error_scale
         self.accounting = accounting and rule == "posterior"
         self.variance = self.operator.decoded_variance(self.y) if self.accounting else None
         self.noise_to_signal = 0.0
@@ -43,7 +45,8 @@ class Correction:
         if self.rule == "nearest":
             return self.operator.nearest(x0, self.y)
         self.variance = None  # two of them need not be there at once
-        corrected, variance = self.operator.posterior(x0, self.y, self.error(self.noise_to_signal))
+        std = self.error_scale * self.error.at(self.noise_to_signal)
+        corrected, variance = self.operator.posterior(x0, self.y, std)
         self.variance = variance if self.accounting else None
         return corrected
 
@@ -55,9 +58,11 @@ class Correction:
 
     def options(self, scheduler: Any, timestep: int | torch.Tensor) -> dict[str, Any]:
         """The arguments of the scheduler's step by which it corrects and accounts at this timestep."""
-        if self.rule == "posterior":
-            self.noise_to_signal = scheduler.noise_to_signal(timestep)
-        return {"project": self} | ({"remaining_noise": self.remaining_noise} if self.accounting else {})
+        if self.rule != "posterior":
+            return {"project": self}
+        self.noise_to_signal = scheduler.noise_to_signal(timestep)
+        accounting = {"remaining_noise": self.remaining_noise} if self.accounting else {}
+        return {"project": self, "eta_b": 1.0} | accounting  # a mean needs no mixing with what it is the mean of
 
 
 def first_state(scheduler: Any, correct: Correction, noise: Noise) -> torch.Tensor:

@@ -274,8 +274,7 @@ class DDRMJPEGLoopStep(ModularPipelineBlocks):
             block_state.sample,
             noise=block_state.noise.step,
             return_dict=False,
-            **block_state.step_options,
-            **etas,
+            **block_state.step_options | etas,
         )
         return components, block_state
 
@@ -332,9 +331,7 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
         check_choice("correction", block_state.correction, CORRECTIONS)
         check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
         seen, schedule, rule = block_state.observation, block_state.schedule, block_state.correction
-        prior_error, scale = error_from_config(components.config.denoiser_error), block_state.error_scale
-        if rule == "posterior" and block_state.eta_b is None:
-            block_state.eta_b = 1.0
+        error = error_from_config(components.config.denoiser_error)
         shape = seen.operator.decode(seen.y).shape
         block_state.collected = Samples(seen, block_state.output_type, block_state.consistent)
         with self.progress_bar(total=block_state.windows) as progress:
@@ -342,7 +339,7 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
             for noise in block_state.passes:
                 block_state.noise = noise
                 block_state.correct = Correction(
-                    seen, rule, lambda level: scale * prior_error.at(level), block_state.noise_accounting
+                    seen, rule, error, block_state.error_scale, block_state.noise_accounting
                 )
                 block_state.sample = first_state(schedule, block_state.correct, noise)
                 for i, t in enumerate(schedule.timesteps):
@@ -350,7 +347,7 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
                 for one in block_state.sample.split(shape[0]):
                     block_state.collected.add(one)
         if block_state.sharpness:
-            std = prior_error.at(schedule.noise_to_signal(schedule.timesteps[-1]))
+            std = error.at(schedule.noise_to_signal(schedule.timesteps[-1]))
             noise = Noise(block_state.generator, shape, 1.0, components._execution_device)
             block_state.collected.sharpen(std, noise.start(), block_state.sharpness)
         self.set_block_state(state, block_state)

@@ -269,13 +269,9 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         labels = labels_for(self.unet, class_labels, pictures, device)
 
         # 2. Prepare what all pictures share.
-        eta_b = 1.0 if eta_b is None and correction == "posterior" else eta_b
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
         windows = window_options(self.unet, window_size, window_overlap, window_batch_size, device)
         self._interrupt = False
-
-        def error(noise_to_signal: float) -> torch.Tensor:
-            return error_scale * self._error.at(noise_to_signal)
 
         def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
             if callback_on_step_end is None:
@@ -306,7 +302,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
                 samples = Samples(seen, output_type, consistent)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 for noise in passes(own, num_samples, antithetic, temperature, shape, device):
-                    correct = Correction(seen, correction, error, noise_accounting)
+                    correct = Correction(seen, correction, self._error, error_scale, noise_accounting)
                     sample = self._sample(scheduler, prior, correct, noise, etas, equivariant, on_step)
                     for one in sample.split(shape[0]):
                         samples.add(one)
@@ -338,7 +334,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         steps = len(scheduler.timesteps)
         for i, t in enumerate(scheduler.timesteps):
             views = views_at(noise.numbers, i, steps) if equivariant else None
-            step = partial(scheduler.step, **correct.options(scheduler, t), **options)
+            step = partial(scheduler.step, **correct.options(scheduler, t) | options)
             # What the prior predicts has no name here, so that the scheduler can let go of it.
             sample, pred_original_sample = step(prior(sample, t, views=views), t, sample)
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})

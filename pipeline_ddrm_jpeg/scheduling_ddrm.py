@@ -23,6 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
 # With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
+# Found likewise as where sampling starts, see `scheduled`.
 _LAST_NOISE = (1.75, 0.1)
 
 
@@ -321,7 +322,7 @@ def scheduled(
     options = {name: value for name, value in options.items() if value not in (None, "auto")}
     scheduler.set_timesteps(num_inference_steps, **options)
     if init_timestep == "auto" and uncertainty is not None:
-        # Found with the embedded prior and the correction "posterior" by scripts/reports/corrections.py.
+        # Found with the embedded prior and the correction "posterior", by a search that is not in this repository.
         noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
         start = max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)
         scheduler.set_timesteps(num_inference_steps, init_timestep=start, **options)

@@ -30,6 +30,15 @@ def reference() -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+@pytest.fixture
+def one_thread():
+    """As in the processes that accelerate starts; the last digits of a result depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def jpeg_bytes(picture: Image.Image, **options) -> bytes:
     """The picture as Pillow (libjpeg-turbo) writes it."""
     stream = io.BytesIO()

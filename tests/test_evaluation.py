@@ -39,15 +39,6 @@ def pictures(photo, tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread():
-    """As in the processes that accelerate starts; the last digits of a result depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def launch(*arguments, **kwargs) -> subprocess.Popen:
     """Two processes, on the CPU where there is nothing better."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

@@ -131,7 +131,7 @@ def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one
     assert not np.allclose(average.samples[0][1], average.samples[0][2], atol=1e-2)
 
 
-def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
+def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch, one_thread):
     together = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
     monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", 1)
     one_by_one = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]

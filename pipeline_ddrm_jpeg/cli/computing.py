@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
+import os
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -23,10 +24,22 @@ def processes(device: str) -> Any:
     accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
     on_cpu = device == "cpu" or not any(accelerator.is_available() for accelerator in accelerators)
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
-    atexit.register(state.destroy_process_group)  # or its threads may abort the process at its end
     if device not in ("auto", state.device.type):
         fail(f"--device {device} is not what accelerate chose, {state.device.type}", 2)
     return state
+
+
+def end(status: int | str | None) -> None:
+    """End this process if it is one of several, without taking Python down.
+
+    Threads of torch.distributed let go of the last tensors that were gathered, for which they need Python; if that is
+    being taken down, they abort the process (torch 2.13 on CPUs, where its group outlives `destroy_process_group`).
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if isinstance(status, int) and distributed is not None and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def gather(value: Any) -> list[Any]:
