@@ -1,22 +1,26 @@
 """The coefficients of a whole JPEG file, read by libjpeg-turbo in a process of its own, with limits.
 
 A separate process, because the C library may print, warn or crash on a damaged file: its warnings are how damage is
-found, and a crash must not take a server down.
+found, and a crash must not take a server down. Where the system can fork, that process is a fork of a small one that
+has the library loaded and never sees a file: a new interpreter would take ten times as long as most files do.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import numpy as np
 
@@ -29,6 +33,8 @@ _HARMLESS_WARNING = re.compile(rf"{_SURPLUS_WARNING.pattern}|Invalid SOS paramet
 _READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows with the file
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
+_MOST_IDLE = 2  # servers that wait for another file
+_CAN_SERVE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
 def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], bool]:
@@ -54,7 +60,7 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
         stream.seek(0)
         try:
             status, messages = _run_reader(stream, output, geometry)
-        except subprocess.TimeoutExpired:
+        except (TimeoutError, subprocess.TimeoutExpired):
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
         damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
         if status or damage:
@@ -76,22 +82,136 @@ def _unnamed_file() -> IO[bytes]:
         return tempfile.TemporaryFile()
 
 
+class _Server:
+    """A process that forks one of its own for each file."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair()
+        self.connection.settimeout(_READ_TIMEOUT)
+        with theirs:
+            self.process = subprocess.Popen(
+                [*_COMMAND, "serve"],
+                env=_environment(),
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for us; and all of it ends together
+            )
+
+    def read(self, files: Sequence[IO[bytes]], geometry: str) -> int:
+        """The exit status of a reader that has these for its standard input, output and errors; or an `OSError`."""
+        socket.send_fds(self.connection, [geometry.encode()], [file.fileno() for file in files])
+        answer = self.connection.recv(16)
+        if not answer:
+            raise ConnectionError("the server of readers has ended")
+        return int(answer)
+
+    def stop(self) -> None:
+        """End it, and the reader that it may be waiting for."""
+        self.connection.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+_COMMAND = [sys.executable, "-W", "ignore", __file__]
+_idle: list[_Server] = []
+
+
 def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
-    """Run `_reader_process` in a new interpreter; returns its exit status and what it wrote to stderr."""
-    environment = {
+    """Run `_reader_process` in another process; returns its exit status and what it wrote to stderr."""
+    with _unnamed_file() as errors:
+        status = _serve_reader((stream, planes, errors), geometry) if _CAN_SERVE else None
+        if status is None:
+            stream.seek(0)
+            planes.truncate(0)
+            reader = subprocess.run(
+                [*_COMMAND, geometry],
+                env=_environment(),
+                stdin=stream,
+                stdout=planes,
+                stderr=errors,
+                timeout=_READ_TIMEOUT,
+            )
+            status = reader.returncode
+        errors.seek(0)
+        return status, errors.read().decode(errors="replace")
+
+
+def _serve_reader(files: Sequence[IO[bytes]], geometry: str) -> int | None:
+    """The exit status of a reader forked by a server; `None` where there is none, or it could not say."""
+    try:
+        server = _idle.pop() if _idle else _Server()
+    except IndexError:  # another thread was faster
+        server = _Server()
+    try:
+        status = server.read(files, geometry)
+    except TimeoutError:
+        server.stop()
+        raise
+    except OSError:
+        server.stop()
+        return None
+    except BaseException:  # Ctrl-C
+        server.stop()
+        raise
+    if status < 0 or len(_idle) >= _MOST_IDLE:  # after a crash the next one begins anew
+        server.stop()
+    else:
+        _idle.append(server)
+    return status
+
+
+def _stop_servers() -> None:
+    while _idle:
+        _idle.pop().stop()
+
+
+atexit.register(_stop_servers)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # one server cannot answer two
+
+
+def _environment() -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
     }
-    reader = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, geometry],
-        env=environment,
-        stdin=stream,
-        stdout=planes,
-        stderr=subprocess.PIPE,
-        timeout=_READ_TIMEOUT,
-    )
-    return reader.returncode, reader.stderr.decode(errors="replace")
+
+
+def _end_with(call: Callable[[str], None], argument: str) -> NoReturn:
+    """End this process by a call, without taking Python down, which takes as long as most files do."""
+    status = 1
+    try:
+        call(argument)
+        status = 0
+    except BaseException as error:
+        os.write(2, str(error).encode())
+    finally:
+        os._exit(status)
+
+
+def _server_process() -> None:
+    """Entry point of a server: requests of `_Server.read` at its standard input, until that is closed."""
+    import jpeglib._bind  # noqa: F401 what the readers need
+
+    connection = socket.socket(fileno=os.dup(0))
+    while True:
+        geometry, files, _, _ = socket.recv_fds(connection, 256, 3)
+        if not geometry:
+            return
+        reader = os.fork()
+        if not reader:
+            connection.close()
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+                os.close(file)
+            _end_with(_reader_main, geometry.decode())
+        for file in files:
+            os.close(file)
+        _, status = os.waitpid(reader, 0)
+        connection.sendall(b"%d" % os.waitstatus_to_exitcode(status))
 
 
 def _reader_process(geometry: str) -> None:
@@ -136,7 +256,9 @@ def _limit_resources(size: int, coefficients: int) -> None:
         return
     memory = _READER_MEMORY + 4 * size + 5 * coefficients  # two int16 planes, the library's and numpy's
     processor = _READER_SECONDS + size // 2**20
-    for kind, limit in (("RLIMIT_DATA", memory), ("RLIMIT_CPU", processor), ("RLIMIT_CORE", 0)):
+    written = 2 * coefficients + 2**20  # the planes, and as many words as anyone needs
+    limits = {"RLIMIT_DATA": memory, "RLIMIT_CPU": processor, "RLIMIT_FSIZE": written, "RLIMIT_CORE": 0}
+    for kind, limit in limits.items():
         try:
             resource.setrlimit(getattr(resource, kind), (limit, limit))
         except (AttributeError, ValueError, OSError):  # not every system has, or grants, each of them
@@ -154,4 +276,4 @@ def _reader_main(geometry: str) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file, whose module names must not shadow anyone's
-    _reader_main(*sys.argv[1:])
+    _server_process() if sys.argv[1] == "serve" else _reader_main(sys.argv[1])

@@ -4,6 +4,8 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jpeglib
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, jpeg_reader, observe
 
 
 def cjpeg(picture, *options):
@@ -367,9 +369,91 @@ def test_whoever_is_killed_while_reading_leaves_no_copy_of_the_file(photo, tmp_p
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a.jpg")], env=environment)
-        while not (readers := psutil.Process(process.pid).children()):
+        while not (readers := psutil.Process(process.pid).children(recursive=True)):
             assert process.poll() is None
         for killed in (process, *readers):
             killed.kill()
         process.wait()
         assert not list((tmp_path / "temporary").rglob("*"))
+
+
+@pytest.fixture
+def no_servers():
+    jpeg_reader._stop_servers()
+    yield
+    jpeg_reader._stop_servers()
+
+
+served = pytest.mark.skipif(not jpeg_reader._CAN_SERVE, reason="this system does not fork")
+
+
+@served
+def test_files_read_at_once_are_read_right_and_leave_few_processes(photo, no_servers):
+    files = [jpeg_bytes(photo.resize((40 + 8 * i, 48)), quality=20 + i) for i in range(12)]
+    alone = [JPEGFile.open(data) for data in files]
+    assert len(jpeg_reader._idle) == 1
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(JPEGFile.open, files))
+    for one, other in zip(alone, together, strict=True):
+        for plane, same in zip(one.coefficients, other.coefficients, strict=True):
+            np.testing.assert_array_equal(plane, same)
+    servers = [psutil.Process(server.process.pid) for server in jpeg_reader._idle]
+    assert 1 <= len(servers) <= 2
+    assert not any(server.children() for server in servers)
+    jpeg_reader._stop_servers()
+    assert not any(server.is_running() for server in servers)
+
+
+@served
+def test_a_reader_that_hangs_ends_with_a_sentence_and_the_next_file_is_read(photo, no_servers, monkeypatch):
+    data = jpeg_bytes(photo)
+    JPEGFile.open(data)
+    server = psutil.Process(jpeg_reader._idle[0].process.pid)
+    server.suspend()
+    jpeg_reader._idle[0].connection.settimeout(0.2)
+    with pytest.raises(JPEGFileError, match="took more than 120 seconds"):
+        JPEGFile.open(data)
+    assert not server.is_running()
+    assert JPEGFile.open(data).width == photo.width
+
+
+@served
+def test_a_server_of_readers_that_is_killed_costs_no_file(photo, no_servers):
+    data = jpeg_bytes(photo)
+    JPEGFile.open(data)
+    psutil.Process(jpeg_reader._idle[0].process.pid).kill()
+    assert JPEGFile.open(data).width == photo.width
+    assert JPEGFile.open(data).width == photo.width
+
+
+@served
+def test_a_forked_process_reads_by_a_server_of_its_own(photo, no_servers):
+    data = jpeg_bytes(photo)
+    JPEGFile.open(data)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            started = not jpeg_reader._idle
+            status = 0 if started and JPEGFile.open(data).width == photo.width else 2
+        finally:
+            jpeg_reader._stop_servers()
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert JPEGFile.open(data).width == photo.width
+
+
+@served
+def test_servers_end_with_the_process_that_started_them(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo))
+    code = "import sys, os, signal; from pipeline_ddrm_jpeg import JPEGFile, jpeg_reader; JPEGFile.open(sys.argv[1])"
+    code += "; print(jpeg_reader._idle[0].process.pid, flush=True); os.kill(os.getpid(), int(sys.argv[2]))"
+    for number in (0, 9):  # an end in peace, and one that nobody can prepare for
+        process = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg", str(number)], stdout=subprocess.PIPE)
+        server = int(process.stdout)
+        for _ in range(100):
+            if not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the server is still there after ten seconds")
