@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Result:
     message: str = ""
     """One sentence, where it failed."""
     seconds: float = 0.0
+    """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
     """Share of the file's coefficients that the picture keeps: of its 8-bit values, before lossy formats, or, where 16
     bits are written, of the floating-point ones."""
@@ -213,33 +215,107 @@ def _streamed(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | N
 
 
 def restore_files(
-    pipe: Any, tasks: Iterable[Task], overwrite: bool = False, seed: int = 0, **settings: Any
+    pipe: Any,
+    tasks: Iterable[Task],
+    overwrite: bool = False,
+    seed: int = 0,
+    repair: bool = False,
+    depth: int = 8,
+    on_start: Callable[[Task], None] | None = None,
+    **settings: Any,
 ) -> Iterator[Result]:
     """Restore one file after the other, and go on after a file that fails.
 
     Every file starts from the same seed, so its picture does not depend on the files around it. Outputs that exist
-    are skipped unless `overwrite`, so a run that was stopped goes on where it was.
+    are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
+    the next is read and the picture of the one before is written.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
         seed: of the random numbers of each file.
-        **settings: `repair`, `depth`, and arguments of the pipeline's call.
+        repair: as for `restore_file`.
+        depth: as for `restore_file`.
+        on_start: told of each task when the network turns to it.
+        **settings: arguments of the pipeline's call.
 
     Yields:
-        A `Result` for each task, in order.
+        A `Result` for each task, in order, once its picture is written. After Ctrl-C comes that of the picture which
+        was just being written, then the `KeyboardInterrupt`.
     """
-    for task in tasks:
+    left = iter(tasks)
+
+    def read_next() -> _Job | None:
+        if (task := next(left, None)) is None:
+            return None
+        job = _Job(task, repair)
+        job.begin(_skip_or_read, task, overwrite, repair, depth)
+        return job
+
+    ahead, behind = read_next(), None
+    try:
+        while ahead:
+            job = ahead
+            job.end()
+            ahead = read_next()
+            if on_start and not job.result:
+                on_start(job.task)
+            job.do(_restored, pipe, job.value, seed, depth, settings)
+            if behind:
+                result, behind = behind.told(), None
+                yield result
+            job.begin(_written, job.task, job.value)
+            behind = job
+        if behind:
+            result, behind = behind.told(), None
+            yield result
+    except KeyboardInterrupt:
+        if behind:
+            yield behind.told()
+        raise
+    finally:
+        if behind:
+            behind.end()
+
+
+class _Job:
+    """A file on its way through the stages: what the last one gave for the next, or the result."""
+
+    def __init__(self, task: Task, repair: bool) -> None:
+        self.task, self.repair = task, repair
+        self.value: Any = None
+        self.result: Result | None = None
+        self.seconds = 0.0
+        self.thread: Thread | None = None
+
+    def do(self, stage: Callable, *arguments: Any) -> None:
+        """Go through a stage, unless there is a result; whatever is wrong with one file must not cost the others."""
+        if self.result:
+            return
         start = time.monotonic()
         try:
-            if task.target != STREAM and task.target.exists() and not overwrite:
-                result = Result(task, "skipped")
-            else:
-                result = restore_file(pipe, task, seed, **settings)
-        except Exception as error:  # whatever is wrong with one file must not cost the others
-            result = Result(task, "failed", _sentence(error, task, settings.get("repair", False)))
-        yield replace(result, seconds=time.monotonic() - start)
+            self.value = stage(*arguments)
+        except Exception as error:
+            self.value = Result(self.task, "failed", _sentence(error, self.task, self.repair))
+        if isinstance(self.value, Result):
+            self.result = self.value
+        self.seconds += time.monotonic() - start
+
+    def begin(self, stage: Callable, *arguments: Any) -> None:
+        """Go through a stage in a thread, which does not keep Python from ending: a pipe may say nothing for ever."""
+        self.thread = Thread(target=self.do, args=(stage, *arguments), daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Wait for what has begun."""
+        if self.thread:
+            self.thread.join()
+
+    def told(self) -> Result:
+        """The result, once it is there."""
+        self.end()
+        return replace(self.result, seconds=self.seconds)
 
 
 def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, depth: int = 8, **settings: Any) -> Result:
@@ -253,19 +329,40 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
         **settings: arguments of the pipeline's call.
     """
-    import torch  # here, so that what only plans or writes files starts at once
+    return _written(task, _restored(pipe, _read(task, repair, depth), seed, depth, settings))
 
+
+def _skip_or_read(task: Task, overwrite: bool, repair: bool, depth: int) -> JPEGFile | Result:
+    if task.target != STREAM and task.target.exists() and not overwrite:
+        return Result(task, "skipped")
+    return _read(task, repair, depth)
+
+
+def _read(task: Task, repair: bool, depth: int) -> JPEGFile:
+    """The file, if its picture can be written as it is meant to be."""
     check_depth(depth, task.image_format)
     file = JPEGFile.open(sys.stdin.buffer if task.source == STREAM else task.source, repair=repair)
     sides = (file.width, file.height)
     check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
+    return file
+
+
+def _restored(
+    pipe: Any, file: JPEGFile, seed: int, depth: int, settings: dict[str, Any]
+) -> tuple[JPEGFile, np.ndarray, float]:
+    """The file, the pixels of its picture, in 8 or 16 bits and not yet upright, and their consistency."""
+    import torch  # here, so that what only plans or writes files starts at once
+
     output_type = "pil" if depth == 8 else "np"
     result = pipe(file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
     if depth == 8:
-        pixels, consistency = np.asarray(result.images[0]), result.consistency_8bit[0]
-    else:
-        pixels, consistency = np.rint(65535 * result.images[0].clip(0, 1)).astype(np.uint16), result.consistency[0]
-        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        return file, np.asarray(result.images[0]), result.consistency_8bit[0]
+    pixels = np.rint(65535 * result.images[0].clip(0, 1)).astype(np.uint16)
+    return file, pixels[..., 0] if pixels.shape[2] == 1 else pixels, result.consistency[0]
+
+
+def _written(task: Task, restored: tuple[JPEGFile, np.ndarray, float]) -> Result:
+    file, pixels, consistency = restored
     if file.damage and task.target != STREAM:  # the mask first: no picture without it
         mask = np.rint(255 * file.invented).astype(np.uint8)
         save(upright(mask, file.orientation), mask_path(task.target), "png", Metadata())

@@ -244,6 +244,20 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
         Image.open(path).load()
 
 
+def test_ctrl_c_does_not_wait_for_a_pipe_that_says_nothing(prior_folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    arguments = ["restore", tmp_path / "pipe.jpg", "-o", tmp_path / "out.png", "--prior", prior_folder]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
+    with open(tmp_path / "pipe.jpg", "wb"):  # opens once someone reads there
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped after 0 of 1" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_long_restoration_is_announced(folder, prior_folder):
     arguments = ["restore", folder / "a.jpg", "--prior", prior_folder, "--preset", "paper", "--steps", 300]
     arguments += ["--samples", 300]

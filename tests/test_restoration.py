@@ -172,6 +172,35 @@ def test_a_run_goes_on_after_a_broken_file_and_skips_what_is_done(pipe, small, t
     assert first.read_bytes() != b"old"
 
 
+def test_ctrl_c_comes_after_the_result_of_what_was_being_written(pipe, small, tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(small)
+    started = []
+
+    def interrupt(*_):
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    results = restore_files(pipe, plan([tmp_path]), on_start=started.append, callback_on_step_end=interrupt, **QUICK)
+    result = next(results)
+    assert (result.status, result.task.source.name) == ("restored", "a.jpg")
+    assert result.task.target.exists()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert [task.source.name for task in started] == ["a.jpg", "b.jpg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a_restored.png", "b.jpg", "c.jpg"]
+
+
+def test_whoever_stops_asking_for_results_leaves_no_half_picture(pipe, small, tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(small)
+    results = restore_files(pipe, plan([tmp_path]), **QUICK)
+    next(results)
+    results.close()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jpg", ".png"}
+
+
 def test_a_picture_does_not_depend_on_the_files_around_it(pipe, small, photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((40, 40))))
     (tmp_path / "b.jpg").write_bytes(small)

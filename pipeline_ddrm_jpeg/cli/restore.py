@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import Result, mask_path, plan, restore_files
+from ..restoration import Result, Task, mask_path, plan, restore_files
 from .computing import check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, with_options
 from .terminal import Lines, complain, fail, visible
@@ -106,18 +108,20 @@ def restore(
             check_schedule(pipe, settings)
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
-            announced = _announced([*skipped, *mine], pipe, quiet)
-            for result in restore_files(pipe, announced, overwrite, seed, repair=repair, depth=int(depth), **settings):
-                statuses[result.status] += 1
-                log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
-                if result.status == "failed":
-                    complain(result.message)
-                elif quiet_report:
-                    continue
-                elif result.status == "skipped":
-                    report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
-                else:
-                    report(_words(result))
+            listed = [*skipped, *mine]
+            options = settings | {"repair": repair, "depth": int(depth), "on_start": _announce(listed, pipe, quiet)}
+            with closing(restore_files(pipe, listed, overwrite, seed, **options)) as results:
+                for result in results:
+                    statuses[result.status] += 1
+                    log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
+                    if result.status == "failed":
+                        complain(result.message)
+                    elif quiet_report:
+                        continue
+                    elif result.status == "skipped":
+                        report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                    else:
+                        report(_words(result))
         statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
         done = statuses["restored"] + statuses["skipped"]
@@ -170,13 +174,15 @@ def _facts(result: Result) -> dict[str, Any]:
     }
 
 
-def _announced(tasks: list, pipe: Any, quiet: bool) -> Any:
-    """The tasks, with a progress bar of the pipeline that is named after the one at hand."""
-    for number, task in enumerate(tasks, 1):
-        if pipe is not None:
-            place = visible(task.source.name) + (f" ({number} of {len(tasks)})" if len(tasks) > 1 else "")
-            pipe.progress_bar = partial(_Progress, desc=place, unit="call", leave=False, disable=quiet)
-        yield task
+def _announce(tasks: list[Task], pipe: Any, quiet: bool) -> Callable[[Task], None]:
+    """What gives the pipeline a progress bar that is named after the task at hand."""
+    numbers = {task: number for number, task in enumerate(tasks, 1)}
+
+    def announce(task: Task) -> None:
+        place = visible(task.source.name) + (f" ({numbers[task]} of {len(tasks)})" if len(tasks) > 1 else "")
+        pipe.progress_bar = partial(_Progress, desc=place, unit="call", leave=False, disable=quiet)
+
+    return announce
 
 
 class _Progress(tqdm):
