@@ -17,6 +17,7 @@ from PIL import Image
 
 from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
 
+JPEG_START = b"\xff\xd8\xff"
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 """The suffix of each output format. JPEG is the one that loses anything, as little as it can."""
@@ -47,7 +48,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def starts_like_jpeg(path: Path) -> bool:
     """Whether a file begins as a JPEG does."""
     with open(path, "rb") as stream:
-        return stream.read(3) == b"\xff\xd8\xff"
+        return stream.read(len(JPEG_START)) == JPEG_START
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

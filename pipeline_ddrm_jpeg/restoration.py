@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from . import shards
 from .files import (
     FORMAT_OF_SUFFIX,
     FORMATS,
@@ -22,6 +25,7 @@ from .files import (
     STREAM,
     check_depth,
     check_size,
+    encode,
     save,
     starts_like_jpeg,
     upright,
@@ -39,13 +43,19 @@ class Task:
 
     source: Path
     target: Path
-    stream_format: str = "png"
-    """One of `FORMATS`, for standard output; a file's is what its name ends in."""
+    stored_format: str = "png"
+    """One of `FORMATS`, for standard output and for what is in a shard; a file's is what its name ends in."""
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether source and target are tars of files."""
+        return self.target.suffix == shards.SUFFIX
 
     @property
     def image_format(self) -> str:
         """One of `FORMATS`."""
-        return self.stream_format if self.target == STREAM else FORMAT_OF_SUFFIX[self.target.suffix.lower()]
+        named = self.target != STREAM and not self.is_shard
+        return FORMAT_OF_SUFFIX[self.target.suffix.lower()] if named else self.stored_format
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Result:
     """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where."""
     not_kept: tuple[str, ...] = ()
     """What of the metadata the format has no place for, or what was not to be had."""
+    pictures: int = 0
+    """How many were written."""
 
 
 def mask_path(target: Path) -> Path:
@@ -85,9 +97,10 @@ def plan(
     on_error: Callable[[OSError], None] | None = None,
     on_other: Callable[[Path], None] | None = None,
 ) -> list[Task]:
-    """Pair every JPEG among files and folders with the file its picture goes to.
+    """Pair every JPEG and every shard among files and folders with the file its picture, or its pictures, go to.
 
-    In folders, those files count that begin as a JPEG does, whatever they are called. `"-"` is standard input, and as
+    In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
+    WebDataset. An input that does not exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as
     `output` standard output, which is where the picture of standard input goes by default.
 
     Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
@@ -95,7 +108,7 @@ def plan(
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names.
 
     Args:
-        inputs: JPEG files, taken as they are, and folders, which are searched.
+        inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
         output: file or folder.
         recursive: whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
@@ -112,13 +125,16 @@ def plan(
     if "-" in inputs or output == "-":
         return [_streamed(inputs, output, image_format)]
     inputs = [Path(item).absolute() if Path(item) == STREAM else item for item in inputs]  # a file that is called -
+    inputs = [path for item in inputs for path in (_matching(item) or [item])]
     folder = None if output is None else Path(output)
     first = Path(inputs[0])
     if folder is not None and not folder.is_dir():
         suffix = folder.suffix.lower()
         if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
             raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(FORMAT_OF_SUFFIX)}")
-    if folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
+    if folder is not None and not folder.is_dir() and len(inputs) == 1 and _is_shard(first) and _is_shard(folder):
+        tasks = [Task(_existing(first), folder, image_format or "png")]
+    elif folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
         named = FORMAT_OF_SUFFIX[folder.suffix.lower()]
         if len(inputs) > 1 or first.is_dir():
             raise ValueError(f"{folder} names one file, but there are several inputs; name a folder")
@@ -134,9 +150,11 @@ def plan(
             stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
         else:
             stems = [(folder / path.parent.relative_to(root), path.stem, path.name) for root, path in found]
-        count = Counter((parent, short) for parent, short, _ in stems)
+        count = Counter(stem[:2] for (_, path), stem in zip(found, stems, strict=True) if not _is_shard(path))
         tasks = [
-            Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
+            Task(path, parent / (short + shards.SUFFIX), image_format or "png")
+            if _is_shard(path)
+            else Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
             for (_, path), (parent, short, full) in zip(found, stems, strict=True)
         ]
         named = {_real(item) for item in inputs}
@@ -159,6 +177,15 @@ def plan(
 
 
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == shards.SUFFIX
+
+
+def _matching(pattern: str | os.PathLike) -> list[str]:
+    """What a pattern finds that is no name of a file itself: too many names for a command line, say."""
+    return [] if os.path.lexists(pattern) else sorted(glob.glob(os.fspath(pattern)))  # noqa: PTH207 a Path has no pattern
 
 
 def _existing(path: Path) -> Path:
@@ -191,7 +218,7 @@ def _find(
             for path in (Path(parent, name) for name in sorted(names)):
                 named = path.suffix.lower() in JPEG_SUFFIXES
                 try:
-                    if path.is_file() and not starts_like_jpeg(path):
+                    if path.is_file() and not _is_shard(path) and not starts_like_jpeg(path):
                         on_other(path)
                     elif path.is_file() or (named and not path.exists()):
                         yield item, path  # a broken link too: it is a file that is missed
@@ -261,7 +288,10 @@ def restore_files(
             ahead = read_next()
             if on_start and not job.result:
                 on_start(job.task)
-            job.do(_restored, pipe, job.value, seed, depth, settings)
+            if job.task.is_shard:
+                job.do(_restored_shard, pipe, job.task, seed, repair, depth, settings)
+            else:
+                job.do(_restored, pipe, job.value, seed, depth, settings)
             if behind:
                 result, behind = behind.told(), None
                 yield result
@@ -329,19 +359,21 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
         **settings: arguments of the pipeline's call.
     """
-    return _written(task, _restored(pipe, _read(task, repair, depth), seed, depth, settings))
+    check_depth(depth, task.image_format)
+    return _written(task, _restored(pipe, _read(task, repair), seed, depth, settings))
 
 
-def _skip_or_read(task: Task, overwrite: bool, repair: bool, depth: int) -> JPEGFile | Result:
+def _skip_or_read(task: Task, overwrite: bool, repair: bool, depth: int) -> JPEGFile | Result | None:
     if task.target != STREAM and task.target.exists() and not overwrite:
         return Result(task, "skipped")
-    return _read(task, repair, depth)
-
-
-def _read(task: Task, repair: bool, depth: int) -> JPEGFile:
-    """The file, if its picture can be written as it is meant to be."""
     check_depth(depth, task.image_format)
-    file = JPEGFile.open(sys.stdin.buffer if task.source == STREAM else task.source, repair=repair)
+    return None if task.is_shard else _read(task, repair)
+
+
+def _read(task: Task, repair: bool, data: bytes | None = None) -> JPEGFile:
+    """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
+    source = sys.stdin.buffer if task.source == STREAM else task.source
+    file = JPEGFile.open(source if data is None else data, repair=repair)
     sides = (file.width, file.height)
     check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
     return file
@@ -361,6 +393,36 @@ def _restored(
     return file, pixels[..., 0] if pixels.shape[2] == 1 else pixels, result.consistency[0]
 
 
+def _restored_shard(pipe: Any, task: Task, seed: int, repair: bool, depth: int, settings: dict[str, Any]) -> Result:
+    """Write a shard whose pictures are restored, but for those that cannot be, which stay as they are."""
+    kept: list[float] = []
+    failures: list[str] = []
+
+    def convert(name: str, data: bytes) -> bytes | None:
+        try:
+            file, pixels, consistency = _restored(pipe, _read(task, repair, data), seed, depth, settings)
+            made, _ = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
+        except Exception as error:  # as with files: not at the cost of the others
+            failures.append(f"{name}: {str(error).removeprefix('<bytes>: ')}")
+            return None
+        kept.append(consistency)
+        return made
+
+    try:
+        shards.rewrite(task.source, task.target, convert, FORMATS[task.image_format])
+    except tarfile.TarError as error:
+        raise ValueError(f"it is no tar, or cut short: {error}") from None
+    count = f"{len(failures)} of {len(failures) + len(kept)} pictures"
+    message = f"{task.source}: {count} stay as they were, first {failures[0]}" if failures else ""
+    return Result(
+        task,
+        "failed" if failures else "restored",
+        message,
+        consistency=min(kept, default=None),
+        pictures=len(kept),
+    )
+
+
 def _written(task: Task, restored: tuple[JPEGFile, np.ndarray, float]) -> Result:
     file, pixels, consistency = restored
     if file.damage and task.target != STREAM:  # the mask first: no picture without it
@@ -369,7 +431,7 @@ def _written(task: Task, restored: tuple[JPEGFile, np.ndarray, float]) -> Result
     pixels = upright(pixels, file.orientation)
     not_kept = save(pixels, task.target, task.image_format, file.metadata.upright())
     invented = float(file.invented.mean()) if file.damage else 0.0
-    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept)
+    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept, 1)
 
 
 def _sentence(error: Exception, task: Task, repair: bool) -> str:

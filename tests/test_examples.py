@@ -2,9 +2,12 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 
+import datasets
+import numpy as np
 import pytest
 from conftest import ROOT, jpeg_bytes
 from PIL import Image
@@ -34,6 +37,18 @@ def test_a_batch_is_restored(run, capsys):
     run("restore_batch.py", "out", "small.jpg", "small.jpg")
     assert capsys.readouterr().out.splitlines() == ["small.jpg: 100 % of the coefficients kept"] * 2
     assert Image.open("out/small.png").size == (40, 24)
+
+
+def test_a_dataset_is_restored(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for label in ("cats", "dogs"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        shutil.copy("small.jpg", tmp_path / "pictures" / label / "1.jpg")
+    run("restore_dataset.py", "pictures", "restored")
+    restored = datasets.load_from_disk("restored")
+    assert restored["label"][:] == [0, 1]
+    assert not np.array_equal(restored[0]["image"], Image.open("small.jpg"))
+    assert restored[0]["image"].size == (40, 24)
 
 
 def test_another_prior_restores(run, prior_folder):

@@ -30,7 +30,8 @@ def restore(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="JPEG files, and folders of them; - is standard input."),
+        typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these;"
+                       " - is standard input."),
     ],
     output: Annotated[
         str | None,
@@ -150,7 +151,10 @@ def _log(name: str | None) -> Lines:
 
 def _words(result: Result) -> str:
     """A result as a line of the report."""
+    if result.consistency is None:
+        return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
     kept = f"{percent(result.consistency)} of the coefficients kept"
+    kept = f"{result.pictures} pictures, at least {kept} of each" if result.task.is_shard else kept
     made_up = f", {percent(result.invented)} made up" if result.damage else ""
     remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
     remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
@@ -170,6 +174,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "damage": result.damage,
         "remarks": result.remarks,
         "not_kept": result.not_kept,
+        "pictures": result.pictures,
         "mask": str(mask_path(result.task.target)) if result.damage else None,
     }
 
