@@ -115,6 +115,22 @@ def test_the_benchmark_measures_and_judges_by_a_ratio(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_throughput_counts_files_and_compares_with_the_released_loop(photo, tmp_path):
+    (tmp_path / "set").mkdir()
+    photo.save(tmp_path / "set" / "a.png")
+    command = ["throughput.py", tmp_path / "set", "--folders", "24x16:2", "--compared", "1", "--size", "48"]
+    done = run(*command, "--output", tmp_path / "t")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "t.json").read_text())
+    (row,) = record["folders"]
+    assert 0 < row["network"] < row["seconds"]
+    compared = record["compared"]
+    released = compared["the released loop, 160 evaluations"]
+    assert released["psnr"] > compared["JPEG"]["psnr"] + 0.1
+    assert released["seconds"] > 4 * compared["`balanced`"]["seconds"]
+    assert str(tmp_path) not in (tmp_path / "t.md").read_text()
+
+
 def test_the_pages_are_what_the_script_makes_of_their_sources():
     for path, text in pages.make(ROOT).items():
         assert path.read_text() == text, f"{path.name} is out of date; run: make card"

@@ -13,6 +13,7 @@ changes numbers, remove build/results. The stages, and what they write:
   rate-distortion  docs/rate_distortion.md and its plot
   figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
   benchmark        docs/benchmark.md, docs/benchmark.json; the same
+  throughput       docs/throughput.md, docs/throughput.json
   pages            model_card.md and README.md, from docs/results.json
 """
 
@@ -35,9 +36,9 @@ from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
-STAGES = ("results", "presets", "corrections", "rate-distortion", "figures", "benchmark", "pages")
+STAGES = ("results", "presets", "corrections", "rate-distortion", "figures", "benchmark", "throughput", "pages")
 CHOSEN_ON = ("mcmaster18", "live1")  # the sets that settings are chosen with
-CURVES = "kodak24"  # the set of the rate-distortion curves, where it is there
+CURVES = "kodak24"  # the set of the rate-distortion curves and of the throughput, where it is there
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     load = DDRMJPEGPipeline.from_embedded
     if arguments.prior:
         load = lambda **options: DDRMJPEGPipeline.from_prior(arguments.prior, **options)  # noqa: E731
-    sets = find_sets(arguments.pictures) if set(arguments.only) & set(STAGES[:4]) else []
+    sets = find_sets(arguments.pictures) if set(arguments.only) & {*STAGES[:4], "throughput"} else []
     weights = fingerprint(load().unet)
     others = [
         word
@@ -99,7 +100,7 @@ def main() -> None:
 
     def make_presets() -> None:
         measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
-        presets.make([evaluate(name, sets, 2) for name in measured], docs / "presets")
+        presets.make([evaluate(name, sets, 3) for name in measured], docs / "presets")
 
     def make_corrections() -> None:
         folders = [path for path in sets if path.name in CHOSEN_ON] or sets[:1]
@@ -107,10 +108,14 @@ def main() -> None:
         command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
+    def curves() -> Path:
+        return next((path for path in sets if path.name == CURVES), sets[0])
+
     def make_curves() -> None:
-        chosen = [path for path in sets if path.name == CURVES] or sets[:1]
         factors = ",".join(map(str, range(5, 100, 5)))
-        rate_distortion.make(evaluate("balanced", chosen, 8, *others, "--quality", factors), docs / "rate_distortion")
+        rate_distortion.make(
+            evaluate("balanced", [curves()], 8, *others, "--quality", factors), docs / "rate_distortion"
+        )
 
     def make_figures() -> None:
         figures.make(load(dtype="auto"), docs / "figures")
@@ -130,13 +135,17 @@ def main() -> None:
         command = [Path(__file__).with_name("benchmark.py"), "--processes", "2", "--output", docs / "benchmark"]
         subprocess.run([sys.executable, *command], check=True)
 
+    def make_throughput() -> None:
+        command = [Path(__file__).with_name("throughput.py"), curves(), "--output", docs / "throughput"]
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+
     def make_pages() -> None:
         for path, text in pages.make(arguments.root).items():
             write(path, text)
 
     makers = (
         *(make_results, make_presets, make_corrections, make_curves),
-        *(make_figures, make_benchmark, make_pages),
+        *(make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:

@@ -1,0 +1,198 @@
+"""Files and megapixels a second of folders of files, and the same work done by the released program and by others.
+
+python scripts/reports/throughput.py PICTURES [--folders 256x256:100 1000x500:12 4000x3000:1] [--compared 3]
+    [--quality 10] [--output docs/throughput]
+
+Each folder of --folders, so many files of so many pixels made of a picture of examples/, is restored with the preset
+`balanced` by a process of its own: files and megapixels a second without loading, the share of that time in which the
+network works, and the peak resident memory. Then --compared pictures of the folder PICTURES, cut to a square, are
+restored from files of one quality factor by our presets, by the loop of the released program, written anew here, with
+the same network and dtype, and by the other programs that are installed. Writes OUTPUT.json and OUTPUT.md.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark import diffjpeg, make_file
+from common import ROOT, write
+from PIL import Image, ImageOps
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, observe
+from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
+from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.restoration import plan, restore_files
+
+STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
+
+
+def folder_of(width: int, height: int, count: int) -> dict[str, Any]:
+    """What a folder of equal files takes, in this process."""
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
+    pipe.set_progress_bar_config(disable=True)
+    working, since = 0.0, 0.0
+
+    def begin(*_: Any) -> None:
+        nonlocal since
+        since = time.perf_counter()
+
+    def end(*_: Any) -> None:
+        nonlocal working
+        working += time.perf_counter() - since
+
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(count + 1):
+            Path(folder, f"{i:05}.jpg").write_bytes(make_file(width, height))
+        first, *tasks = plan([folder], Path(folder, "out"))
+        list(restore_files(pipe, [first], **PRESETS["balanced"]))  # what is slow once
+        pipe.unet.register_forward_pre_hook(begin)
+        pipe.unet.register_forward_hook(end)
+        start = time.perf_counter()
+        results = list(restore_files(pipe, tasks, **PRESETS["balanced"]))
+        seconds = time.perf_counter() - start
+    if any(result.status != "restored" for result in results):
+        sys.exit(results[0].message)
+    return {
+        "width": width,
+        "height": height,
+        "files": count,
+        "seconds": seconds,
+        "network": working,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@torch.inference_mode()
+def released(pipe: DDRMJPEGPipeline, file: Path, seed: int) -> torch.Tensor:
+    """One sample as the released program draws it: a linear schedule, a step every 15, its operator at each of them."""
+    alphas = (1 - torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64).float()).cumprod(0)
+    schedule = list(range(0, START, START // STEPS))[::-1]
+    seen = observe(file)
+    decoded, tables = seen.operator.decode(seen.y), seen.operator.quantization_tables
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise() -> torch.Tensor:
+        return torch.randn(decoded.shape, generator=generator)
+
+    x = alphas[schedule[0]].sqrt() * decoded + (1 - alphas[schedule[0]]).sqrt() * noise()
+    for t, following in zip(schedule, [*schedule[1:], None], strict=True):
+        epsilon = pipe.unet(x.to(pipe.unet.dtype), t).sample[:, :3].float()
+        x0 = (x - (1 - alphas[t]).sqrt() * epsilon) / alphas[t].sqrt()
+        corrected = x0 + decoded - (diffjpeg((x0 + 1) * 127.5, tables) / 127.5 - 1)
+        mixed = ETA_B * corrected + (1 - ETA_B) * x0
+        if following is None:
+            return mixed
+        x = alphas[following].sqrt() * mixed + (1 - alphas[following]).sqrt() * noise()
+    raise AssertionError
+
+
+def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict[str, float]]:
+    """Seconds and PSNR (8 bits) of each way, the mean over pictures."""
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
+    pipe.set_progress_bar_config(disable=True)
+
+    def ours(preset: str) -> Callable[[Path], Any]:
+        return lambda path: pipe(path, generator=torch.Generator().manual_seed(0), **PRESETS[preset]).images[0]
+
+    def average(path: Path) -> Image.Image:
+        mean = torch.stack([released(pipe, path, seed) for seed in range(SAMPLES)]).mean(0)[0]
+        return Image.fromarray(((mean + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+    ways = {"JPEG": lambda path: Image.open(path).convert("RGB"), "the released loop, 160 evaluations": average}
+    ways |= {f"`{name}`": ours(name) for name in ("fast", "balanced", "best")}
+    ways |= {name: way for name, way in BASELINES.items() if unavailable(name) is None}
+    found: dict[str, dict[str, float]] = {name: {"seconds": 0.0, "psnr": 0.0} for name in ways}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "picture.jpg")
+        for picture in find_pictures([folder], count):
+            clean = ImageOps.fit(Image.open(picture.path).convert("RGB"), (size, size))
+            clean.save(path, quality=quality)
+            for name, way in ways.items():
+                start = time.perf_counter()
+                restored = way(path)
+                found[name]["seconds"] += (time.perf_counter() - start) / count
+                found[name]["psnr"] += float(psnr(np.asarray(restored), clean)) / count
+            print(f"{picture.path.name} done", file=sys.stderr)
+    return found
+
+
+def page(command: str, rows: list[dict[str, Any]], compared: dict[str, dict[str, float]], what: str) -> str:
+    lines = [["files", "size", "files a second", "megapixels a second", "network at work", "peak memory, MiB"]]
+    for row in rows:
+        rate = row["files"] / row["seconds"]
+        lines.append(
+            [
+                str(row["files"]),
+                f"{row['width']} x {row['height']}",
+                f"{rate:.2f}",
+                f"{rate * row['width'] * row['height'] / 1e6:.3f}",
+                f"{100 * row['network'] / row['seconds']:.1f} %",
+                f"{row['peak_memory_mib']:.0f}",
+            ]
+        )
+    ways = [["", "seconds a picture", "times as fast as the released loop", "PSNR, dB"]]
+    slowest = compared["the released loop, 160 evaluations"]["seconds"]
+    for name, one in compared.items():
+        speed = "" if name == "JPEG" else f"{slowest / one['seconds']:.1f}"
+        ways.append([name, f"{one['seconds']:.2f}", speed, f"{one['psnr']:.2f}"])
+    return (
+        f"# Throughput\n\n`{command}`\n\nFolders of equal files, preset `balanced`, {rows[0]['dtype']}, "
+        f"{rows[0]['threads']} threads, torch {torch.__version__}; loading is not counted:\n\n{markdown(lines)}\n\n"
+        f"{what}, the same network and dtype in all that have one:\n\n{markdown(ways)}\n\n"
+        "The released loop is that of the paper's program, written anew in the script: eight samples of twenty steps,\n"
+        "one after the other, its operator as a sum over 8 x 8 pixels for each frequency. waifu2x and jpegqs have one\n"
+        "thread.\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, help="folder of clean pictures")
+    parser.add_argument("--folders", nargs="+", default=["256x256:100", "1000x500:12", "4000x3000:1"])
+    parser.add_argument("--compared", type=int, default=3, metavar="N", help="pictures for the comparison (3)")
+    parser.add_argument("--quality", type=int, default=10, help="quality factor of the comparison (10)")
+    parser.add_argument("--size", type=int, default=256, help="its pictures' side in pixels (256)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput", help="without suffix")
+    parser.add_argument("--one", metavar="WIDTHxHEIGHT:FILES", help=argparse.SUPPRESS)  # in a process of its own
+    arguments = parser.parse_args()
+    if arguments.one:
+        size, _, count = arguments.one.partition(":")
+        print(json.dumps(folder_of(*map(int, size.split("x")), int(count))))
+        return
+    rows = []
+    for folder in arguments.folders:
+        command = [sys.executable, __file__, str(arguments.pictures), "--one", folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"{folder} failed with status {done.returncode}")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{folder} done", file=sys.stderr)
+    compared = compare(arguments.pictures, arguments.compared, arguments.quality, arguments.size)
+    name = arguments.pictures.resolve().name
+    command = f"python scripts/reports/throughput.py {name} --folders {' '.join(arguments.folders)}"
+    command += f" --compared {arguments.compared} --quality {arguments.quality} --size {arguments.size}"
+    what = (
+        f"{arguments.compared} pictures of {name}, {arguments.size} pixels a side, quality factor {arguments.quality}"
+    )
+    text = page(command, rows, compared, what)
+    print(text)
+    record = {"command": command, "folders": rows, "compared": compared}
+    write(arguments.output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    write(arguments.output.with_suffix(".md"), text)
+
+
+if __name__ == "__main__":
+    main()
