@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +59,12 @@ def test_the_examples_are_pictures_and_the_page_names_each() -> None:
 @pytest.fixture(scope="module")
 def space(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """The page as `make space` starts it, with a tiny prior and small limits."""
-    folder = tmp_path_factory.mktemp("space")
+    with serving(tmp_path_factory.mktemp("space"), prior_folder, concurrency=2) as served:
+        yield served
+
+
+@contextmanager
+def serving(folder: Path, prior_folder: Path, concurrency: int) -> Iterator[SimpleNamespace]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,7 +74,7 @@ def space(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "DDRM_JPEG_MAX_MEGABYTES": "0.3",
         "DDRM_JPEG_MAX_SECONDS": "100000",  # however busy the machine is
         "DDRM_JPEG_MAX_WAITING": "2",
-        "DDRM_JPEG_CONCURRENCY": "2",
+        "DDRM_JPEG_CONCURRENCY": str(concurrency),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
@@ -447,6 +454,28 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
 
 
 @browser_test
+def test_those_who_wait_are_told_so_where_they_look(chromium, photo, prior_folder, tmp_path) -> None:
+    with serving(tmp_path, prior_folder, concurrency=1) as space:
+        pages = [chromium.new_context(viewport={"width": width, "height": 844}).new_page() for width in (1280, 390)]
+        for page in pages:
+            page.goto(f"{space.url}/?num_samples=16&num_inference_steps=60&init_timestep=300")
+            page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
+            choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
+            press(page, "Restore")
+            text = page.locator("#status .progress-text")
+            text.get_by_text("calls of the prior" if page is pages[0] else "queue: 1/1").wait_for()
+            said, box = text.evaluate("text => getComputedStyle(text, '::before').content"), text.bounding_box()
+            assert said == ("none" if page is pages[0] else '"Waiting for its turn.\u00a0"')
+            assert 0 <= box["y"] <= 844 - box["height"]
+            seen = page.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('#status') !== null", [
+                box["x"] + box["width"] / 2, box["y"] + box["height"] / 2,
+            ])  # fmt: skip
+            assert seen
+        for page in pages:
+            page.context.close()
+
+
+@browser_test
 def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
     page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
     choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
@@ -668,6 +697,18 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     with pytest.raises(gradio.Error, match=r"limit of this server is 1e-06 s"):
         work.run(*arguments)
     assert len(calls) == 1
+
+    # Once it is known how fast this server is, the next that would take too long does not begin.
+    monkeypatch.setattr(work, "MAX_SECONDS", 1000)
+    monkeypatch.setattr(work, "_pace", math.inf)
+    size = (112, 84)
+    work.timed_run(*arguments, size)
+    assert len(calls) == 7
+    assert 0 < work.estimate(settings, *size) == work.estimate(settings | {"num_samples": 4}, *size) / 2
+    monkeypatch.setattr(work, "MAX_SECONDS", work.estimate(settings, *size) / 2)
+    with pytest.raises(gradio.Error, match=r"This would take about 0 s; the limit of this server is"):
+        work.timed_run(*arguments, size)
+    assert len(calls) == 7
 
 
 # --- What strangers send without a browser ---
