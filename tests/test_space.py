@@ -711,6 +711,16 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     assert len(calls) == 7
 
 
+@browser_test
+def test_the_script_makes_the_pictures_of_the_documentation(prior_folder, tmp_path) -> None:
+    command = [sys.executable, ROOT / "scripts" / "screenshots.py", tmp_path]
+    subprocess.run(command, check=True, env=os.environ | {"DDRM_JPEG_PRIOR": str(prior_folder)})
+    for name, size in (("space", (1280, 960)), ("space-phone", (390, 844))):
+        for folder in (tmp_path, ROOT / "docs"):
+            with Image.open(folder / f"{name}.webp") as picture:
+                assert picture.size == size
+
+
 # --- What strangers send without a browser ---
 
 SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, False, "ddrm", 1, True, False, 0, 0]  # from num_samples to seed
