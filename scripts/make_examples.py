@@ -1,4 +1,4 @@
-"""Make `examples/` anew from public-domain pictures that scikit-image carries.
+"""Make `examples/` anew from public-domain pictures that scikit-image carries, and draw text and lines for the page.
 
 python scripts/make_examples.py
 """
@@ -6,9 +6,10 @@ python scripts/make_examples.py
 from pathlib import Path
 
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 FOLDER = Path(__file__).parent.parent / "examples"
+PAGE = Path(__file__).parent.parent / "space" / "examples"
 
 # Name, crop of the original (left, top, right, bottom) or None, size, options of Pillow's JPEG writer.
 PICTURES = [
@@ -25,6 +26,26 @@ PICTURES = [
 ]
 
 
+def lettering() -> Image.Image:
+    """Letters of several sizes, thin lines and flat colours."""
+    picture = Image.new("RGB", (320, 256), "#fbfaf5")
+    draw = ImageDraw.Draw(picture)
+    for top, size, text in [
+        (10, 30, "Lettering"),
+        (50, 18, "Quick wafting zephyrs"),
+        (76, 13, "vex bold Jim. 0123456789"),
+    ]:
+        draw.text((14, top), text, fill="#1d2733", font=ImageFont.load_default(size))
+    for number, colour in enumerate(("#c23b22", "#1f6fb2", "#2e8b57", "#e0a100")):
+        left, height = 20 + 30 * number, 30 + 25 * number
+        draw.rectangle((left, 240 - height, left + 20, 240), fill=colour)
+    draw.line((14, 240, 146, 240), fill="#1d2733", width=2)
+    for radius in range(8, 72, 8):
+        draw.ellipse((236 - radius, 172 - radius, 236 + radius, 172 + radius), outline="#1d2733")
+    draw.line((166, 240, 306, 106), fill="#c23b22", width=2)
+    return picture
+
+
 def main() -> None:
     (FOLDER / "originals").mkdir(parents=True, exist_ok=True)
     for name, load, box, size, options in PICTURES:
@@ -32,6 +53,9 @@ def main() -> None:
         picture.save(FOLDER / "originals" / f"{name}.png", optimize=True)
         picture.save(FOLDER / f"{name}.jpg", **options)
         print(FOLDER / f"{name}.jpg", picture.mode, picture.size, options)
+    picture = lettering()
+    picture.save(PAGE / "lettering.png", optimize=True)
+    picture.save(PAGE / "lettering.jpg", quality=10)
 
 
 if __name__ == "__main__":

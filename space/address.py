@@ -20,10 +20,10 @@ _DEFAULTS = {
     "correction": "ddrm",
     "error_scale": 1.0,
     "noise_accounting": True,
-    "sharpness": 0.0,
     "consistent": False,
 }
 SETTINGS = ("num_samples", "num_inference_steps", "init_timestep", *_DEFAULTS)
+_BESIDE = {"sharpness": 0.0, "seed": 0}  # what goes with any preset
 
 
 def values_of(preset: str) -> list:
@@ -38,17 +38,17 @@ def preset_of(*values: Any) -> str | None:
 
 
 def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
-    """Preset, settings and seed as the query of the page's address has them, and warnings of what does not fit.
+    """The preset and what the controls show as the page's address has them, and warnings of what does not fit.
 
     Args:
         query: names and values.
-        controls: components of the settings and the seed, by name; they know what values there may be.
+        controls: components of the settings, sharpness and seed, by name; they know what values there may be.
     """
     preset = query.get("preset", DEFAULT_PRESET)
     if preset not in PRESETS:
         gr.Warning(f"The address asks for a preset that is not there; there are {', '.join(PRESETS)}.")
         preset = DEFAULT_PRESET
-    values = dict(zip(controls, [*values_of(preset), 0], strict=True))
+    values = dict(zip(SETTINGS, values_of(preset), strict=True)) | _BESIDE
     for name, control in controls.items():
         if name not in query:
             continue
@@ -61,14 +61,14 @@ def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
             values[name] = checked(control, text)
         except (gr.Error, LookupError, ValueError, OverflowError):
             gr.Warning(f"The address gives a value of {name} that does not fit; it is left at {values[name]}.")
-    *settings, seed = values.values()
-    return [preset_of(*settings), *settings, seed]
+    return [preset_of(*(values[name] for name in SETTINGS)), *(values[name] for name in controls)]
 
 
-# Run in the browser with preset, settings and seed, after their names.
+# Run in the browser with the values of preset, settings, sharpness and seed; formatted with the names of the settings.
 TO_QUERY = """(preset, ...values) => {
-  const names = %s, seed = values[names.length];
+  const names = %s, [sharpness, seed] = values.slice(names.length);
   const own = preset ? [["preset", preset]] : names.map((name, i) => [name, values[i]]);
+  if (sharpness) own.push(["sharpness", sharpness]);
   const query = new URLSearchParams([...own, ["seed", seed]]).toString();
   history.replaceState(null, "", "?" + query);
   if (window.parent !== window) window.parent.postMessage({queryString: query}, "https://huggingface.co");

@@ -24,7 +24,7 @@ from gradio.queueing import Event, Queue
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
 from gradio.server_messages import EventMessage
-from limits import KEEP_MINUTES, MAX_BYTES, MAX_WAITING, refusal, upload_path
+from limits import KEEP_MINUTES, MAX_BYTES, MAX_FILES, MAX_WAITING, refusal, upload_path
 from python_multipart.exceptions import MultipartParseError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -108,15 +108,15 @@ async def upload(request: Request) -> Response:
     progress = file_upload_statuses if upload_id else None
     try:
         paths, _, _ = await upload_fn(request, folder, MAX_BYTES, upload_id, upload_progress=progress)
-        if len(paths) != 1:
-            raise HTTPException(400, f"The request has {len(paths)} files; send one.")
+        if not 1 <= len(paths) <= MAX_FILES:
+            raise HTTPException(400, f"The request has {len(paths)} files; send 1 to {MAX_FILES}.")
     except BaseException as error:
         shutil.rmtree(folder)
         if isinstance(error, MultiPartException):
             status = 413 if "maximum allowed size" in error.message else 400
             return PlainTextResponse(error.message, status)
         if isinstance(error, (MultipartParseError, KeyError, TypeError)):
-            return PlainTextResponse("The request is not a form with one file; send one as `files`.", 400)
+            return PlainTextResponse("The request is not a form with files; send them as `files`.", 400)
         if isinstance(error, ClientDisconnect):
             return Response(status_code=400)  # nobody is there to read it
         raise
@@ -241,17 +241,25 @@ class Places(Queue):
 # --- Inputs ---
 
 
+def _uploaded(value: Any) -> dict[str, Any]:
+    path = upload_path(value.get("path") if isinstance(value, dict) else None)
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
 def checked(component: Any, value: Any) -> Any:
     """What a request gives for a control, if a visitor could have chosen it.
 
     Raises:
         gr.Error: if not.
     """
+    if isinstance(component, (gr.Image, gr.File)) and value is None:
+        return None
     if isinstance(component, gr.Image):
-        if value is None:
-            return None
-        path = upload_path(value.get("path") if isinstance(value, dict) else None)
-        return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        return _uploaded(value)
+    if isinstance(component, gr.File):
+        if isinstance(value, list) and 1 <= len(value) <= MAX_FILES:
+            return [_uploaded(file) for file in value]
+        raise refusal(f"This server takes 1 to {MAX_FILES} files at once")
     if isinstance(component, gr.Checkbox):
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(component, gr.Radio):

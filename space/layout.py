@@ -13,23 +13,26 @@ import torch
 import work
 from address import DEFAULT_PRESET, SETTINGS, TO_QUERY, from_query, preset_of, values_of
 from gate import WORK, Page
-from limits import CONCURRENCY, KEEP_MINUTES, MAX_MEGABYTES, MAX_MEGAPIXELS, read_jpeg, refusals
+from limits import CONCURRENCY, KEEP_MINUTES, MAX_MEGABYTES, MAX_MEGAPIXELS, Damaged, read_jpeg, refusals
 from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
 
+_EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {
-    "cat.jpg": "Cat, quality 10",
-    "cat-crushed.jpg": "Cat, quality 5",
-    "cameraman.jpg": "Cameraman, grey",
-    "galaxies.jpg": "Galaxies, progressive",
-    "cat.png": "Cat",
-    "cameraman.png": "Cameraman",
-    "galaxies.png": "Galaxies",
+    "cat.jpg": "Face of a cat",
+    "lettering.jpg": "Text and lines",
+    "cameraman.jpg": "Field, in grey",
+    "galaxies.jpg": "Night sky",
+    "cat.png": "Face of a cat",
+    "lettering.png": "Text and lines",
+    "cameraman.png": "Field, in grey",
+    "galaxies.png": "Night sky",
 }
-_PRESET_LABELS = {"paper": "paper (S)", "paper-average": "paper (A)"}
+_COMPARE = (Path(__file__).parent / "compare.js").read_text()
+_SHOWN = "cat.jpg"  # restored before anybody comes
 _QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
 
@@ -52,11 +55,11 @@ class Source:
 
 @dataclass
 class Results:
-    """The right side, as `presentation.present` fills it."""
+    """The right side, as `presentation.results` fills it."""
 
     status: gr.HTML
-    view: gr.HTML
     download: gr.DownloadButton
+    view: gr.HTML
     deviation: gr.HTML
     facts: gr.HTML
     code_box: gr.Accordion
@@ -69,34 +72,39 @@ class Results:
 
 def build() -> Page:
     """The page, to be queued and launched."""
+    shown = work.example(_EXAMPLES / _SHOWN, PRESETS[DEFAULT_PRESET])
     with Page(title="DDRM-JPEG", analytics_enabled=False) as page:
         gr.HTML(
-            "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say.</p>",
+            "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say."
+            ' <a href="https://arxiv.org/abs/2209.11888">The paper</a></p>',
             elem_id="title",
         )
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=5, min_width=320):
                 sources = _sources()
                 preset = gr.Radio(
-                    [(_PRESET_LABELS.get(name, name), name) for name in PRESETS], value=DEFAULT_PRESET, label="Preset"
+                    _choices(256, 256), value=DEFAULT_PRESET, label="Preset", elem_id="preset", interactive=False
                 )
+                controls = _controls()
+                controls["sharpness"].render()
                 with gr.Row():
                     for source in sources:
                         source.button.render()
                     cancel = gr.Button("Cancel", size="lg", visible=False)
                 with gr.Accordion("Settings", open=False):
-                    controls = _controls()
+                    for name in (*SETTINGS, "seed"):
+                        controls[name].render()
                     gr.HTML('<p class="note">The address of this page holds these settings; copy it to share them.</p>')
             with gr.Column(scale=7, min_width=320):
-                results = _results()
+                results = _results(shown)
         gr.HTML(
             f'<p class="note">At most {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB a picture. Uploads and'
             f" results are deleted after {KEEP_MINUTES:g} minutes. A restored picture is plausible, not evidence.</p>",
             elem_classes="foot",
         )
         buttons = [*(source.button for source in sources), cancel]
+        _connect_uploads(sources, preset, results)
         _connect_work(page, sources, controls, results, buttons)
-        _connect_file(sources[0].inputs[0], results)
         _connect_settings(page, preset, controls, buttons)
     return page
 
@@ -104,10 +112,21 @@ def build() -> Page:
 # --- What stands where ---
 
 
+def _choices(width: int, height: int) -> list[tuple[str, str]]:
+    """The presets, with the time that each takes for a picture of this size."""
+    return presentation.preset_choices({name: work.estimate(PRESETS[name], width, height) for name in PRESETS})
+
+
 def _sources() -> list[Source]:
     with gr.Tabs():
         with gr.Tab("Restore") as restore_tab:
             jpeg = _upload("JPEG file", "# Drop a JPEG here\nor choose one, or paste a file", ".jpg")
+            repair = gr.Checkbox(
+                label="repair", info="What is left of the file stays exact; what is lost is made up.", visible=False
+            )
+        with gr.Tab("Several") as several_tab:
+            files = gr.File(label="JPEG files", file_count="multiple", height=300)
+            files.preprocess = lambda payload: payload and [file.path for file in payload]  # as in _upload
         with gr.Tab("Explore") as explore_tab:
             explored = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
             quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
@@ -120,7 +139,8 @@ def _sources() -> list[Source]:
             quantized_side = _longer_side()
     start = {"variant": "primary", "size": "lg", "interactive": False, "render": False}  # until the address was read
     return [
-        Source(restore_tab, gr.Button("Restore", **start), work.restore, [jpeg]),
+        Source(restore_tab, gr.Button("Restore", **start), work.restore, [jpeg, repair]),
+        Source(several_tab, gr.Button("Restore all", **start, visible=False), work.several, [files]),
         Source(
             explore_tab,
             gr.Button("Compress, then restore", **start, visible=False),
@@ -150,7 +170,7 @@ def _upload(label: str, placeholder: str, suffix: str) -> gr.Image:
     image.preprocess = lambda payload: None if payload is None else payload.path
     with gr.Row(elem_classes="examples"):
         for name, title in EXAMPLES.items():
-            file = Path(__file__).parent / "examples" / name
+            file = _EXAMPLES / name
             if file.suffix == suffix and file.is_file():
                 example = gr.Button(title, icon=file, size="sm", min_width=0)
                 example.keep_in_cache.update(example.temp_files)  # or the picture on it would be deleted, too
@@ -168,42 +188,75 @@ def _longer_side() -> gr.Radio:
 
 
 def _controls() -> dict[str, Any]:
-    """Settings and seed, by name."""
+    """What a restoration takes besides its picture, by name; none can be changed until the address was read."""
+    still = {"interactive": False, "render": False}
     controls = {
         "num_samples": gr.Slider(
-            1, 16, step=1, info='Independent samples to average; 1 is the paper\'s "(S)", 8 its "(A)".'
+            1, 16, step=1, label="Samples", info='To average; 1 is the paper\'s "(S)", 8 its "(A)".', **still
         ),
-        "num_inference_steps": gr.Slider(1, 100, step=1, info="Network evaluations in a sample."),
+        "num_inference_steps": gr.Slider(
+            1, 100, step=1, label="Steps", info="Network evaluations in a sample.", **still
+        ),
         "init_timestep": gr.Slider(
             AUTO,
             len(PIPE.scheduler),
             step=1,
-            info="Where sampling starts, from the noised measurement; 0: as the file's tables ask for.",
+            label="Start",
+            info="How much noise sampling starts from; 0: as the file's tables ask for.",
+            **still,
         ),
-        "timestep_spacing": gr.Radio([*TIMESTEP_SPACINGS], info="Uniform, or denser near the end."),
-        "eta": gr.Slider(0, 1, step=0.05, info="Weight of fresh against predicted noise."),
-        "eta_b": gr.Slider(0, 1, step=0.05, info="Weight of the corrected picture at every step."),
-        "temperature": gr.Slider(0, 1, step=0.05, info="Scale of the fresh noise."),
-        "antithetic": gr.Checkbox(info="Samples in pairs, the second with the noise of the first negated."),
-        "equivariant": gr.Checkbox(info="Another flip or rotation of the picture for the network at every step."),
-        "correction": gr.Radio([*CORRECTIONS], info="How a picture is made to agree with the file at every step."),
-        "error_scale": gr.Slider(0, 10, step=0.1, info="For posterior: factor of the network's error."),
-        "noise_accounting": gr.Checkbox(info="For posterior: what is left uncertain counts as noise."),
-        "sharpness": gr.Slider(0, 1, step=0.05, info="From the smooth mean to the texture of a photograph."),
-        "consistent": gr.Checkbox(info="Project the result onto what the file says."),
+        "timestep_spacing": gr.Radio(
+            [*TIMESTEP_SPACINGS], label="Spacing of the steps", info="Uniform, or denser near the end.", **still
+        ),
+        "eta": gr.Slider(0, 1, step=0.05, label="Fresh noise", info="Its weight against predicted noise.", **still),
+        "eta_b": gr.Slider(0, 1, step=0.05, label="Corrected picture", info="Its weight at every step.", **still),
+        "temperature": gr.Slider(0, 1, step=0.05, label="Temperature", info="Scale of the fresh noise.", **still),
+        "antithetic": gr.Checkbox(
+            label="Samples in pairs", info="The second has the noise of the first, negated.", **still
+        ),
+        "equivariant": gr.Checkbox(
+            label="Other views", info="A flip or rotation of the picture for the network at every step.", **still
+        ),
+        "correction": gr.Radio(
+            [*CORRECTIONS], label="Correction", info="How a picture is made to agree with the file.", **still
+        ),
+        "error_scale": gr.Slider(
+            0, 10, step=0.1, label="Doubt", info="For posterior: factor of the network's error.", **still
+        ),
+        "noise_accounting": gr.Checkbox(
+            label="Count what is uncertain", info="For posterior: as noise that the picture already has.", **still
+        ),
+        "consistent": gr.Checkbox(
+            label="Exactly the file", info="Project the result onto what the file says.", **still
+        ),
     }
     for name, value in zip(SETTINGS, values_of(DEFAULT_PRESET), strict=True):
-        controls[name].label, controls[name].value = name, value
-    return controls | {"seed": gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1)}
+        controls[name].label, controls[name].value = f"{controls[name].label} ({name})", value
+    return controls | {
+        "sharpness": gr.Slider(
+            0,
+            1,
+            0,
+            step=0.05,
+            label="Sharpness",
+            info="0 is smooth and nearest to the original; 1 has most texture, made up where the file has none.",
+            **still,
+        ),
+        "seed": gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1, **still),
+    }
 
 
-def _results() -> Results:
+def _results(shown: tuple[list, Path] | None) -> Results:
+    """The right side, with an example if there is one."""
+    values, picture = shown or (presentation.results(), None)
     # The labels are not shown; they name the outputs of the API.
-    status = gr.HTML(presentation.HINT, elem_id="status", label="Verdict, as HTML")
-    view = gr.HTML(elem_id="view", label="Comparison, as HTML")
-    download = gr.DownloadButton("Download PNG", visible=False, elem_id="download")
+    status = gr.HTML(values[0], elem_id="status", label="Verdict, as HTML")
+    view = gr.HTML(values[2], elem_id="view", label="Comparison, as HTML", js_on_load=_COMPARE)
+    if picture:
+        view.keep_in_cache.add(str(picture))
+    download = gr.DownloadButton("Download", visible=False, elem_id="download")
     deviation = gr.HTML(elem_id="deviation", label="Where the samples differ, as HTML")
-    facts = gr.HTML(elem_id="facts", label="What the file says, as HTML")
+    facts = gr.HTML(values[4], elem_id="facts", label="What the file says, as HTML")
     with gr.Accordion("The same in Python", open=False, visible=False, elem_id="python") as code_box:
         code = gr.Code(language="python", interactive=False, label="Python", show_line_numbers=False)
         if PIPE.device.type == "cpu":
@@ -211,7 +264,7 @@ def _results() -> Results:
                 f'<p class="note">The same bytes where torch has as many threads as here:'
                 f" <code>torch.set_num_threads({torch.get_num_threads()})</code>.</p>"
             )
-    return Results(status, view, download, deviation, facts, code_box, code)
+    return Results(status, download, view, deviation, facts, code_box, code)
 
 
 # --- Which listener answers to what ---
@@ -220,6 +273,46 @@ def _results() -> Results:
 def _busy(buttons: list[gr.Button], working: bool) -> list:
     """The buttons that start, and the one that cancels."""
     return [*(gr.Button(interactive=not working) for _ in buttons[:-1]), gr.Button(visible=working)]
+
+
+def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) -> None:
+    """Clear an old result as soon as another picture is chosen, and say what there is to say about a JPEG file.
+
+    The first is done in the browser, and the second is said in a place of its own, so that no answer that comes late
+    hides how a restoration ended.
+    """
+
+    def inspect(path: str | None, repair: bool) -> list:
+        if path is None:
+            return ["", gr.skip(), gr.Checkbox(visible=False)]
+        try:
+            with refusals(path):
+                file, _ = read_jpeg(path, repair)
+                choices = gr.Radio(_choices(file.width, file.height))
+                return [presentation.facts(file), choices, gr.Checkbox(visible=bool(file.damage))]
+        except gr.Error as error:
+            return [presentation.refused(error.message), gr.skip(), gr.Checkbox(visible=isinstance(error, Damaged))]
+
+    pictures = [source.inputs[0] for source in sources]
+    jpeg, repair = sources[0].inputs
+    gr.on(
+        [picture.change for picture in pictures],
+        None,
+        None,
+        results.components,
+        js=presentation.CLEARED,
+        api_visibility="private",
+    )
+    gr.on(
+        [jpeg.change, repair.input],
+        inspect,
+        [jpeg, repair],
+        [results.facts, preset, repair],
+        show_progress="hidden",
+        concurrency_limit=4,
+        concurrency_id="inspect",
+        api_visibility="private",
+    )
 
 
 def _connect_work(
@@ -242,8 +335,8 @@ def _connect_work(
         """
         sentence = page._queue.refused.pop(request.session_hash, None)
         if sentence is None:
-            return [gr.skip()] * (1 + len(buttons))
-        return [presentation.refused(sentence), *_busy(buttons, False)]
+            return [gr.skip()] * (len(results.components) + len(buttons))
+        return [*presentation.results(presentation.refused(sentence)), *_busy(buttons, False)]
 
     runs = []
     for source in sources:
@@ -263,34 +356,13 @@ def _connect_work(
             concurrency_limit=CONCURRENCY,
             concurrency_id=WORK,
             api_name=source.work.__name__,
+            api_visibility="private" if source.work is work.several else "public",
         )
         run.success(lambda: _busy(buttons, False), None, buttons, **_QUIET)
-        run.failure(ended, None, [results.status, *buttons], **_QUIET)
+        run.failure(ended, None, [*results.components, *buttons], **_QUIET)
         runs.append(run)
     cancel.click(cancelled, None, [results.status, *buttons], cancels=runs, api_name="cancel", **_QUIET)
     page.unload(work.leave)
-
-
-def _connect_file(jpeg: gr.Image, results: Results) -> None:
-    def inspect(path: str | None) -> tuple:
-        """What the file says, or what is wrong with it; a restoration that was faster keeps its place."""
-        if path is None:
-            return gr.skip(), ""
-        try:
-            with refusals(path):
-                return gr.skip(), presentation.facts(read_jpeg(path)[0])
-        except gr.Error as error:
-            return presentation.refused(error.message), ""
-
-    jpeg.change(presentation.cleared, None, results.components, **_QUIET).then(
-        inspect,
-        jpeg,
-        [results.status, results.facts],
-        show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="inspect",
-        api_visibility="private",
-    )
 
 
 def _connect_settings(page: Page, preset: gr.Radio, controls: dict[str, Any], buttons: list[gr.Button]) -> None:
@@ -299,10 +371,11 @@ def _connect_settings(page: Page, preset: gr.Radio, controls: dict[str, Any], bu
     to_query = {"fn": None, "inputs": everything, "js": TO_QUERY % list(SETTINGS), "api_visibility": "private"}
     preset.input(values_of, preset, settings, **_QUIET).then(**to_query)
     gr.on([control.input for control in settings], preset_of, settings, preset, **_QUIET).then(**to_query)
-    controls["seed"].input(**to_query)
+    gr.on([controls["sharpness"].input, controls["seed"].input], **to_query)
 
     def read(request: gr.Request) -> list:
-        return from_query(dict(request.query_params), controls)
+        values = from_query(dict(request.query_params), controls)
+        return [gr.update(value=value, interactive=True) for value in values]
 
     page.load(read, None, everything, **(_QUIET | _AT_ONCE)).then(
         lambda: _busy(buttons, False), None, buttons, **_QUIET

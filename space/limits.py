@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg.files import upright
+from pipeline_ddrm_jpeg.inputs import observe
 from pipeline_ddrm_jpeg.jpeg_markers import picture_kind
 
 log = logging.getLogger("space")
@@ -42,6 +45,7 @@ MAX_WAITING = int(_limit("MAX_WAITING", 20))
 MAX_BYTES = int(1e6 * MAX_MEGABYTES)
 CONCURRENCY = int(_limit("CONCURRENCY", 1))
 KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
+MAX_FILES = int(_limit("MAX_FILES", 16))
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises about a file
@@ -50,9 +54,13 @@ Image.init()
 _FORMATS = [name for name in Image.ID if name != "EPS"]  # a program, for which Pillow starts Ghostscript
 
 
-def refusal(sentence: str) -> gr.Error:
+class Damaged(gr.Error):
+    """A refusal of a file that can be repaired."""
+
+
+def refusal(sentence: str, kind: type[gr.Error] = gr.Error) -> gr.Error:
     """The error that shows this sentence, given without its full stop, on the page."""
-    return gr.Error(f"{sentence}.", print_exception=False)
+    return kind(f"{sentence}.", print_exception=False)
 
 
 @contextmanager
@@ -151,20 +159,25 @@ def _check_size(name: str, width: int, height: int) -> None:
         )
 
 
-def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
-    """The upload as a JPEG file, with its true tables and coefficients, and as every viewer decodes it, upright."""
+def read_jpeg(path: str | None, repair: bool = False) -> tuple[JPEGFile, dict[str, Image.Image]]:
+    """The upload as a JPEG file, with its true tables and coefficients, and, upright, what to compare it with.
+
+    That is the picture as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
+    """
     data, name = read_upload(path)
     stream = io.BytesIO(data)
     stream.name = name  # what messages call it
     try:
-        file = JPEGFile.open(stream)
+        file = JPEGFile.open(stream, repair=repair)
     except JPEGDamageError as error:
-        raise refusal(f"{error}; the command ddrm-jpeg restores what is left of it, with --repair") from None
+        raise refusal(f"{error}. Tick repair to restore what is left of it", Damaged) from None
     except JPEGFileError as error:
         if picture_kind(data) is None:
             raise
         raise refusal(f"{error}. The tab Explore takes pictures of any format") from None
     _check_size(name, file.width, file.height)
+    if file.damage:
+        return file, _what_is_left(file)
     try:
         with Image.open(io.BytesIO(data)) as opened:
             decoded = ImageOps.exif_transpose(opened)
@@ -174,7 +187,20 @@ def read_jpeg(path: str | None) -> tuple[JPEGFile, Image.Image]:
             f"{name} has markers that viewers do not understand, so there would be nothing to compare with;"
             " save it once more, or use the command ddrm-jpeg"
         ) from None
-    return file, decoded
+    return file, {"JPEG": decoded}
+
+
+def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
+    """A damaged file with its holes filled in smoothly, and, white, where they are."""
+    seen = observe(file)
+    decoded = seen.operator.decode(seen.y)[0, :, : file.height, : file.width]
+    decoded = decoded.movedim(0, -1).numpy() / 2 + 0.5 + np.float32(seen.tint or 0)
+    pixels = np.rint(255 * decoded.clip(0, 1)).astype(np.uint8)
+    mask = np.rint(255 * file.invented).astype(np.uint8)
+    pictures = {"what is left": pixels, "what is made up": mask}
+    return {
+        name: Image.fromarray(np.ascontiguousarray(upright(one, file.orientation))) for name, one in pictures.items()
+    }
 
 
 def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:

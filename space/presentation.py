@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
+from zipfile import ZipFile
 
 import gradio as gr
 import numpy as np
@@ -19,10 +21,24 @@ from PIL import Image, ImageOps
 from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import save, save_image, upright
-from pipeline_ddrm_jpeg.formatting import percent, size
+from pipeline_ddrm_jpeg.formatting import duration, percent, size
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
+EXAMPLE = '<p class="note">An example. Move the divider; then choose a picture of your own.</p>'
+_PRESETS = {
+    "fast": ("fast", "a first idea, somewhat soft"),
+    "balanced": ("balanced", "the usual choice"),
+    "best": ("best", "a little nearer to the original"),
+    "paper": ("paper (S)", "as published, for a far larger network"),
+    "paper-average": ("paper (A)", "the mean of eight such"),
+}
+
+
+def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
+    """What the presets are called, with a word on each and the time that it takes, as far as that is known."""
+    times = {name: f", about {duration(max(one, 1))}" if one else "" for name, one in seconds.items()}
+    return [(f"{label}{times[name]}: {words}", name) for name, (label, words) in _PRESETS.items()]
 
 
 def facts(file: JPEGFile) -> str:
@@ -60,9 +76,15 @@ def refused(sentence: str) -> str:
     return f'<p class="refusal" role="alert">{escape(sentence)}</p>'
 
 
-def verdict(share: float, of_what: str, seconds: float) -> str:
-    """The consistency of the picture as it is downloaded."""
-    return f'<p class="verdict"><strong>{percent(share)}</strong> of the {of_what} kept, in {seconds:.1f} s</p>'
+def verdict(share: float, of_what: str, seconds: float, made_up: float | None = None) -> str:
+    """The consistency of the picture as it is downloaded, and how much of a damaged file was not there to be kept."""
+    lost = "" if made_up is None else f"; {percent(made_up)} were lost, and are made up"
+    return f'<p class="verdict"><strong>{percent(share)}</strong> of the {of_what} kept, in {seconds:.1f} s{lost}</p>'
+
+
+def count(restored: int, files: int, seconds: float) -> str:
+    """What stands above the pictures of several files."""
+    return f'<p class="verdict"><strong>{restored} of {files}</strong> restored, in {seconds:.1f} s</p>'
 
 
 def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
@@ -82,15 +104,15 @@ def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
     )
 
 
-def comparison(left: dict[str, str], right: str, width: int) -> str:
-    """Pictures under a divider that mouse, finger and arrow keys move, and that can be magnified.
+def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
+    """Pictures under a divider, that mouse, fingers and keys move and magnify (compare.js).
 
     `gr.ImageSlider` has no keys, no words for a screen reader, and takes wheel and finger away from the page.
 
     Args:
         left: addresses of the pictures to compare with, by what they are called.
         right: address of the restored picture.
-        width: of the pictures, in pixels.
+        size: width and height of the pictures, in pixels.
     """
     group = uuid4().hex
 
@@ -102,31 +124,30 @@ def comparison(left: dict[str, str], right: str, width: int) -> str:
 
     pictures = "".join(f'<img class="left{i}" src="{left[name]}" alt="{name}">' for i, name in enumerate(left))
     names = choice("side", "Left picture", {f"left{i}": name for i, name in enumerate(left)})
+    width, height = size
     return f"""
-<div class="compare" style="--width: {width}px">
-<div class="stage"><div class="pair">{pictures}<img class="right" src="{right}" alt="restored">
-<input type="range" min="0" max="100" value="50" step="0.5" aria-label="Divider between before and after"
- oninput="this.parentNode.style.setProperty('--at', this.value + '%')"></div></div>
+<div class="compare fit" style="--width: {width}px; --ratio: {width / height:.4f}">
+<div class="frame"><div class="stage" tabindex="0" role="group" aria-label="Pictures, moved by arrow keys if magnified">
+<div class="pair">{pictures}<img class="right" src="{right}" alt="restored"></div></div>
+<input type="range" min="0" max="100" value="50" step="0.5" aria-label="Divider between before and after"></div>
 <div class="tools">{names if len(left) > 1 else f"<span>{next(iter(left))}</span>"}
 {choice("zoom", "Zoom", {"fit": "fit", "1": "1:1", "2": "2&times;", "4": "4&times;"})}<span>restored</span></div>
 </div>"""
 
 
-def present(
-    result: Any, left: dict[str, Image.Image], name: str, verdict: str, code: str, file: JPEGFile | None = None
-) -> list:
-    """Fill the right side of the page; the pictures go to where gradio serves and later deletes them.
+def compared(
+    result: Any, left: dict[str, Image.Image], name: str, file: JPEGFile | None = None
+) -> tuple[Path, str, str]:
+    """Put the pictures to where gradio serves and later deletes them.
 
     Args:
         result: output of the pipeline.
         left: pictures to compare the restored one with, by what they are called.
         name: file name of the restored picture.
-        verdict: HTML that stands above them.
-        code: Python that makes the same picture.
         file: what was restored, if that was a file.
 
     Returns:
-        What the components of `layout.Results` show, in their order.
+        Where the restored picture is, and as HTML the comparison and where the samples differ.
     """
     folder = Path(get_upload_folder(), uuid4().hex)
     image, samples = result.images[0], len(result.samples[0])
@@ -134,7 +155,6 @@ def present(
         save_image(image, folder / name)
     else:  # as the command writes it
         save(upright(np.asarray(image), file.orientation), folder / name, "png", file.metadata.upright())
-    width = ImageOps.exif_transpose(image).width
     pictures, where_they_differ = dict(left), ""
     if samples > 1:
         pictures["deviation"], legend = heat_map(result.std[0], image)
@@ -143,20 +163,38 @@ def present(
     address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
     if samples > 1:
         where_they_differ = deviation(address["deviation.png"], legend, samples)
-    return [
-        verdict,
-        comparison({label: address[f"{label}.png"] for label in left}, address[name], width),
-        gr.DownloadButton(value=folder / name, visible=True),
-        where_they_differ,
-        facts(file) if file else "",
-        gr.Accordion(visible=True),
-        code,
-    ]
+    width_and_height = ImageOps.exif_transpose(image).size
+    pair = comparison({label: address[f"{label}.png"] for label in left}, address[name], width_and_height)
+    return folder / name, pair, where_they_differ
 
 
-def cleared() -> list:
-    """The same before anything is restored."""
-    return [HINT, "", gr.DownloadButton(visible=False), "", "", gr.Accordion(visible=False), ""]
+def results(
+    status: str = HINT,
+    download: Path | None = None,
+    view: str = "",
+    where_they_differ: str = "",
+    what_it_says: str = "",
+    code: str = "",
+) -> list:
+    """What the components of `layout.Results` show, in their order; by default nothing yet."""
+    button = gr.DownloadButton(value=download, visible=download is not None)
+    return [status, button, view, where_they_differ, what_it_says, gr.Accordion(visible=bool(code)), code]
+
+
+# The same in the browser.
+_HIDDEN = '{__type__: "update", visible: false}'
+CLEARED = f'() => [{json.dumps(HINT)}, {_HIDDEN}, "", "", "", {_HIDDEN}, ""]'
+
+
+def zipped(pictures: list[Path]) -> Path:
+    """Pictures in one file, which gradio serves and later deletes; those of one name are numbered."""
+    folder = Path(get_upload_folder(), uuid4().hex)
+    folder.mkdir()
+    with ZipFile(folder / "restored.zip", "w") as archive:  # PNGs are compressed already
+        for number, path in enumerate(pictures, 1):
+            taken = path.name in archive.namelist()
+            archive.write(path, f"{path.stem}_{number}.png" if taken else path.name)
+    return folder / "restored.zip"
 
 
 def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
@@ -198,9 +236,10 @@ def snippet(imports: str, pipe: str, settings: dict[str, Any], body: str) -> str
     return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
 
 
-def task(source: str, target: str, seed: int) -> str:
+def task(source: str, target: str, seed: int, repair: bool = False) -> str:
     """The last lines of `snippet` for a JPEG file."""
-    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, seed={seed}, **settings)\n"
+    options = f"seed={seed}, repair=True" if repair else f"seed={seed}"
+    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, {options}, **settings)\n"
 
 
 RESTORE = """\

@@ -21,6 +21,23 @@ PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")
 _OF_THE_PAPER = (5, 10, 30)
 CONVENTIONS = {"libjpeg": "files written by libjpeg", "released": "JPEG as the paper's program simulates it"}
+# PSNR on the luma of LIVE1 at full size, as the figures of their authors' repositories give it.
+PUBLISHED_AT = (10, 20, 30, 40)
+PUBLISHED_JPEG = (27.77, 30.07, 31.41, 32.35)
+PUBLISHED = {
+    "[FBCNN](https://github.com/jiaxi-jiang/FBCNN), published": (29.75, 32.13, 33.54, 34.53),
+    "[SwinIR](https://github.com/JingyunLiang/SwinIR), a network for each factor, published": (
+        29.86,
+        32.25,
+        33.69,
+        34.67,
+    ),
+}
+RUN_HERE = {
+    "waifu2x": ("[waifu2x](https://github.com/nagadomi/waifu2x), run here", "yes", "no"),
+    "jpegqs": ("[jpegqs](https://github.com/ilyakurdyukov/jpeg-quantsmooth), run here", "no network", "yes"),
+    SINGLE: ("ours, run here", "no", "yes"),
+}
 QUICK_START = """```
 pip install diffusers accelerate jpeglib
 ```
@@ -64,7 +81,7 @@ def card(old: str, results: dict, prior: str) -> str:
 
 
 def readme(old: str, results: dict) -> str:
-    """`README.md` with its table made anew: what is gained over the files of the first set."""
+    """`README.md` with its tables made anew: what is gained over the files of the first set, and what others gain."""
     (dataset, *_), rows = next(iter(groups(results["rows"], *CONDITIONS).items()))
     best = ours(rows)
     methods = [method for method in (JPEG, "waifu2x", best) if any(row["method"] == method for row in rows)]
@@ -87,7 +104,28 @@ and the commands are in [docs/results.md](docs/results.md):
 {markdown(lines)}
 
 One such picture took {seconds:.1f} s on one processor core; other presets are in [docs/presets.md](docs/presets.md)."""
-    return fill(old, "results", text)
+    return fill(fill(old, "results", text), "peers", peers(results["rows"]))
+
+
+def peers(rows: list[dict]) -> str:
+    """What trained networks are published to gain over JPEG files, and what those gain that were run here."""
+    lines = [["", "trained on JPEG", "keeps to the file", *(f"QF {factor}" for factor in PUBLISHED_AT)]]
+    for name, gains in published_gains().items():
+        lines.append([name, "yes", "no", *(f"{gain:+.2f}" for gain in gains)])
+    here = {}
+    for row in rows:
+        if (row["dataset"], row["convention"], row["chroma_subsampling"]) == ("live1", "libjpeg", "4:2:0"):
+            here.setdefault(row["method"], {}).setdefault(row["quality_factor"], row["metrics"]["psnr"])
+    for method, (name, trained, keeps) in RUN_HERE.items():
+        if method in here:
+            gains = (f"{here[method][at] - here[JPEG][at]:+.2f}" if at in here[method] else "" for at in PUBLISHED_AT)
+            lines.append([name, trained, keeps, *gains])
+    return markdown(lines)
+
+
+def published_gains() -> dict[str, list[float]]:
+    """By name, over the JPEG files, in dB."""
+    return {name: [a - b for a, b in zip(psnr, PUBLISHED_JPEG, strict=True)] for name, psnr in PUBLISHED.items()}
 
 
 def ours(rows: list[dict]) -> str:
