@@ -31,6 +31,7 @@ _MODULES = {
     "Observation": "inputs",
     "Operator": "operators",
     "PRESETS": "presets",
+    "PiGDMScheduler": "scheduling_pigdm",
     "PictureOperator": "operators",
     "QuantizationOperator": "operators",
     "observe": "inputs",

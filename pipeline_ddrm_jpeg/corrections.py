@@ -13,6 +13,11 @@ from .samples import Noise
 CORRECTIONS = ("ddrm", "nearest", "posterior")
 
 
+def step_arguments(rule: str, accounting: bool) -> list[str]:
+    """The arguments beside `project` by which a step corrects by this rule."""
+    return [] if rule != "posterior" else ["eta_b", "remaining_noise"] if accounting else ["eta_b"]
+
+
 class Correction:
     """One rule at work on the states of one pass; called with a denoised picture, it gives the corrected one.
 

@@ -23,8 +23,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
 from .modular_blocks import DDRMJPEGBlocks
-from .priors import EMBEDDED, Origin, origin_of
-from .scheduling_ddrm import DDRMScheduler
+from .priors import EMBEDDED, SCHEDULERS, Origin, origin_of
 
 _HERE = Path(__file__).parent
 # The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
@@ -129,17 +128,27 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
 def _add_code(folder: Path) -> None:
     """Put the code beside saved components, and have `model_index.json` name it.
 
-    The scheduler's module goes to `scheduler/` as well: diffusers looks for the code of a component there.
+    The scheduler's module, and the one it is made of, go to `scheduler/` as well: diffusers looks for the code of a
+    component there.
     """
     for module in _MODULES:
         shutil.copyfile(_HERE / f"{module}.py", folder / f"{module}.py")
-    shutil.copyfile(_HERE / "scheduling_ddrm.py", folder / "scheduler" / "scheduling_ddrm.py")
-    code = {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": ["scheduling_ddrm", "DDRMScheduler"]}
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    name = config["_class_name"] if config["_class_name"] in SCHEDULERS else "DDRMScheduler"
+    module = _module_of(name)
+    for part in (module, *get_relative_imports(_HERE / f"{module}.py")):
+        shutil.copyfile(_HERE / f"{part}.py", folder / "scheduler" / f"{part}.py")
+    code = {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": [module, name]}
     for path, changes in ((folder / "model_index.json", code), (folder / "unet" / "config.json", {})):
         config = json.loads(path.read_text()) | changes
         config.pop("_name_or_path", None)  # a path of whoever saved it; and a second save must equal the first
         _write_json(path, config)
     _write_modular_index(folder)
+
+
+def _module_of(name: str) -> str:
+    """The module of one of our schedulers, as a repo has it beside its config."""
+    return SCHEDULERS[name].__module__.rpartition(".")[2]
 
 
 def _write_modular_index(folder: Path, repo_id: str | None = None, revision: str | None = None) -> None:
@@ -397,8 +406,9 @@ class PublishedPipeline:
         imported already needs none.
         """
         components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        if list(components.get("scheduler", ())) == ["scheduling_ddrm", "DDRMScheduler"]:
-            components["scheduler"] = (DDRMScheduler.__module__, DDRMScheduler.__name__)
+        module, name = components.get("scheduler") or (None, None)
+        if name in SCHEDULERS and module == _module_of(name):
+            components["scheduler"] = (SCHEDULERS[name].__module__, name)
         return components, unused, hidden
 
     def save_pretrained(

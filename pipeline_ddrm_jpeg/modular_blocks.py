@@ -19,7 +19,7 @@ from diffusers.modular_pipelines import (
 )
 from PIL import Image
 
-from .corrections import CORRECTIONS, Correction, first_state
+from .corrections import CORRECTIONS, Correction, first_state, step_arguments
 from .denoiser_error import error_from_config
 from .inputs import Observation, Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
@@ -33,7 +33,8 @@ from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401
 from .priors import align
 from .samples import OUTPUT_TYPES, Noise, Samples, check_choice, check_numbers, gather, passes
-from .scheduling_ddrm import of_protocol, scheduled
+from .scheduling_ddrm import check_step, needs_gradient, of_protocol, scheduled
+from .scheduling_pigdm import PiGDMScheduler  # noqa: F401
 from .tiling import count_windows, labels_for, predict, views_at, window_options
 
 _UNET = ComponentSpec("unet", UNet2DModel, description="Pixel-space prior on RGB in [-1, 1].")
@@ -209,9 +210,12 @@ class DDRMJPEGLoopPrior(ModularPipelineBlocks):
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
         steps = len(block_state.schedule.timesteps)
         views = views_at(block_state.noise.numbers, i, steps) if block_state.equivariant else None
-        block_state.model_output = block_state.predict(
-            block_state.sample, t, views=views, on_windows=block_state.on_windows
-        )
+        gradient = needs_gradient(block_state.schedule)
+        with torch.set_grad_enabled(gradient):
+            block_state.sample = block_state.sample.detach().requires_grad_(gradient)
+            block_state.model_output = block_state.predict(
+                block_state.sample, t, views=views, on_windows=block_state.on_windows
+            )
         return components, block_state
 
 
@@ -268,14 +272,16 @@ class DDRMJPEGLoopStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
         etas = {name: block_state[name] for name in ("eta", "eta_b") if block_state[name] is not None}
-        block_state.sample, _ = block_state.schedule.step(
-            block_state.model_output,
-            t,
-            block_state.sample,
-            noise=block_state.noise.step,
-            return_dict=False,
-            **block_state.step_options | etas,
-        )
+        with torch.set_grad_enabled(needs_gradient(block_state.schedule)):
+            sample, _ = block_state.schedule.step(
+                block_state.model_output,
+                t,
+                block_state.sample,
+                noise=block_state.noise.step,
+                return_dict=False,
+                **block_state.step_options | etas,
+            )
+        block_state.sample = sample.detach()
         return components, block_state
 
 
@@ -330,6 +336,9 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
         check_numbers({}, {name: block_state[name] for name in ("eta", "eta_b", "sharpness")})
         check_choice("correction", block_state.correction, CORRECTIONS)
         check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
+        etas = [name for name in ("eta", "eta_b") if block_state[name] is not None]
+        needed = step_arguments(block_state.correction, block_state.noise_accounting)
+        check_step(block_state.schedule, [*etas, *needed])
         seen, schedule, rule = block_state.observation, block_state.schedule, block_state.correction
         error = error_from_config(components.config.denoiser_error)
         shape = seen.operator.decode(seen.y).shape

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from .corrections import CORRECTIONS, Correction, first_state
+from .corrections import CORRECTIONS, Correction, first_state, step_arguments
 from .denoiser_error import error_from_config
 from .hub import PublishedPipeline
 from .inputs import Source, observe
@@ -38,7 +38,8 @@ from .samples import (
     gather,
     passes,
 )
-from .scheduling_ddrm import of_protocol, scheduled
+from .scheduling_ddrm import check_step, needs_gradient, of_protocol, scheduled
+from .scheduling_pigdm import PiGDMScheduler  # noqa: F401
 from .tiling import count_windows, labels_for, predict, views_at, window_options
 
 
@@ -50,8 +51,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
 
     Args:
         unet: a pixel-space prior that predicts on RGB in [-1, 1], with three or six (learned variance) channels out.
-        scheduler: a `DDRMScheduler`, or another that follows its protocol (docs/architecture.md). That of a prior of
-            the DDPM kind is converted by its config.
+        scheduler: a `DDRMScheduler`, a `PiGDMScheduler`, or another that follows their protocol
+            (docs/architecture.md). That of a prior of the DDPM kind is converted by its config.
         denoiser_error: how far the prior is off by noise level and frequency, as `DenoiserError.to_config` writes it;
             by default that of Wiener's filter is taken.
 
@@ -270,6 +271,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
 
         # 2. Prepare what all pictures share.
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
+        check_step(self.scheduler, [*etas, *step_arguments(correction, noise_accounting)])
         windows = window_options(self.unet, window_size, window_overlap, window_batch_size, device)
         self._interrupt = False
 
@@ -331,12 +333,15 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
         options = {"noise": noise.step, "return_dict": False, **etas}
         sample = first_state(scheduler, correct, noise)
-        steps = len(scheduler.timesteps)
+        steps, gradient = len(scheduler.timesteps), needs_gradient(scheduler)
         for i, t in enumerate(scheduler.timesteps):
             views = views_at(noise.numbers, i, steps) if equivariant else None
             step = partial(scheduler.step, **correct.options(scheduler, t) | options)
-            # What the prior predicts has no name here, so that the scheduler can let go of it.
-            sample, pred_original_sample = step(prior(sample, t, views=views), t, sample)
+            with torch.set_grad_enabled(gradient):
+                sample = sample.detach().requires_grad_(gradient)
+                # What the prior predicts has no name here, so that the scheduler can let go of it.
+                sample, pred_original_sample = step(prior(sample, t, views=views), t, sample)
+            sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
             sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})
             if self.interrupt:
                 return pred_original_sample

@@ -13,8 +13,12 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from .scheduling_ddrm import DDRMScheduler
+from .scheduling_pigdm import PiGDMScheduler
 
 EMBEDDED = Path(__file__).parent / "prior"
+# Schedulers that come with this package, by the names that people and configs have for them.
+SAMPLERS = {"ddrm": DDRMScheduler, "pigdm": PiGDMScheduler}
+SCHEDULERS = {kind.__name__: kind for kind in SAMPLERS.values()}
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
         error = None
     return {
         "unet": unet.to(memory_format=torch.channels_last),
-        "scheduler": DDRMScheduler.from_config(config),
+        "scheduler": SCHEDULERS.get(config["_class_name"], DDRMScheduler).from_config(config),
         "denoiser_error": error,
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
@@ -22,6 +22,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
+# Classes whose configs hold the same noise schedule: the one below and the one that is made of it.
+_SAMPLERS = ("DDRMScheduler", "PiGDMScheduler")
 # With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
 # Found likewise as where sampling starts, see `scheduled`.
 _LAST_NOISE = (1.75, 0.1)
@@ -114,7 +116,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for the config of a scheduler of another kind: score SDE, EDM, flow matching, consistency.
         """
         kind = (config or {}).get("_class_name", cls.__name__)
-        if kind not in (cls.__name__, *cls._compatibles):
+        if kind not in (*_SAMPLERS, *cls._compatibles):
             raise ValueError(
                 f"the prior's scheduler is a {kind}; {cls.__name__} needs a prior of the DDPM kind, such as one with a"
                 " DDPMScheduler or DDIMScheduler"
@@ -241,36 +243,17 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if `set_timesteps` was not called, or `timestep` is not one of its timesteps.
         """
-        if self.num_inference_steps is None:
-            raise ValueError("call set_timesteps before step")
         eta = self.config.eta if eta is None else eta
         eta_b = self.config.eta_b if eta_b is None else eta_b
-        timestep = int(timestep)
-        schedule = self.timesteps.tolist()
-        if timestep not in schedule:
-            raise ValueError(f"timestep {timestep} is not one of the timesteps {schedule}")
-        following = schedule.index(timestep) + 1
 
-        # 1. alpha_{t+1} and alpha_t; after the last step nothing is left to denoise: alpha = 1
-        alpha = self.alphas_cumprod[timestep]
-        alpha_next = self.alphas_cumprod[schedule[following]] if following < len(schedule) else torch.tensor(1.0)
-        signal, noise_level = alpha.sqrt().item(), (1 - alpha).sqrt().item()
+        # 1. alpha_{t+1} and alpha_t
+        alpha, alpha_next = self._alphas(timestep)
         signal_next, noise_level_next = alpha_next.sqrt().item(), (1 - alpha_next).sqrt().item()
 
-        # 2. f_theta(x_{t+1}) and eps_theta(x_{t+1}), from whichever of them the prior predicts
-        prediction = model_output[:, : sample.shape[1]]
-        if self.config.prediction_type == "epsilon":
-            epsilon = prediction
-            x0 = torch.add(sample, epsilon, alpha=-noise_level).div_(signal)
-        elif self.config.prediction_type == "sample":
-            x0 = prediction
-            epsilon = (sample - signal * x0) / noise_level
-        else:
-            x0 = signal * sample - noise_level * prediction
-            epsilon = signal * prediction + noise_level * sample
-
+        # 2. f_theta(x_{t+1}) and eps_theta(x_{t+1})
+        x0, epsilon = self._denoised(model_output, alpha, sample)
         if eta == 1:  # of a large picture few copies fit into memory: what is not used again goes
-            del model_output, prediction, epsilon
+            del model_output, epsilon
 
         # 3. x'_t: the denoised picture, corrected by the measurement
         corrected = x0 if project is None else project(x0)
@@ -290,6 +273,45 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+    def _alphas(self, timestep: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The alpha of a timestep and of the one after it; after the last nothing is left to denoise: 1."""
+        if self.num_inference_steps is None:
+            raise ValueError("call set_timesteps before step")
+        timestep, schedule = int(timestep), self.timesteps.tolist()
+        if timestep not in schedule:
+            raise ValueError(f"timestep {timestep} is not one of the timesteps {schedule}")
+        following = schedule.index(timestep) + 1
+        alpha_next = self.alphas_cumprod[schedule[following]] if following < len(schedule) else torch.tensor(1.0)
+        return self.alphas_cumprod[timestep], alpha_next
+
+    def _denoised(
+        self, model_output: torch.Tensor, alpha: torch.Tensor, sample: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoised picture and noise of a state, from whichever of them the prior predicts."""
+        signal, noise_level = alpha.sqrt().item(), (1 - alpha).sqrt().item()
+        prediction = model_output[:, : sample.shape[1]]
+        if self.config.prediction_type == "epsilon":
+            return torch.add(sample, prediction, alpha=-noise_level).div_(signal), prediction
+        if self.config.prediction_type == "sample":
+            return prediction, (sample - signal * prediction) / noise_level
+        return signal * sample - noise_level * prediction, signal * prediction + noise_level * sample
+
+
+def needs_gradient(scheduler: Any) -> bool:
+    """Whether a scheduler's step differentiates the prior's output by the state."""
+    return getattr(scheduler, "needs_gradient", False)
+
+
+def check_step(scheduler: Any, arguments: Iterable[str]) -> None:
+    """Raise `ValueError` for an argument that the step of a scheduler does not take."""
+    known = inspect.signature(scheduler.step).parameters
+    for name in arguments:
+        if name not in known:
+            raise ValueError(
+                f"the step of {type(scheduler).__name__} takes no {name}; leave out what needs it: eta, eta_b, or"
+                ' correction="posterior"'
+            )
 
 
 def of_protocol(scheduler: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
 # The flips and rotations of a square, each a sum of 1 (left to right), 2 (upside down) and 4 (rows to columns), in an
@@ -46,11 +48,15 @@ def predict(
     class_labels: torch.Tensor | None = None,
     on_windows: Callable[[int], None] | None = None,
     views: Sequence[int] | None = None,
+    recompute: bool = False,
 ) -> torch.Tensor:
     """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
 
     Windows lie on a grid of `window_size - overlap` pixels, the last ones flush with the far border, and are blended
     with weights that rise linearly over the overlap. A state that fits one window is one ordinary call.
+
+    With gradients enabled the output can be differentiated by the state. Activations are kept for a single call; of
+    several calls, each is computed again on the way back, so that no more than one call's are ever there.
 
     Args:
         unet: the prior; its height and width must be multiples of `2**(levels - 1)`, to which a smaller state is
@@ -63,6 +69,7 @@ def predict(
         class_labels: `[B]` or `[1]` classes, for a class-conditional prior.
         on_windows: told, after each call of the prior, how many windows it held.
         views: of each state, which of `VIEWS` the prior sees; its output is turned back.
+        recompute: whether a gradient computes a single call again too.
 
     Returns:
         `[B, C, H, W]` float32, `C` being the prior's number of output channels.
@@ -75,7 +82,8 @@ def predict(
         outputs = []
         for i, view in enumerate(views):
             labels = None if class_labels is None else class_labels.expand(len(sample))[i : i + 1]
-            output = predict(unet, _turned(sample[i : i + 1], view), timestep, class_labels=labels, **options)
+            turned, several = _turned(sample[i : i + 1], view), len(views) > 1
+            output = predict(unet, turned, timestep, class_labels=labels, recompute=several, **options)
             outputs.append(_turned(output, view, back=True))
         return torch.cat(outputs)
     multiple = _check(unet, window_size, overlap)
@@ -84,13 +92,20 @@ def predict(
     tops, window_height = _starts(padded.shape[2], window_size, overlap)
     lefts, window_width = _starts(padded.shape[3], window_size, overlap)
     corners = [(b, top, left) for b in range(batch) for top in tops for left in lefts]
+    recompute = torch.is_grad_enabled() and (recompute or len(corners) > batch_size)
+
+    def prior(windows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
+
+    again = partial(checkpoint, prior, use_reentrant=False, preserve_rng_state=False)
+    call = again if recompute else prior
 
     total = weights = None
     for start in range(0, len(corners), batch_size):
         chunk = corners[start : start + batch_size]
         windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
         labels = None if class_labels is None else torch.stack([class_labels.expand(batch)[b] for b, _, _ in chunk])
-        outputs = unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
+        outputs = call(windows, labels)
         if on_windows is not None:
             on_windows(len(chunk))
         if len(corners) == len(chunk) == batch:  # every state fits one window

@@ -61,6 +61,18 @@ def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
     assert "1 restored, 1 skipped" in second.stdout
 
 
+def test_a_sampler_is_chosen_by_its_name(folder, prior_folder):
+    settings = ("--prior", prior_folder, *QUICK)
+    for sampler in ("ddrm", "pigdm"):
+        result = run("restore", folder / "a.jpg", "-o", folder / f"{sampler}.png", "--sampler", sampler, *settings)
+        assert result.returncode == 0, result.stderr
+    assert (folder / "ddrm.png").read_bytes() != (folder / "pigdm.png").read_bytes()
+    refused = run("restore", folder, "--sampler", "pigdm", "--eta-b", "0.4", *settings)
+    assert refused.returncode == 2
+    assert "the step of PiGDMScheduler takes no eta_b" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_one_broken_file_fails_alone(folder, prior_folder):
     (folder / "b.jpg").write_bytes(b"\xff\xd8\xff\xd9")
     result = run("restore", folder, "--prior", prior_folder, "--quiet", *QUICK)

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from test_conversion import SMALL
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, hub
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, PiGDMScheduler, hub
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 from pipeline_ddrm_jpeg.formatting import size
 
@@ -100,6 +100,26 @@ restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), pictur
     third = "restore(DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True), *sys.argv[2:])"
     stranger(third, repo / "again", repo / "a.jpg", repo / "third.png", cache=repo / "another cache")
     assert same(repo / "expected.png", repo / "third.png")
+
+
+def test_a_repo_carries_the_code_of_the_other_sampler(repo):
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=PiGDMScheduler(eta=0.9))
+    pipe.save_pretrained(repo / "guided")
+    restore(pipe, repo / "a.jpg", repo / "guided.png")
+    assert json.loads((repo / "guided" / "model_index.json").read_text())["scheduler"] == [
+        *("scheduling_pigdm", "PiGDMScheduler")
+    ]
+    code = """
+folder, picture, again, output = sys.argv[1:]
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+assert type(pipe.scheduler).__name__ == "PiGDMScheduler"
+pipe.save_pretrained(again)
+restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), picture, output)
+"""
+    names = ("guided", "a.jpg", "again", "out.png")
+    stranger(code, *(repo / name for name in names), cache=repo / "cache")
+    assert same(repo / "guided.png", repo / "out.png")
+    assert tree(repo / "again") == tree(repo / "guided")
 
 
 def test_loads_repos_variants_and_overrides_live_in_one_process(repo):

@@ -14,7 +14,14 @@ from diffusers.modular_pipelines import ModularPipelineBlocks, OutputParam
 from hub_server import Hub
 from PIL import Image
 
-from pipeline_ddrm_jpeg import DDRMJPEGBlocks, DDRMJPEGPipeline, DDRMScheduler, JPEGOperator, observe
+from pipeline_ddrm_jpeg import (
+    DDRMJPEGBlocks,
+    DDRMJPEGPipeline,
+    DDRMScheduler,
+    JPEGOperator,
+    PiGDMScheduler,
+    observe,
+)
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60, "output_type": "np"}
 
@@ -67,6 +74,17 @@ def test_blocks_make_the_bytes_that_the_pipeline_makes(pipe, modular, data, opti
     for name in ("images", "samples", "std", "consistency", "consistency_8bit"):
         ours, theirs = state.get(name), classic[name]
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
+
+
+@pytest.mark.parametrize("options", [{}, {"window_size": 32, "window_overlap": 8, "equivariant": True}])
+def test_the_blocks_follow_gradients_as_the_pipeline_does(pipe, modular, data, options):
+    pipe.scheduler = PiGDMScheduler(eta=0.8)
+    modular.update_components(scheduler=PiGDMScheduler(eta=0.8))
+    classic = pipe(data, generator=seeded(), num_samples=2, **QUICK, **options)
+    images = modular(file=data, generator=seeded(), num_samples=2, output="images", **QUICK, **options)
+    assert np.array_equal(images, classic.images)
+    with pytest.raises(ValueError, match="the step of PiGDMScheduler takes no eta_b"):
+        modular(file=data, correction="posterior", **QUICK)
 
 
 def test_a_measurement_goes_in_as_a_file_does(pipe, modular, photo):

@@ -471,6 +471,34 @@ def test_any_scheduler_of_the_protocol_samples_and_is_saved_and_loaded(data, tmp
     assert HalfWay.from_pretrained(tmp_path, subfolder="scheduler").config.sigma == 0.2
 
 
+class Uphill(HalfWay):
+    """A scheduler of a stranger that asks for the gradient, as the protocol has it."""
+
+    needs_gradient = True
+
+    def step(self, model_output, timestep, sample, project=None, noise=None, return_dict=True):
+        x0 = sample - self.config.sigma * model_output
+        (direction,) = torch.autograd.grad((project(x0).detach() - x0).square().sum(), sample)
+        return sample - direction / 4, x0  # with their graphs, which the pipeline drops
+
+
+def test_a_scheduler_of_the_protocol_may_ask_for_the_gradient(data):
+    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=Uphill(sigma=0.2))
+    states = []
+
+    def note(pipeline, i, t, tensors):
+        states.extend(tensors.values())
+
+    settings = {"num_inference_steps": 8, "output_type": "pt", "callback_on_step_end": note}
+    names = ["sample", "pred_original_sample"]
+    result = pipe(data, generator=seeded(), callback_on_step_end_tensor_inputs=names, **settings)
+    assert not any(state.requires_grad for state in states)
+    assert result.images.isfinite().all()
+    pipe.scheduler = HalfWay(sigma=0.2)
+    with torch.inference_mode():
+        assert pipe(data, **QUICK).images
+
+
 def test_a_measurement_can_be_handed_in(pipe, data):
     seen = observe(data)
     settings = {"generator": seeded(), "output_type": "pt", "consistent": True, **QUICK}

@@ -49,11 +49,11 @@ def gather(value: Any) -> list[Any]:
     return gather_object([value])
 
 
-def load(prior: str | None, dtype: str, device: Any = None) -> Any:
-    """The pipeline, computing in a dtype of torch by name, or in `"auto"`."""
+def load(prior: str | None, dtype: str, device: Any = None, sampler: str | None = None) -> Any:
+    """The pipeline, computing in a dtype of torch by name, or in `"auto"`, with a sampler other than the prior's."""
     with interrupted_quietly():
         from ..pipeline import DDRMJPEGPipeline
-        from ..priors import EMBEDDED, fastest_dtype
+        from ..priors import EMBEDDED, SAMPLERS, fastest_dtype
 
     if dtype == "auto":  # machines may differ in what they have units for: the first decides
         dtype = gather(fastest_dtype(device))[0]
@@ -61,6 +61,8 @@ def load(prior: str | None, dtype: str, device: Any = None) -> Any:
         pipe = DDRMJPEGPipeline.from_prior(prior or EMBEDDED, dtype=dtype)
     except (OSError, ValueError) as error:
         fail(f"--prior {prior or 'embedded'}: {str(error).splitlines()[0]}")
+    if sampler is not None:
+        pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
     return pipe if device is None else pipe.to(device)
 
 
@@ -70,9 +72,15 @@ def dtype_of(pipe: Any) -> str:
 
 
 def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
-    """End with a sentence if the prior has no such timesteps."""
+    """End with a sentence if the prior has no such timesteps, or its sampler no such settings."""
+    from ..corrections import step_arguments
+    from ..scheduling_ddrm import check_step
+
     start = settings.get("init_timestep")
+    rule, accounting = settings.get("correction", "ddrm"), settings.get("noise_accounting", True)
+    etas = [name for name in ("eta", "eta_b") if name in settings]
     try:
+        check_step(pipe.scheduler, [*etas, *step_arguments(rule, accounting)])
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:
         fail(error, 2)

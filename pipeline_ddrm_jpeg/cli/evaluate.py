@@ -95,12 +95,13 @@ def evaluate(
     state = processes(computing.device)
     if state.device.type == "cpu":
         torch.set_num_threads(threads)
-    pipe = load(computing.prior, computing.dtype, state.device)
+    pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler)
     check_schedule(pipe, settings)
     pipe.set_progress_bar_config(disable=True)
     facts = {
         "prior": computing.prior or "embedded",
         "prior_sha256": fingerprint(pipe.unet),
+        "sampler": type(pipe.scheduler).__name__,
         "lpips_sha256": network and fingerprint(network),
         "dtype": dtype_of(pipe),
         "device": state.device.type,

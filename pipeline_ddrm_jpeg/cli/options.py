@@ -45,10 +45,21 @@ def with_options(command: Callable) -> Callable:
     return grouped
 
 
+# Settings of presets that are about one sampler, and so not for another.
+_OF_DDRM = ("correction", "eta_b", "error_scale")
+
+
 @dataclass
 class Sampling:
-    """Arguments of the pipeline's call, under their names there."""
+    """The scheduler, and arguments of the pipeline's call, under their names there."""
 
+    sampler: Annotated[
+        Literal["ddrm", "pigdm"] | None,
+        typer.Option(
+            help="How prior and file are brought together: DDRM, or pseudoinverse guidance, whose steps cost three.",
+            show_default="the prior's, ddrm",
+        ),
+    ] = None
     num_samples: Annotated[
         int | None,
         typer.Option("--samples", min=1, help="Independent samples to average.", show_default="the preset's"),
@@ -126,12 +137,16 @@ class Sampling:
     def settings(self, preset: str) -> dict[str, Any]:
         """A preset's arguments of the pipeline's call, with those that were chosen one by one."""
         chosen = {name: value for name, value in vars(self).items() if value is not None}
+        sampler = chosen.pop("sampler", None)
         start = chosen.get("init_timestep", "auto")
         if start != "auto":
             if not (start.isascii() and start.isdigit()):
                 fail(f"--init-timestep {start} is neither a whole number nor auto", 2)
             chosen["init_timestep"] = int(start)
-        settings = PRESETS[preset] | chosen
+        preset_settings = PRESETS[preset]
+        if sampler == "pigdm":
+            preset_settings = {name: value for name, value in preset_settings.items() if name not in _OF_DDRM}
+        settings = preset_settings | chosen
         steps, start = settings["num_inference_steps"], settings.get("init_timestep", "auto")
         if start != "auto" and steps > start:
             fail(f"--steps {steps} does not fit below --init-timestep {start}; raise one or lower the other", 2)

@@ -104,7 +104,7 @@ def restore(
         pending = tasks if overwrite or to_stream else [task for task in tasks if not _exists(task.target)]
         done_before = set(tasks) - set(pending)
         state.wait_for_everyone()  # all see the same files missing before one makes the first
-        pipe = load(computing.prior, computing.dtype, state.device) if pending else None
+        pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
         if pipe is not None:
             check_schedule(pipe, settings)
         with state.split_between_processes(pending) as mine:
