@@ -25,6 +25,7 @@ from .files import (
     starts_like_jpeg,
     upright,
 )
+from .inks import restore_any
 from .jpeg_file import JPEGFile
 from .jpeg_markers import JPEGDamageError
 from .metadata import Metadata
@@ -260,7 +261,7 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
     sides = (file.width, file.height)
     check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
     output_type = "pil" if depth == 8 else "np"
-    result = pipe(file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
+    result = restore_any(pipe, file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
     if depth == 8:
         pixels, consistency = np.asarray(result.images[0]), result.consistency_8bit[0]
     else:
