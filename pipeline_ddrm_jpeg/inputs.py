@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .jpeg_entropy import UNMEASURED
-from .jpeg_file import JPEGFile
+from .jpeg_file import FOUR_INKS, JPEGFile
+from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
 from .operators import Operator
 
@@ -90,6 +91,11 @@ def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, de
 
 
 def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
+    if file.color_space in FOUR_INKS:
+        raise JPEGFileError(
+            f"{file.name}: {file.color_space}, the four inks of print; the command restores it, and in Python"
+            " pipeline_ddrm_jpeg.restoration.restore_file"
+        )
     factors = [(c.horizontal_factor, c.vertical_factor) for c in file.components]
     tables = [c.quantization_table for c in file.components]
     planes, missing_bits, color_space, tint = file.coefficients, file.missing_bits, file.color_space, None

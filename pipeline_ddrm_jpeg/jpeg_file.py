@@ -33,6 +33,7 @@ _MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be re
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
 _REPAIR_SECONDS_PER_MEGABYTE = 5
 _SURPLUS = "more data than its blocks need"
+FOUR_INKS = ("CMYK", "YCCK")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ class JPEGFile:
     width: int
     height: int
     color_space: str
-    """`"L"` (one component), `"YCbCr"` or `"RGB"` (the three components are coded as they are)."""
+    """`"L"` (one component), `"YCbCr"` or `"RGB"` (the three components are coded as they are), or one of `FOUR_INKS`:
+    `"CMYK"`, or `"YCCK"`, where the first three are coded as YCbCr."""
     components: tuple[Component, ...]
     coefficients: tuple[np.ndarray, ...] = field(repr=False)
     """Quantized DCT coefficients, one int16 array `[blocks down, blocks across, 8, 8]` a component, rows are
@@ -82,7 +84,7 @@ class JPEGFile:
         """Read a JPEG from a path, from bytes or from a binary file object.
 
         Baseline, extended sequential and progressive Huffman-coded files of 8 bits are read, with one
-        component or three, any integer sampling ratios, 8- and 16-bit tables and restart markers.
+        component, three or four, any integer sampling ratios, 8- and 16-bit tables and restart markers.
 
         Args:
             source: path, bytes or file object.
@@ -170,7 +172,10 @@ class JPEGFile:
             same = [np.array_equal(plane, self.coefficients[0]) for plane in self.coefficients]
             same += [np.array_equal(c.quantization_table, first.quantization_table) for c in others]
             return (0.0, 0.0) if all(same) and self.missing_bits is None else None
-        if self.color_space == "L" or self.mcu_size != (8 * first.vertical_factor, 8 * first.horizontal_factor):
+        if self.color_space in ("L", *FOUR_INKS) or self.mcu_size != (
+            8 * first.vertical_factor,
+            8 * first.horizontal_factor,
+        ):
             return None
         means = []
         for number in (1, 2):
@@ -260,6 +265,8 @@ def _file(
     missing_bits: tuple[np.ndarray, ...] | None = None,
     remarks: tuple[str, ...] = (),
 ) -> JPEGFile:
+    if color_space in FOUR_INKS:
+        remarks = (*remarks, f"four inks ({color_space}), which are written as RGB")
     return JPEGFile(
         width=stream.width,
         height=stream.height,

@@ -359,13 +359,16 @@ def color_space_of(stream: Stream) -> str:
     identifiers = [component.identifier for component in stream.frame]
     if len(identifiers) == 1:
         return "L"
-    if len(identifiers) == 4:
-        name = "YCCK" if stream.adobe_transform == 2 else "CMYK"
-        raise JPEGFileError(f"{name} JPEG (four components) is not supported; convert it to RGB first")
-    if len(identifiers) != 3:
-        raise JPEGFileError(f"a JPEG with {len(identifiers)} components is not supported, only 1 or 3")
-    if len(set(identifiers)) < 3:
+    if len(identifiers) not in (3, 4):
+        raise JPEGFileError(f"a JPEG with {len(identifiers)} components is not supported, only 1, 3 or 4")
+    if len(set(identifiers)) < len(identifiers):
         raise JPEGFileError("two components have the same identifier")
+    if len(identifiers) == 4:
+        *colours, black = stream.frame
+        finest = max(c.horizontal_factor for c in colours), max(c.vertical_factor for c in colours)
+        if (black.horizontal_factor, black.vertical_factor) != finest:
+            raise JPEGFileError("a JPEG with four components whose black is coarser than the others is not supported")
+        return "YCCK" if stream.adobe_transform == 2 else "CMYK"
     if stream.jfif:
         return "YCbCr"
     rgb = bytes(identifiers) == b"RGB" if stream.adobe_transform is None else stream.adobe_transform == 0

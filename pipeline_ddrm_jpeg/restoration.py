@@ -30,6 +30,7 @@ from .files import (
     starts_like_jpeg,
     upright,
 )
+from .inks import restore_any
 from .jpeg_file import JPEGFile
 from .jpeg_markers import JPEGDamageError
 from .metadata import Metadata
@@ -386,7 +387,7 @@ def _restored(
     import torch  # here, so that what only plans or writes files starts at once
 
     output_type = "pil" if depth == 8 else "np"
-    result = pipe(file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
+    result = restore_any(pipe, file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
     if depth == 8:
         return file, np.asarray(result.images[0]), result.consistency_8bit[0]
     pixels = np.rint(65535 * result.images[0].clip(0, 1)).astype(np.uint16)

@@ -181,6 +181,7 @@ def read_jpeg(path: str | None, repair: bool = False) -> tuple[JPEGFile, dict[st
     try:
         with Image.open(io.BytesIO(data)) as opened:
             decoded = ImageOps.exif_transpose(opened)
+            decoded = decoded.convert("RGB") if decoded.mode == "CMYK" else decoded
             decoded.load()
     except _UNREADABLE:
         raise refusal(

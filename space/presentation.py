@@ -22,6 +22,7 @@ from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import save, save_image, upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
+from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
@@ -43,8 +44,8 @@ def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
 
 def facts(file: JPEGFile) -> str:
     """What a JPEG file says about itself."""
-    colour = {"L": "greyscale", "YCbCr": "YCbCr", "RGB": "RGB"}[file.color_space]
-    if len(file.components) == 3:
+    colour = "greyscale" if file.color_space == "L" else file.color_space
+    if len(file.components) >= 3:
         factors = ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in file.components)
         colour += f" {file.chroma_subsampling or factors}"
     names = {"exif": "EXIF", "icc_profile": "ICC profile", "xmp": "XMP", "iptc": "IPTC", "comment": "comment"}
@@ -57,10 +58,14 @@ def facts(file: JPEGFile) -> str:
         "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in file.metadata.sizes().items())
         or "none",
     }
+    if file.color_space in FOUR_INKS:
+        rows["Inks"] = "Written as RGB"
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
     components: dict[str, list[str]] = {}
-    names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "RGB": ["R", "G", "B"]}[file.color_space]
+    names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "YCCK": ["Y", "Cb", "Cr", "K"]}.get(
+        file.color_space, list(file.color_space)
+    )
     for name, component in zip(names, file.components, strict=True):
         lines = component.quantization_table.tolist()
         cells = "".join("<tr>" + "".join(f"<td>{step}</td>" for step in line) + "</tr>" for line in lines)

@@ -33,6 +33,7 @@ from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, JPEGFile, QuantizationOperator
 from pipeline_ddrm_jpeg.formatting import duration
+from pipeline_ddrm_jpeg.inks import restore_any
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
@@ -91,6 +92,7 @@ class Meter:
             raise _too_long(elapsed + left)
         calls_a_sample = self.total // (self.num_inference_steps * self.num_samples)
         sample = self.samples_before + math.ceil((self.done - self.done_before) / calls_a_sample)
+        sample = min(sample, self.num_samples)  # of four inks, which are two pictures
         self.show(
             (self.done, self.total),
             desc=f"Step {self.step + 1} of {self.num_inference_steps}, sample {sample} of {self.num_samples},"
@@ -127,7 +129,8 @@ def run(source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Pat
     visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show)
     generator = torch.Generator().manual_seed(seed)
     with refusals():
-        return visit(source, operator, generator=generator, callback_on_step_end=visit.meter.on_step_end, **settings)
+        options = {"generator": generator, "callback_on_step_end": visit.meter.on_step_end, **settings}
+        return restore_any(visit, source, operator=operator, **options)
 
 
 if spaces is not None:

@@ -259,12 +259,18 @@ def test_pictures_of_other_kinds_are_named(photo, kind):
         JPEGFile.open(stream.getvalue())
 
 
-def test_four_components_are_refused_as_cmyk_or_ycck(photo):
+def test_four_components_are_cmyk_or_ycck(photo):
     cmyk = jpeg_bytes(photo.resize((32, 24)).convert("CMYK"))
-    with pytest.raises(JPEGFileError, match="CMYK"):
-        JPEGFile.open(cmyk)
-    with pytest.raises(JPEGFileError, match="YCCK"):
-        JPEGFile.open(insert(drop(cmyk, 0xEE), (0xEE, b"Adobe\0\x64\0\0\0\0\2")))
+    file = JPEGFile.open(cmyk)
+    assert (file.color_space, len(file.coefficients), file.tint) == ("CMYK", 4, None)
+    assert file.remarks == ("four inks (CMYK), which are written as RGB",)
+    ycck = insert(drop(cmyk, 0xEE), (0xEE, b"Adobe\0\x64\0\0\0\0\2"))
+    assert JPEGFile.open(ycck).color_space == "YCCK"
+    coarse = bytearray(cmyk)
+    frame = coarse.index(b"\xff\xc0")
+    coarse[frame + 11] = 0x22  # of the first ink, so that the black has half as many samples
+    with pytest.raises(JPEGFileError, match="whose black is coarser"):
+        JPEGFile.open(bytes(coarse))
 
 
 def test_a_message_names_the_file(tmp_path):

@@ -106,7 +106,7 @@ def test_damage_has_an_error_of_its_own_and_hopeless_files_another(photo):
     with pytest.raises(JPEGDamageError, match=r"^<bytes>: truncated: the file ends at byte \d+") as error:
         JPEGFile.open(data[:-40])
     assert "repair" not in str(error.value), "how to repair it is known to whoever asks"
-    for hopeless in (b"", b"GIF89a", data[:100], jpeg_bytes(photo.convert("CMYK"))[:-99]):
+    for hopeless in (b"", b"GIF89a", data[:100]):
         with pytest.raises(JPEGFileError) as error:
             JPEGFile.open(hopeless, repair=True)
         assert not isinstance(error.value, JPEGDamageError)

@@ -1,9 +1,11 @@
 import errno
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from conftest import ROOT, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files import FORMATS, STREAM, save_image, write_atomically
 from pipeline_ddrm_jpeg.restoration import Task, mask_path, plan, restore_file, restore_files
 
@@ -373,6 +375,7 @@ def test_seeds_change_the_picture(pipe, small, tmp_path):
 
 _PEAK = """
 import resource, sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import make_unet
@@ -540,3 +543,53 @@ def test_what_is_not_kept_is_told(pipe, small, tmp_path):
     ):
         (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"], image_format=image_format), **QUICK)
         assert result.not_kept == lost
+
+
+def inks(photo: Image.Image, ycck: bool, **options) -> bytes:
+    """A picture printed in four inks, with as much black as there can be, inverted as Adobe stores it."""
+    rgb = np.asarray(photo.convert("RGB"), np.float32)
+    light = rgb.max(axis=2)
+    colours = 255 * rgb / np.maximum(light, 1)[..., None]  # what three inks let through
+    if ycck:
+        colours = np.asarray(Image.fromarray(np.rint(255 - colours).astype(np.uint8)).convert("YCbCr"))
+    stored = np.rint(np.dstack([colours, light])).astype(np.uint8)
+    data = jpeg_bytes(Image.fromarray(255 - stored, "CMYK"), **options)  # Pillow inverts what it writes
+    adobe = data.index(b"Adobe")
+    return data[: adobe + 11] + bytes([2 if ycck else 0]) + data[adobe + 12 :]
+
+
+@pytest.mark.parametrize("ycck", [False, True], ids=["CMYK", "YCCK"])
+def test_four_inks_are_restored_and_written_as_rgb(photo, ycck, tmp_path):
+    pipe = DDRMJPEGPipeline.from_embedded()
+    photo = photo.resize((112, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = b"CMYK profile".ljust(200, b"\0")
+    for quality in (12, 100):
+        data = inks(photo, ycck, quality=quality, exif=exif, icc_profile=profile)
+        (tmp_path / "print.jpg").write_bytes(data)
+        task = Task(tmp_path / "print.jpg", tmp_path / "print.png")
+        result = restore_file(pipe, task, **PRESETS["fast"])
+        assert result.remarks == (f"four inks ({'YCCK' if ycck else 'CMYK'}), which are written as RGB",)
+        assert result.not_kept
+        assert result.consistency > (0.99 if quality == 12 else 0.85)  # eight bits are coarse for fine steps
+        with Image.open(io.BytesIO(data)) as before, Image.open(task.target) as after:
+            assert after.mode == "RGB"
+            assert after.size == (80, 112)
+            assert "icc_profile" not in after.info
+            before, after = (
+                np.asarray(before.convert("RGB"), float),
+                np.asarray(after.transpose(Image.ROTATE_90), float),
+            )
+        if quality == 100:
+            assert np.abs(before - after).mean() < 1
+        else:
+            clean = np.asarray(photo, float)
+            assert ((after - clean) ** 2).mean() < 0.95 * ((before - clean) ** 2).mean()
+    restore_file(pipe, replace(task, target=tmp_path / "deep.png"), depth=16, **PRESETS["fast"])
+    with pytest.raises(JPEGFileError, match="the four inks of print; the command restores it"):
+        pipe(task.source)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(data[: len(data) * 3 // 4])
+    mended = restore_file(pipe, Task(cut, tmp_path / "cut.png"), repair=True, **PRESETS["fast"])
+    assert 0 < mended.invented < 0.5

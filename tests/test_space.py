@@ -626,6 +626,18 @@ def test_a_cut_file_is_repaired_on_the_page(visitor, photo, prior_folder, tmp_pa
 
 
 @browser_test
+def test_four_inks_come_out_as_rgb(visitor, photo) -> None:
+    page = visitor()
+    choose(page, jpeg_bytes(photo.resize((112, 84)).convert("CMYK"), quality=20), "print.jpg")
+    page.locator("#facts").get_by_text("CMYK").wait_for()
+    page.get_by_text("Written as RGB").wait_for()
+    press(page, "Restore")
+    _, data = downloaded(page)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (112, 84))
+
+
+@browser_test
 def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_folder, tmp_path) -> None:
     import zipfile
 
