@@ -84,3 +84,13 @@ def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:
         fail(error, 2)
+
+
+def check_classifier(pipe: Any, class_label: str | None, classifier: str | None) -> None:
+    """End with a sentence if the classes cannot be told, or are not the prior's; otherwise it is loaded."""
+    from ..classification import classifier_for
+
+    try:
+        classifier_for(pipe.unet, class_label if class_label == "auto" else None, classifier)
+    except (ImportError, OSError, ValueError) as error:
+        fail(error)
