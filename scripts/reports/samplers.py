@@ -1,6 +1,6 @@
 """DDRM and pseudoinverse guidance (PiGDM) at equal cost of the network, and what a step of each costs.
 
-python scripts/reports/samplers.py FOLDER... [--count 4] [--lpips-weights FILE] [--output docs/samplers]
+python scripts/reports/samplers.py FOLDER... [--count 2] [--lpips-weights FILE] [--output docs/samplers]
 
 The middle of each picture is compressed (Pillow, 4:2:0) and restored by every sampler: one sample, with as many steps
 as a budget of evaluations pays for; a backward pass counts as two, so a step of PiGDM as three. Seconds are those of
@@ -74,10 +74,10 @@ The 552.8 M prior was not run for this page.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*", help="clean pictures, one folder for each set")
-    parser.add_argument("--count", type=int, default=4, help="pictures of each folder (4)")
+    parser.add_argument("--count", type=int, default=2, help="pictures of each folder (2)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
     parser.add_argument("--quality-factors", type=int, nargs="+", default=[5, 10, 30])
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[12, 60])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[12, 30])
     parser.add_argument("--step-sizes", type=int, nargs="+", default=[256, 1024], help="pictures of one step")
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samplers", help="without suffix")
