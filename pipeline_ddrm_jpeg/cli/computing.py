@@ -56,10 +56,13 @@ def end(status: int | str | None) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in all processes."""
+    """The values of all processes, in all processes; ends with a sentence if one of them is gone."""
     from accelerate.utils import gather_object
 
-    return gather_object([value])
+    try:
+        return gather_object([value])
+    except RuntimeError:  # what torch raises where a connection breaks
+        fail("another process of this run is gone, and its share is not finished; the same command again goes on")
 
 
 def load(prior: str | None, dtype: str, device: Any = None, sampler: str | None = None) -> Any:
