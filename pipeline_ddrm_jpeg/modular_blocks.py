@@ -19,6 +19,7 @@ from diffusers.modular_pipelines import (
 )
 from PIL import Image
 
+from .classification import classifier_for
 from .corrections import CORRECTIONS, Correction, first_state, step_arguments
 from .denoiser_error import error_from_config
 from .inputs import Observation, Source, observe
@@ -128,7 +129,8 @@ class DDRMJPEGStartStep(ModularPipelineBlocks):
             InputParam("num_samples", int, 1, description="Samples to average."),
             InputParam("antithetic", bool, False, description="Whether every second sample has the opposite noise."),
             InputParam.template("generator"),
-            InputParam("class_labels", description="The class, where the prior is class-conditional."),
+            InputParam("class_labels", description='The class, where the prior is class-conditional, or "auto".'),
+            InputParam("classifier", description='For "auto": folder or Hub id of an image classifier.'),
             InputParam("window_size", int, description="The prior sees the picture through windows of this size."),
             InputParam("window_overlap", int, description="Pixels that neighbouring windows share."),
             InputParam("window_batch_size", int, description="Windows in one call of the prior."),
@@ -163,7 +165,8 @@ class DDRMJPEGStartStep(ModularPipelineBlocks):
             unet, block_state.window_size, block_state.window_overlap, block_state.window_batch_size, device
         )
         shape = seen.operator.decode(seen.y).shape
-        labels = labels_for(unet, block_state.class_labels, shape[0], device)
+        classify = classifier_for(unet, block_state.class_labels, block_state.classifier)
+        labels = classify(seen).to(device) if classify else labels_for(unet, block_state.class_labels, shape[0], device)
         block_state.predict = partial(predict, unet, **windows, class_labels=labels)
         block_state.passes = passes(
             block_state.generator,

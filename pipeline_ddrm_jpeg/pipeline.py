@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
+from .classification import classifier_for
 from .corrections import CORRECTIONS, Correction, first_state, step_arguments
 from .denoiser_error import error_from_config
 from .hub import PublishedPipeline
@@ -169,7 +170,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         sharpness: float = 0.0,
         consistent: bool = False,
         generator: Generator = None,
-        class_labels: int | Sequence[int] | None = None,
+        class_labels: int | Sequence[int] | str | None = None,
         window_size: int | None = None,
         window_overlap: int | None = None,
         window_batch_size: int | None = None,
@@ -180,6 +181,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         measurement: Any = None,
         size: tuple[int, int] | None = None,
         file: Source | list | None = None,
+        classifier: str | os.PathLike | None = None,
     ) -> DDRMJPEGPipelineOutput | tuple:
         """Restore one JPEG file or several. The defaults are the paper's.
 
@@ -217,7 +219,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
                 the other; a list of generators serves one picture each.
-            class_labels: class of each picture, or one for all, where the prior is class-conditional.
+            class_labels: class of each picture, or one for all, where the prior is class-conditional. `"auto"`: as an
+                image classifier of `transformers` tells it of the picture that the file decodes to.
             window_size: the prior sees the picture through windows of this many pixels; by default its own size,
                 but at least 256, or 384 for a prior without attention.
             window_overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
@@ -231,6 +234,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
             size: with `measurement`, height and width of the picture; by default all of what it decodes to.
             file: another name of `image`, for `diffusers-cli run`, which would decode what is called `image`.
+            classifier: for `class_labels="auto"`, folder or Hub id of the classifier, which must know the prior's
+                classes in their order; by default a ResNet-50 of ImageNet, which is downloaded (`CLASSIFIER`).
 
         Returns:
             The pictures in the orientation of the file as stored; PIL images carry its EXIF and ICC data in `info`.
@@ -238,7 +243,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         Raises:
             JPEGFileError: if a file is not a JPEG that can be restored.
             ValueError, TypeError: for arguments that do not fit.
-            OSError: if a path cannot be read.
+            OSError: if a path cannot be read, or the classifier cannot be loaded.
+            ImportError: for `class_labels="auto"` without `transformers`.
         """
         # 1. Check the arguments.
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -267,7 +273,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         if image is None and measurement is not None and operator is not None:
             pictures = operator.batch_size(measurement)
         device = self._execution_device
-        labels = labels_for(self.unet, class_labels, pictures, device)
+        classify = classifier_for(self.unet, class_labels, classifier)
+        labels = None if classify else labels_for(self.unet, class_labels, pictures, device)
 
         # 2. Prepare what all pictures share.
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
@@ -294,13 +301,11 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
                 steps = shape[0] * num_samples * self._num_timesteps
                 progress.total += steps * count_windows(self.unet, *shape[-2:], **windows)
                 progress.refresh()
-                prior = partial(
-                    predict,
-                    self.unet,
-                    **windows,
-                    class_labels=None if labels is None else labels[len(finished) : len(finished) + shape[0]],
-                    on_windows=progress.update,
-                )
+                if classify:
+                    own_labels = classify(seen).to(device)
+                else:
+                    own_labels = None if labels is None else labels[len(finished) : len(finished) + shape[0]]
+                prior = partial(predict, self.unet, **windows, class_labels=own_labels, on_windows=progress.update)
                 samples = Samples(seen, output_type, consistent)
                 own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
                 for noise in passes(own, num_samples, antithetic, temperature, shape, device):

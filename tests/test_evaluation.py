@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -231,6 +233,41 @@ def test_two_processes_restore_a_folder(photo, prior_folder, tmp_path, one_threa
     assert [task.target.name for task in tasks] == ["a.png", "b.png", "c.png"]
     for task in tasks:
         assert (tmp_path / "two" / task.target.name).read_bytes() == task.target.read_bytes()
+
+
+def test_two_machines_restore_a_folder(photo, prior_folder, tmp_path):
+    """Both on this host: each has its own launcher, and they meet at an address."""
+    for name in "abcdef":
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def machine(rank):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
+        command += ["--num_processes", "2", "--machine_rank", rank, "--main_process_ip", "127.0.0.1"]
+        command += ["--main_process_port", port, "-m", "pipeline_ddrm_jpeg", "restore", tmp_path]
+        command += ["--output", tmp_path / "out", "--prior", prior_folder, *LIKE_SETTINGS, "--steps", "2"]
+        return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    machines = [machine(rank) for rank in (0, 1)]
+    printed = [one.communicate() for one in machines]
+    assert [one.returncode for one in machines] == [0, 0], printed
+    lines = [out.splitlines() for out, _ in printed]
+    assert [sum("coefficients kept" in line for line in out) for out in lines] == [3, 3]
+    assert "6 restored" in lines[0]
+    assert "6 restored" not in lines[1]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_a_launcher_that_starts_one_process_only_is_told_on(photo, prior_folder, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16, 16)), quality=20))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "-m", "pipeline_ddrm_jpeg"]
+    command += ["restore", tmp_path / "a.jpg", "--prior", prior_folder, "--device", "cpu", "--steps", "1"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "accelerate launch was asked for several processes and started one" in done.stderr
 
 
 @pytest.mark.parametrize("name", BASELINES)

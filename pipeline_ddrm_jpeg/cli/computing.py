@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..interruption import interrupted_quietly
-from .terminal import fail
+from .terminal import complain, fail
 
 
 def processes(device: str) -> Any:
@@ -24,9 +24,22 @@ def processes(device: str) -> Any:
     accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
     on_cpu = device == "cpu" or not any(accelerator.is_available() for accelerator in accelerators)
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
+    if state.num_processes == 1 and _asked_for_several():
+        complain(
+            "accelerate launch was asked for several processes and started one, as it does on a machine without GPUs;"
+            " accelerate launch --multi_gpu --num_processes N starts N there too"
+        )
     if device not in ("auto", state.device.type):
         fail(f"--device {device} is not what accelerate chose, {state.device.type}", 2)
     return state
+
+
+def _asked_for_several() -> bool:
+    """Whether `accelerate launch` started this process, and was told of several processes or machines.
+
+    It sets the first variable always, and the address where processes meet only for several (accelerate 1.15).
+    """
+    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
 
 
 def end(status: int | str | None) -> None:
@@ -43,10 +56,13 @@ def end(status: int | str | None) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in all processes."""
+    """The values of all processes, in all processes; ends with a sentence if one of them is gone."""
     from accelerate.utils import gather_object
 
-    return gather_object([value])
+    try:
+        return gather_object([value])
+    except RuntimeError:  # what torch raises where a connection breaks
+        fail("another process of this run is gone, and its share is not finished; the same command again goes on")
 
 
 def load(prior: str | None, dtype: str, device: Any = None, sampler: str | None = None) -> Any:
@@ -84,3 +100,13 @@ def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:
         fail(error, 2)
+
+
+def check_classifier(pipe: Any, class_label: str | None, classifier: str | None) -> None:
+    """End with a sentence if the classes cannot be told, or are not the prior's; otherwise it is loaded."""
+    from ..classification import classifier_for
+
+    try:
+        classifier_for(pipe.unet, class_label if class_label == "auto" else None, classifier)
+    except (ImportError, OSError, ValueError) as error:
+        fail(error)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
 from ..restoration import Result, Task, mask_path, plan, restore_files
-from .computing import check_schedule, dtype_of, gather, load, processes
+from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, with_options
 from .terminal import Lines, complain, fail, visible
 
@@ -43,7 +43,14 @@ def restore(
     sampling: Sampling,
     computing: Computing,
     class_label: Annotated[
-        int | None, typer.Option(min=0, help="Class of the pictures, for a class-conditional prior.")
+        str | None,
+        typer.Option(metavar="N", help="Class of the pictures, for a class-conditional prior, or auto: as a classifier"
+                     " tells it of each."),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="For auto: folder or Hub id of an image classifier of transformers (a Hub id is downloaded).",
+                     show_default="microsoft/resnet-50"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of each file's random numbers.")] = 0,
     overwrite: Annotated[
@@ -73,7 +80,11 @@ def restore(
     """
     settings = sampling.settings(preset)
     if class_label is not None:
-        settings["class_labels"] = class_label
+        if class_label != "auto" and not (class_label.isascii() and class_label.isdigit()):
+            fail(f"--class-label {class_label} is neither a class, a whole number, nor auto", 2)
+        settings["class_labels"] = class_label if class_label == "auto" else int(class_label)
+    if classifier is not None:
+        settings["classifier"] = classifier
     unlisted: list[OSError] = []
     others: list[Path] = []
     try:
@@ -107,6 +118,7 @@ def restore(
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
         if pipe is not None:
             check_schedule(pipe, settings)
+            check_classifier(pipe, class_label, classifier)
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             listed = [*skipped, *mine]

@@ -1,0 +1,190 @@
+"""DDRM and pseudoinverse guidance (PiGDM) at equal cost of the network, and what a step of each costs.
+
+python scripts/reports/samplers.py FOLDER... [--count 2] [--lpips-weights FILE] [--output docs/samplers]
+
+The middle of each picture is compressed (Pillow, 4:2:0) and restored by every sampler: one sample, with as many steps
+as a budget of evaluations pays for; a backward pass counts as two, so a step of PiGDM as three. Seconds are those of
+the processor, of one thread. One step is measured in a process of its own, with its peak memory. OUTPUT.json keeps
+every number, and what is there is not computed again; OUTPUT.md is made of it.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import ROOT, write
+from corrections import crop, restored, spread, tensor
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.evaluation import lpips
+from pipeline_ddrm_jpeg.evaluation.metrics import psnr
+from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.priors import SAMPLERS
+
+EVALUATIONS = {"ddrm": 1, "pigdm": 3}  # that a step costs
+_PAPER = {"init_timestep": 300, "timestep_spacing": "leading", "eta": 1.0}
+_START = {"init_timestep": "auto", "timestep_spacing": "log", "temperature": 0.4, "consistent": True}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDRM, the paper's rule": ("ddrm", PRESETS["paper"]),
+    "DDRM, posterior mean (`balanced`)": ("ddrm", PRESETS["balanced"]),
+    "PiGDM, started as the paper's DDRM": ("pigdm", _PAPER),
+    "PiGDM, started as `balanced`": ("pigdm", _START),
+}
+
+TEXT = """# Samplers
+
+DDRM (`DDRMScheduler`) and pseudoinverse guidance (`PiGDMScheduler`, `--sampler pigdm`: Song, Vahdat, Mardani and Kautz,
+ICLR 2023) with the embedded prior, on the middle {size} x {size} pixels of {pictures} pictures of {sets}, by
+
+```
+{command}
+```
+
+PSNR over the JPEG's in dB / LPIPS divided by the JPEG's (less is better), of one sample, with equal evaluations of the
+network; a backward pass counts as two, so PiGDM takes a third of the steps.
+
+{table}
+
+Settings are the presets' and, for PiGDM, where they start; no others were tried. Few pictures and one seed: differences
+below about 0.1 dB are not findings. Seconds are processor time of one thread, for one picture, means over quality
+factors.
+
+## What a step costs
+
+One step, the process's peak memory ({dtype}, one thread). A gradient keeps the activations of one call of the network;
+where a picture needs several windows, each is computed once more on the way back, so memory does not grow with the
+picture and a step costs four evaluations instead of three. `pipe.unet.enable_gradient_checkpointing()` keeps less, and
+computes the network once more in every step.
+
+{costs}
+
+The 552.8 M prior was not run for this page.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="*", help="clean pictures, one folder for each set")
+    parser.add_argument("--count", type=int, default=2, help="pictures of each folder (2)")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
+    parser.add_argument("--quality-factors", type=int, nargs="+", default=[5, 10, 30])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[12, 30])
+    parser.add_argument("--step-sizes", type=int, nargs="+", default=[256, 1024], help="pictures of one step")
+    parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samplers", help="without suffix")
+    parser.add_argument("--one", nargs=3, metavar=("SAMPLER", "SIZE", "CHECKPOINTS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.one:
+        sampler, size, checkpoints = arguments.one
+        print(json.dumps(one_step(sampler, int(size), checkpoints == "yes")))
+        return
+    if not arguments.folders:
+        sys.exit("give a folder of clean pictures, or several")
+
+    pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
+    sets = " and ".join(f"`{folder.name}`" for folder in arguments.folders)
+    network = None if lpips.obstacle(arguments.lpips_weights) else lpips.load(arguments.lpips_weights)
+    pipe = load("ddrm")
+    store = arguments.output.with_suffix(".json")
+    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+
+    def remember(key: str, compute: Any) -> dict[str, float]:
+        if key not in known:
+            known[key] = {name: round(value, 4) for name, value in compute().items()}
+            write(store, json.dumps(known, indent=1) + "\n")
+        return known[key]
+
+    where = f"{len(pictures)} of {sets}, {arguments.size} pixels"
+    rows = [["sampler", "evaluations", "steps", *(f"QF {factor}" for factor in arguments.quality_factors), "seconds"]]
+    for evaluations in arguments.evaluations:
+        for name, (sampler, settings) in METHODS.items():
+            steps = evaluations // EVALUATIONS[sampler]
+            settings = settings | {"num_inference_steps": steps}
+            pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+            found = [
+                remember(
+                    f"{where}; {name}; {settings}; QF {factor}; LPIPS {network is not None}",
+                    lambda f=factor, s=settings: gains(pipe, pictures, f, s, network),
+                )
+                for factor in arguments.quality_factors
+            ]
+            cells = [
+                f"{one['gain']:+.2f} / {one['lpips']:.2f}" if "lpips" in one else f"{one['gain']:+.2f}" for one in found
+            ]
+            seconds = np.mean([one["seconds"] for one in found])
+            rows.append([name, str(evaluations), str(steps), *cells, f"{seconds:.1f}"])
+
+    costs = [["sampler", *(text for size in arguments.step_sizes for text in (f"{size} px, seconds", "MiB"))]]
+    for sampler, checkpoints in (("ddrm", "no"), ("pigdm", "no"), ("pigdm", "yes")):
+        cells = [sampler + (", gradient checkpointing" if checkpoints == "yes" else "")]
+        for size in arguments.step_sizes:
+            one = remember(
+                f"step; {sampler}; {size}; {checkpoints}", lambda a=(sampler, str(size), checkpoints): in_a_process(*a)
+            )
+            cells += [f"{one['seconds']:.1f}", f"{one['mib']:.0f}"]
+        costs.append(cells)
+
+    names = " ".join(folder.name for folder in arguments.folders)
+    text = TEXT.format(
+        size=arguments.size,
+        pictures=len(pictures),
+        sets=sets,
+        command=f"python scripts/reports/samplers.py {names} --count {arguments.count}",
+        table=markdown(rows),
+        dtype=str(pipe.unet.dtype).removeprefix("torch."),
+        costs=markdown(costs),
+    )
+    write(arguments.output.with_suffix(".md"), text)
+
+
+def load(sampler: str) -> DDRMJPEGPipeline:
+    pipe = DDRMJPEGPipeline.from_embedded()
+    pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def gains(pipe: Any, pictures: list, factor: int, settings: dict[str, Any], network: Any) -> dict[str, float]:
+    """PSNR over the JPEG's, LPIPS divided by the JPEG's, seconds of a picture: means."""
+    gain, perceived, start = [], np.zeros(2), time.process_time()
+    pairs = [restored(pipe, picture, factor, settings) for picture in pictures]
+    seconds = (time.process_time() - start) / len(pictures)
+    for (jpeg, ours), picture in zip(pairs, pictures, strict=True):
+        gain.append(psnr(ours, picture) - psnr(jpeg, picture))
+        if network is not None:
+            perceived += [float(network(tensor(one), tensor(picture))) for one in (jpeg, ours)]
+    values = {"gain": float(np.mean(gain)), "seconds": seconds}
+    return values if network is None else values | {"lpips": float(perceived[1] / perceived[0])}
+
+
+def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
+    """Processor seconds of one step, and peak memory of this process in MiB."""
+    pipe = load(sampler)
+    if checkpoints:
+        pipe.unet.enable_gradient_checkpointing()
+    picture = crop(ROOT / "examples" / "originals" / "cat.png", 256).resize((size, size))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=10)
+    start = time.process_time()
+    pipe(stream.getvalue(), num_inference_steps=1, init_timestep=100)
+    seconds = time.process_time() - start
+    return {"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def in_a_process(*arguments: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", *arguments]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ).stdout)
+
+
+if __name__ == "__main__":
+    main()
