@@ -83,7 +83,7 @@ def refused(sentence: str) -> str:
 
 def verdict(share: float, of_what: str, seconds: float, made_up: float | None = None) -> str:
     """The consistency of the picture as it is downloaded, and how much of a damaged file was not there to be kept."""
-    lost = "" if made_up is None else f"; {percent(made_up)} were lost, and are made up"
+    lost = "" if made_up is None else f"; {percent(made_up)} of all were lost, and are made up"
     return f'<p class="verdict"><strong>{percent(share)}</strong> of the {of_what} kept, in {seconds:.1f} s{lost}</p>'
 
 

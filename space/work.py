@@ -253,7 +253,8 @@ def _restored(
     result = timed_run(file, None, settings, seed, go, show, (file.width, file.height))
     made_up = float(file.invented.mean()) if file.damage else None
     seconds = time.monotonic() - start
-    verdict = presentation.verdict(result.consistency_8bit[0], "coefficients", seconds, made_up)
+    kept_of = "remaining coefficients" if file.damage else "coefficients"
+    verdict = presentation.verdict(result.consistency_8bit[0], kept_of, seconds, made_up)
     return verdict, file, presentation.compared(result, left, f"{Path(path).stem}_restored.png", file)
 
 

@@ -613,7 +613,10 @@ def test_a_cut_file_is_repaired_on_the_page(visitor, photo, prior_folder, tmp_pa
     assert not page.locator(".refusal").count()
     press(page, "Restore")
     name, restored = downloaded(page)
-    assert re.search(r"\d % were lost, and are made up", page.locator(".verdict").inner_text())
+    assert re.search(
+        r"of the remaining coefficients kept, .*\d % of all were lost, and are made up",
+        page.locator(".verdict").inner_text(),
+    )
     page.get_by_label("what is made up").check()
     mask = page.locator(".compare img.left1")
     assert mask.is_visible()
