@@ -39,6 +39,7 @@ def test_help_names_every_command_and_option():
         *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),
         *("--correction", "--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed"),
         *("--overwrite", "--format", "--depth", "--repair", "--json-log"),
+        *("--sampler", "--class-label", "--classifier"),
     ):
         assert option in details
 

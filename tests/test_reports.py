@@ -201,6 +201,30 @@ def test_pictures_that_are_missing_get_one_sentence(checkout, arguments, sentenc
     assert done.stderr.count("\n") == 1
 
 
+def test_samplers_are_compared_at_equal_cost_and_not_computed_twice(photo, tmp_path):
+    (tmp_path / "set").mkdir()
+    photo.save(tmp_path / "set" / "a.png")
+    arguments = [
+        tmp_path / "set",
+        "--size",
+        "32",
+        "--quality-factors",
+        "20",
+        "--evaluations",
+        "6",
+        "--step-sizes",
+        "32",
+    ]
+    for _ in range(2):
+        done = run("samplers.py", *arguments, "--output", tmp_path / "samplers")
+        assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "samplers.json") not in done.stdout, "all of it was known"
+    text = (tmp_path / "samplers.md").read_text()
+    assert text.count("| 6 | 6 |") == text.count("| 6 | 2 |") == 2
+    assert "gradient checkpointing |" in text
+    assert str(tmp_path) not in text
+
+
 def test_corrections_are_compared_and_not_computed_twice(photo, tmp_path):
     (tmp_path / "set").mkdir()
     photo.save(tmp_path / "set" / "a.png")

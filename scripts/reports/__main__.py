@@ -10,6 +10,7 @@ changes numbers, remove build/results. The stages, and what they write:
   results          docs/results.md, docs/results.json
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
+  samplers         docs/samplers.md, docs/samplers.json
   rate-distortion  docs/rate_distortion.md and its plot
   figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
   benchmark        docs/benchmark.md, docs/benchmark.json; the same
@@ -22,6 +23,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import comparison
@@ -36,7 +38,11 @@ from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
-STAGES = ("results", "presets", "corrections", "rate-distortion", "figures", "benchmark", "throughput", "pages")
+STAGES = (
+    *("results", "presets", "corrections", "samplers", "rate-distortion"),
+    *("figures", "benchmark", "throughput", "pages"),
+)
+_WITHOUT_PICTURES = {"figures", "benchmark", "pages"}
 CHOSEN_ON = ("mcmaster18", "live1")  # the sets that settings are chosen with
 CURVES = "kodak24"  # the set of the rate-distortion curves and of the throughput, where it is there
 
@@ -58,7 +64,7 @@ def main() -> None:
     load = DDRMJPEGPipeline.from_embedded
     if arguments.prior:
         load = lambda **options: DDRMJPEGPipeline.from_prior(arguments.prior, **options)  # noqa: E731
-    sets = find_sets(arguments.pictures) if set(arguments.only) & {*STAGES[:4], "throughput"} else []
+    sets = find_sets(arguments.pictures) if set(arguments.only) - _WITHOUT_PICTURES else []
     weights = fingerprint(load().unet)
     others = [
         word
@@ -102,9 +108,9 @@ def main() -> None:
         measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
         presets.make([evaluate(name, sets, 3) for name in measured], docs / "presets")
 
-    def make_corrections() -> None:
+    def make_comparison(name: str) -> None:
         folders = [path for path in sets if path.name in CHOSEN_ON] or sets[:1]
-        command = [Path(__file__).with_name("corrections.py"), *folders, "--output", docs / "corrections"]
+        command = [Path(__file__).with_name(f"{name}.py"), *folders, "--output", docs / name]
         command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
@@ -144,8 +150,8 @@ def main() -> None:
             write(path, text)
 
     makers = (
-        *(make_results, make_presets, make_corrections, make_curves),
-        *(make_figures, make_benchmark, make_throughput, make_pages),
+        *(make_results, make_presets, partial(make_comparison, "corrections"), partial(make_comparison, "samplers")),
+        *(make_curves, make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:
