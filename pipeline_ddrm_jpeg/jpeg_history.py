@@ -29,9 +29,11 @@ _STEPS = np.arange(1, 256)
 _OUTLIERS = 0.02  # share of coefficients that are off for other reasons
 _UNINFORMATIVE = 4.0  # times the noise: sizes that fit every step
 _SURE = 5.0  # nats by which a step must be more likely than every other one
-_GRIDS, _TABLES, _MOST_BLOCKS = 8, 6, 1024  # that are looked at closely
+_TABLES = 6  # of libjpeg's that are tried
+_AT_A_GLANCE, _CLOSELY = 256, 1024  # blocks that are looked at, of every grid and of the best
 _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, which rounding makes a multiple of 8
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
+_ABOUT_AS_GOOD = 0.95  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
 _SHOWN = 2  # blocks that must show a step
 _ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
@@ -138,10 +140,10 @@ def estimate_history(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | No
     starts = [(top, left) for top in range(8) for left in range(8)]
     blocks = [_luma_blocks(planes, clipped, start) for start in starts]
     scores = [_scores(_dct() @ each @ _dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
-    likely = np.argsort([-_evidence(score) for score in scores])[:_GRIDS]
-    fits = {i: _best_fit(scores[i], blocks[i], 0, _REACH + _REACH_ADDED * added) for i in likely}
-    best = max(fits, key=lambda i: fits[i].evidence)
-    fit, lost = fits[best], tuple(-start % 8 for start in starts[best])
+    reach = _REACH + _REACH_ADDED * added
+    fits = [_best_fit(*each, 0, reach, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
+    best = max(range(len(starts)), key=lambda i: fits[i].evidence)
+    fit, lost = _best_fit(scores[best], blocks[best], 0, reach), tuple(-start % 8 for start in starts[best])
     if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
         return None
     if planes[0].shape[0] == 1:
@@ -376,12 +378,6 @@ def _of_standard_tables(scores: np.ndarray, component: int) -> np.ndarray:
     return scores[np.arange(64), _standard_tables(component) - 1].sum(axis=1)
 
 
-def _evidence(scores: np.ndarray) -> float:
-    """For the likeliest table: one of libjpeg's hundred, or any, each less the logarithm of how many there are."""
-    free = np.maximum(scores.max(axis=1) - np.log(len(_STEPS)), 0).sum()
-    return float(max(free, _of_standard_tables(scores, 0).max() - np.log(100)))
-
-
 class _Fit(NamedTuple):
     """How well a table explains blocks."""
 
@@ -396,7 +392,9 @@ class _Fit(NamedTuple):
     """Nats that the explained blocks' coefficients take, a block: two logarithms of each."""
 
 
-def _best_fit(scores: np.ndarray, blocks: np.ndarray, component: int, reach: float, quality: int = 50) -> _Fit:
+def _best_fit(
+    scores: np.ndarray, blocks: np.ndarray, component: int, reach: float, most: int = _CLOSELY, quality: int | None = None
+) -> _Fit:
     """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
 
     Args:
@@ -404,18 +402,23 @@ def _best_fit(scores: np.ndarray, blocks: np.ndarray, component: int, reach: flo
         blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
         component: 0 for luma, 1 for chroma.
         reach: how far a sample may be off.
-        quality: a quality factor that is preferred to its equals.
+        most: how many blocks are looked at.
+        quality: a quality factor that is preferred to others which explain about as much.
     """
-    blocks = blocks[:: max(len(blocks) // _MOST_BLOCKS, 1)]
+    blocks = blocks[:: -(-len(blocks) // most) or 1]
     coefficients = _dct() @ blocks @ _dct().T
-    order = [quality - 1, *np.argsort(-_of_standard_tables(scores, component), kind="stable")[:_TABLES]]
+    order = np.argsort(-_of_standard_tables(scores, component), kind="stable")[:_TABLES]
     every = np.arange(64)
     best = scores.argmax(axis=1)
     without = scores.copy()
     without[every, best] = -np.inf
     sure = scores[every, best] - without.max(axis=1) > _SURE
     fits = [_fit(table.reshape(8, 8), coefficients, blocks, reach) for table in _standard_tables(component)[order]]
-    nearest = fits[int(np.argmax([fit.evidence for fit in fits]))]
+    nearest = max(fits, key=lambda fit: fit.evidence)
+    if quality is not None:
+        preferred = _fit(_standard_tables(component)[quality - 1].reshape(8, 8), coefficients, blocks, reach)
+        if preferred.evidence >= _ABOUT_AS_GOOD * nearest.evidence and preferred.explained > nearest.explained - 0.01:
+            nearest = preferred
     free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
     own = _fit(free, coefficients, blocks, reach)
     if own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
@@ -486,5 +489,5 @@ def _chroma_fit(
             chosen.append(_in_units(samples, (8, 8))[exact & near])
     possible, chosen = np.concatenate(possible), np.concatenate(chosen)
     scores = _scores(_dct() @ chosen @ _dct().T, np.hypot(_ROUNDING, trial.added))
-    fit = _best_fit(scores, chosen, 1, reach, quality)
+    fit = _best_fit(scores, chosen, 1, reach, quality=quality)
     return fit, float(possible.mean()) if len(possible) else 0.0
