@@ -22,6 +22,7 @@ _REACH_ADDED = 3.5  # standard deviations that added noise may move one
 _FANCY_REACH = 0.9  # and what undoing interpolation makes of its rounding
 _WIDE = 5.0  # times the noise: its wide part, where a block has few coefficients
 _SMALLEST = 8  # pixels a side below which there is no whole block
+_SMALL = 96  # pixels a side of pictures whose borders are too much of them to be left out
 _TILE, _TILES_A_SIDE = 256, 3  # what is looked at of a large picture
 _RESOLUTION = 4  # bins of a histogram in a grey level
 _BINS = _RESOLUTION * 1040 + 1  # a coefficient is at most 1024 in size, with overshoot a little more
@@ -33,11 +34,12 @@ _TABLES = 6  # of libjpeg's that are tried
 _AT_A_GLANCE, _CLOSELY = 256, 1024  # blocks that are looked at, of every grid and of the best
 _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, which rounding makes a multiple of 8
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
+_ALL = 4  # how much more it counts to explain all blocks than to explain many
 _ABOUT_AS_GOOD = 0.95  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
 _SHOWN = 2  # blocks that must show a step
 _ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
-_NATS_A_PIXEL = 1.5  # of chroma that is not explained
+_CLIPPING_REACH = 5  # pixels around clipped ones in which chroma cannot be told exactly
 _ROUNDS = 8  # of estimating what clipping took away
 # sum over n of sqrt(2) (-pole)^|n| undoes averaging with weights 1/8, 6/8, 1/8.
 _UNSMOOTH = 2**0.5 * (2 * 2**0.5 - 3.0) ** np.abs(np.arange(-9, 10))
@@ -142,7 +144,8 @@ def estimate_history(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | No
     scores = [_scores(_dct() @ each @ _dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
     reach = _REACH + _REACH_ADDED * added
     fits = [_best_fit(*each, 0, reach, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
-    best = max(range(len(starts)), key=lambda i: fits[i].evidence)
+    # Grids between the blocks explain many of them too, being regular themselves; the right one explains all.
+    best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained**_ALL)
     fit, lost = _best_fit(scores[best], blocks[best], 0, reach), tuple(-start % 8 for start in starts[best])
     if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
         return None
@@ -280,6 +283,15 @@ def _downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np
     return plane
 
 
+def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
+    """A mask `[H, W]` and all that is at most `reach` rows and columns from it, or from the border of a larger picture."""
+    beyond = min(mask.shape) > _SMALL
+    for axis in (0, 1):
+        lines = np.pad(mask.swapaxes(0, axis), ((reach, reach), (0, 0)), constant_values=beyond)
+        mask = np.any([lines[i : i + mask.shape[axis]] for i in range(2 * reach + 1)], axis=0).swapaxes(0, axis)
+    return mask
+
+
 def _upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.ndarray:
     """As a decoder does it: `"fancy"` as libjpeg's `h2v1_fancy_upsample` and `h2v2_fancy_upsample` (jdsample.c)."""
     for axis, factor in enumerate(factors):
@@ -378,6 +390,11 @@ def _of_standard_tables(scores: np.ndarray, component: int) -> np.ndarray:
     return scores[np.arange(64), _standard_tables(component) - 1].sum(axis=1)
 
 
+def _nats(levels: np.ndarray) -> np.ndarray:
+    """About how much a code for integers of any size takes: two logarithms of each (Elias, 1975)."""
+    return 2 * np.log1p(np.abs(np.rint(levels)))
+
+
 class _Fit(NamedTuple):
     """How well a table explains blocks."""
 
@@ -388,8 +405,8 @@ class _Fit(NamedTuple):
     """Logarithm of how unlikely so many explained blocks are by chance."""
     explained: float
     """Share of the blocks."""
-    integers: float
-    """Nats that the explained blocks' coefficients take, a block: two logarithms of each."""
+    nats: float
+    """That the coefficients of explained blocks take, over the number of all blocks."""
 
 
 def _best_fit(
@@ -439,8 +456,7 @@ def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach:
     present = (levels != 0) & explained[:, None, None]
     chance = (present * np.log(table)).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
-    integers = float((2 * np.log1p(np.abs(levels)).sum(axis=(1, 2)))[explained].sum())
-    return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()), integers / len(blocks))
+    return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()), float(_nats(levels[explained]).sum()) / len(blocks))
 
 
 # --- Chroma ---
@@ -451,8 +467,8 @@ def _chroma(
 ) -> tuple[JPEGHistory, _Fit]:
     """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
 
-    A block that a candidate explains takes its coefficients, any other a constant for each of its pixels (minimum
-    description length: Rissanen, 1978). So of candidates that explain all, the most frugal is taken.
+    A block that a candidate explains takes its coefficients, any other as many nats as chroma takes that was not
+    quantized (minimum description length: Rissanen, 1978). So of candidates that explain all, the most frugal is taken.
     """
     found = None
     for name in ("4:2:0", "4:2:2", "4:4:0", "4:4:4"):
@@ -460,34 +476,36 @@ def _chroma(
         for y, x in ((y, x) for y in range(0, 8 * down, 8) for x in range(0, 8 * across, 8)):
             for fancy in (False,) if name == "4:4:4" else (True, False):
                 trial = JPEGHistory("YCbCr", name, fancy, (lost[0] + y, lost[1] + x), (), (), 0.0, 0.0, added)
-                fit, possible = _chroma_fit(planes, clipped, trial, quality)
-                nats = possible * (fit.integers + (1 - fit.explained) * _NATS_A_PIXEL * 64 * down * across)
-                nats = nats / (64 * down * across) + (1 - possible) * _NATS_A_PIXEL
-                if found is None or nats < found[0]:
-                    found = nats, trial, fit
+                share, fit = _chroma_fit(planes, clipped, trial, quality)
+                if found is None or share < found[0]:
+                    found = share, trial, fit
     return found[1:]
 
 
 def _chroma_fit(
     planes: list[np.ndarray], clipped: list[np.ndarray], trial: JPEGHistory, quality: int
-) -> tuple[_Fit, float]:
-    """The best table for one candidate, and the share of blocks whose samples its upsampling can have made."""
+) -> tuple[float, _Fit]:
+    """The nats by one candidate, as a share of what the same chroma takes unquantized, and the fit of its best table."""
     down, across = factors = trial.subsampling(1)
     reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * trial.fancy_upsampling
-    chosen, possible = [], []
+    chosen, possible, plain = [], [], []
     for tile, extreme in zip(planes, clipped, strict=True):
         rows, columns = (
             slice(-lost % unit, -lost % unit + (side - -lost % unit) // unit * unit)
             for lost, unit, side in zip(trial.offset, trial.mcu_size, extreme.shape, strict=True)
         )
-        exact = ~_in_units(extreme[rows, columns], trial.mcu_size).any(axis=(2, 3))
+        exact = ~_in_units(_spread(extreme, _CLIPPING_REACH)[rows, columns], trial.mcu_size).any(axis=(2, 3))
         for plane in tile[1:, rows, columns]:
             samples = _downsampled(plane, factors, trial.fancy_upsampling)
             off = np.abs(_upsampled(samples, factors, trial.fancy_upsampling) - plane)
             near = _in_units(off, trial.mcu_size).max(axis=(2, 3), initial=0) <= reach
             possible.append(near[exact])
+            unquantized = _nats(_dct() @ _in_units(plane, (8, 8)) @ _dct().T).sum(axis=(2, 3))
+            plain.append(_in_units(unquantized, factors)[exact].sum())
             chosen.append(_in_units(samples, (8, 8))[exact & near])
     possible, chosen = np.concatenate(possible), np.concatenate(chosen)
     scores = _scores(_dct() @ chosen @ _dct().T, np.hypot(_ROUNDING, trial.added))
     fit = _best_fit(scores, chosen, 1, reach, quality=quality)
-    return fit, float(possible.mean()) if len(possible) else 0.0
+    if not len(chosen) or not sum(plain):
+        return 1.0, fit
+    return fit.nats * len(chosen) / sum(plain) + 1 - possible.mean() * fit.explained, fit
