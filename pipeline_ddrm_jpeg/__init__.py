@@ -23,18 +23,22 @@ _MODULES = {
     "DDRMSchedulerOutput": "scheduling_ddrm",
     "Coefficients": "jpeg_operator",
     "Crop": "operators",
+    "DecodedJPEG": "decoded_jpeg",
     "Downsampling": "operators",
     "JPEGDamageError": "jpeg_markers",
     "JPEGFile": "jpeg_file",
     "JPEGFileError": "jpeg_markers",
+    "JPEGHistory": "jpeg_history",
     "JPEGOperator": "jpeg_operator",
     "Observation": "inputs",
     "Operator": "operators",
     "PRESETS": "presets",
     "PictureOperator": "operators",
     "QuantizationOperator": "operators",
+    "assume_history": "jpeg_history",
+    "estimate_history": "jpeg_history",
     "observe": "inputs",
-    "read_picture": "inputs",
+    "read_picture": "decoded_jpeg",
 }
 __all__ = [*_MODULES, "__version__"]
 

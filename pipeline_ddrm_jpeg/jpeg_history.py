@@ -8,6 +8,7 @@ are compared with those of a picture that was not quantized, so that one number 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -34,6 +35,8 @@ _TABLES = 6  # of libjpeg's that are tried
 _AT_A_GLANCE, _CLOSELY = 256, 1024  # blocks that are looked at, of every grid and of the best
 _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, which rounding makes a multiple of 8
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
+_GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with the entropy of a Gaussian of variance 1
+_COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
 _ALL = 4  # how much more it counts to explain all blocks than to explain many
 _ABOUT_AS_GOOD = 0.95  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
@@ -67,6 +70,8 @@ class JPEGHistory:
     """Share of the luma blocks (0 to 1) of which every sample is explained."""
     added: float = 0.0
     """Standard deviation, in grey levels, of the noise that was added after decoding."""
+    assumed: bool = False
+    """Whether somebody said so, and nothing was estimated."""
 
     @property
     def sampling_factors(self) -> tuple[tuple[int, int], ...]:
@@ -116,7 +121,7 @@ class HistoryCoefficients:
     """
 
     levels: tuple[np.ndarray, ...]
-    """The likeliest."""
+    """The likeliest: integers where they are measured."""
     low: tuple[np.ndarray, ...]
     """The lowest that the picture allows; -inf in blocks that its border cuts."""
     high: tuple[np.ndarray, ...]
@@ -143,10 +148,10 @@ def estimate_history(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | No
     blocks = [_luma_blocks(planes, clipped, start) for start in starts]
     scores = [_scores(_dct() @ each @ _dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
     reach = _REACH + _REACH_ADDED * added
-    fits = [_best_fit(*each, 0, reach, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
+    fits = [_best_fit(*each, 0, reach, added, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
     # Grids between the blocks explain many of them too, being regular themselves; the right one explains all.
-    best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained**_ALL)
-    fit, lost = _best_fit(scores[best], blocks[best], 0, reach), tuple(-start % 8 for start in starts[best])
+    best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained ** _ALL)
+    fit, lost = _best_fit(scores[best], blocks[best], 0, reach, added), tuple(-start % 8 for start in starts[best])
     if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
         return None
     if planes[0].shape[0] == 1:
@@ -159,6 +164,47 @@ def estimate_history(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | No
         evidence=fit.evidence,
         explained=fit.explained,
     )
+
+
+def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHistory | None:
+    """The coarser JPEG that a picture had been before it was saved as the JPEG at hand; `None` where it shows none.
+
+    Args:
+        pixels: of the file, decoded, as for `estimate_history`.
+        tables: quantization tables of the file, which say how much noise saving it again has added.
+    """
+    added = float(np.median(tables[0])) / 12**0.5
+    earlier = estimate_history(pixels, added)
+    if earlier is None or np.median(earlier.quantization_tables[0]) < _COARSER * np.median(tables[0]):
+        return None
+    return earlier
+
+
+def assume_history(
+    pixels: np.ndarray, quality_factor: int, chroma_subsampling: str = "4:2:0", offset: tuple[int, int] = (0, 0)
+) -> JPEGHistory:
+    """What somebody says of a picture whose pixels say nothing.
+
+    Args:
+        pixels: as for `estimate_history`; they decide between grey and colour.
+        quality_factor: libjpeg's, 1..100.
+        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"` or `"4:2:0"`.
+        offset: rows and columns that the picture lacks of its first MCUs.
+
+    Raises:
+        ValueError: for values outside these.
+    """
+    if chroma_subsampling not in ("4:4:4", "4:2:2", "4:4:0", "4:2:0"):
+        raise ValueError(f"chroma_subsampling is {chroma_subsampling!r}; it must be 4:4:4, 4:2:2, 4:4:0 or 4:2:0")
+    across, down = SUBSAMPLING_FACTORS[chroma_subsampling]
+    luma, chroma = quality_tables(quality_factor)
+    unknown = np.zeros((8, 8), bool)
+    if _checked(pixels).shape[2] == 1:
+        lost = offset[0] % 8, offset[1] % 8
+        return JPEGHistory("L", None, False, lost, (luma,), (unknown,), 0.0, 0.0, assumed=True)
+    lost = offset[0] % (8 * down), offset[1] % (8 * across)
+    tables, shown = (luma, chroma), (unknown, unknown)
+    return JPEGHistory("YCbCr", chroma_subsampling, False, lost, tables, shown, 0.0, 0.0, assumed=True)
 
 
 def read_history(pixels: np.ndarray, history: JPEGHistory) -> HistoryCoefficients:
@@ -189,8 +235,9 @@ def read_history(pixels: np.ndarray, history: JPEGHistory) -> HistoryCoefficient
     low, high = [], []
     for i, (c, level, table) in enumerate(zip(coefficients, levels, history.component_tables, strict=True)):
         misfit = np.sqrt(np.square(c - level * table).mean(axis=(2, 3), keepdims=True))
-        reach = 3 * misfit * (misfit > _MISFIT)
+        reach = 3 * misfit * (misfit > _MISFIT) * (not history.assumed)  # with no bins of its own, it gets new ones
         cut = _cut(history, padding, (height, width), i)[:, :, None, None]
+        levels[i] = np.where(cut, c / table, level)  # what is not measured starts as it is
         low.append(np.where(cut, -np.inf, np.rint((c - reach) / table)).astype(np.float32))
         high.append(np.where(cut, np.inf, np.rint((c + reach) / table)).astype(np.float32))
     return HistoryCoefficients(tuple(level.astype(np.float32) for level in levels), tuple(low), tuple(high))
@@ -410,7 +457,13 @@ class _Fit(NamedTuple):
 
 
 def _best_fit(
-    scores: np.ndarray, blocks: np.ndarray, component: int, reach: float, most: int = _CLOSELY, quality: int | None = None
+    scores: np.ndarray,
+    blocks: np.ndarray,
+    component: int,
+    reach: float,
+    added: float,
+    most: int = _CLOSELY,
+    quality: int | None = None,
 ) -> _Fit:
     """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
 
@@ -419,6 +472,7 @@ def _best_fit(
         blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
         component: 0 for luma, 1 for chroma.
         reach: how far a sample may be off.
+        added: standard deviation of added noise.
         most: how many blocks are looked at.
         quality: a quality factor that is preferred to others which explain about as much.
     """
@@ -430,20 +484,22 @@ def _best_fit(
     without = scores.copy()
     without[every, best] = -np.inf
     sure = scores[every, best] - without.max(axis=1) > _SURE
-    fits = [_fit(table.reshape(8, 8), coefficients, blocks, reach) for table in _standard_tables(component)[order]]
+    fits = [
+        _fit(table.reshape(8, 8), coefficients, blocks, reach, added) for table in _standard_tables(component)[order]
+    ]
     nearest = max(fits, key=lambda fit: fit.evidence)
     if quality is not None:
-        preferred = _fit(_standard_tables(component)[quality - 1].reshape(8, 8), coefficients, blocks, reach)
+        preferred = _fit(_standard_tables(component)[quality - 1].reshape(8, 8), coefficients, blocks, reach, added)
         if preferred.evidence >= _ABOUT_AS_GOOD * nearest.evidence and preferred.explained > nearest.explained - 0.01:
             nearest = preferred
     free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
-    own = _fit(free, coefficients, blocks, reach)
+    own = _fit(free, coefficients, blocks, reach, added)
     if own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
         return own._replace(determined=own.determined & sure.reshape(8, 8))
     return nearest
 
 
-def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float) -> _Fit:
+def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float, added: float) -> _Fit:
     """A table explains a block when the nearest multiples of its steps decode to all of its samples.
 
     By chance that happens once in as many times as there are values in the bins of the coefficients that are not zero.
@@ -454,9 +510,15 @@ def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach:
     decoded = _dct().T @ (levels * table).astype(np.float32) @ _dct()
     explained = np.abs(blocks - decoded).max(axis=(1, 2)) <= reach
     present = (levels != 0) & explained[:, None, None]
-    chance = (present * np.log(table)).sum(axis=(1, 2)) - _SHARED
+    chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
-    return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()), float(_nats(levels[explained]).sum()) / len(blocks))
+    return _Fit(
+        table,
+        present.sum(axis=0) >= _SHOWN,
+        evidence,
+        float(explained.mean()),
+        float(_nats(levels[explained]).sum()) / len(blocks),
+    )
 
 
 # --- Chroma ---
@@ -505,7 +567,7 @@ def _chroma_fit(
             chosen.append(_in_units(samples, (8, 8))[exact & near])
     possible, chosen = np.concatenate(possible), np.concatenate(chosen)
     scores = _scores(_dct() @ chosen @ _dct().T, np.hypot(_ROUNDING, trial.added))
-    fit = _best_fit(scores, chosen, 1, reach, quality=quality)
+    fit = _best_fit(scores, chosen, 1, reach, trial.added, quality=quality)
     if not len(chosen) or not sum(plain):
         return 1.0, fit
     return fit.nats * len(chosen) / sum(plain) + 1 - possible.mean() * fit.explained, fit

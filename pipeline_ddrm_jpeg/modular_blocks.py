@@ -76,6 +76,10 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             ),
             InputParam("measurement", description="With `operator` and instead of `file`: what it measured."),
             InputParam("size", tuple[int, int], description="With `measurement`: true height and width."),
+            InputParam(
+                "history",
+                description='Of a picture whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.',
+            ),
         ]
 
     @property
@@ -91,6 +95,7 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             block_state.measurement,
             block_state.size,
             components._execution_device,
+            block_state.history,
         )
         self.set_block_state(state, block_state)
         return components, state
