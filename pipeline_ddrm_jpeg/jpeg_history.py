@@ -1,9 +1,9 @@
 """Which JPEG a decoded picture went through: its grid, chroma subsampling, quantization tables and coefficients.
 
-Coefficients of a decoded JPEG, taken on its grid and in its colour space, lie at multiples of its quantization steps, up
-to what rounding to 8 bits adds (Fan and de Queiroz, 2003, "Identification of bitmap compression history: JPEG detection
-and quantizer estimation", IEEE Trans. Image Processing 12(2)). Likelihoods of steps follow them; other than there, they
-are compared with those of a picture that was not quantized, so that one number is evidence of grid, tables and JPEG.
+Coefficients of a decoded JPEG, on its grid and in its colour space, lie at multiples of its quantization steps, up to
+what rounding to 8 bits adds (Fan and de Queiroz, 2003, "Identification of bitmap compression history: JPEG detection
+and quantizer estimation", IEEE Trans. Image Processing 12(2)). Steps are proposed by their likelihoods, as there; what is
+proposed is then tried on whole blocks, whose every sample must come out as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TABLES = 6  # of libjpeg's that are tried
 _AT_A_GLANCE, _CLOSELY = 256, 1024  # blocks that are looked at, of every grid and of the best
 _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, which rounding makes a multiple of 8
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
-_GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with the entropy of a Gaussian of variance 1
+_GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with a Gaussian's entropy, by its std
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
 _ALL = 4  # how much more it counts to explain all blocks than to explain many
 _ABOUT_AS_GOOD = 0.95  # of the evidence
@@ -249,9 +249,8 @@ def read_history(pixels: np.ndarray, history: JPEGHistory) -> HistoryCoefficient
 def _checked(pixels: np.ndarray) -> np.ndarray:
     """`[H, W, 1 or 3]`: one channel where all are equal."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
-        raise ValueError(
-            f"expected 8-bit pixels [H, W] or [H, W, 3], got {pixels.dtype} {list(pixels.shape)}; convert them to L or RGB"
-        )
+        given = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"expected 8-bit pixels [H, W] or [H, W, 3], got {given}; convert them to L or RGB")
     if pixels.ndim == 2:
         return pixels[..., None]
     if (pixels == pixels[..., :1]).all():
@@ -314,8 +313,8 @@ def _in_units(plane: np.ndarray, unit: tuple[int, int], start: tuple[int, int] =
 def _downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.ndarray:
     """The chroma samples of which a decoder made a plane whose sides are multiples of `factors` (down, across).
 
-    Both filters are linear. Repetition is undone by averaging; of the triangular one, with weights 3/4 and 1/4, averages
-    are (1, 6, 1) / 8 of the samples, reflected at the borders.
+    Both filters are linear. Repetition is undone by averaging; of the triangular one, with weights 3/4 and 1/4,
+    averages are (1, 6, 1) / 8 of the samples, reflected at the borders.
     """
     for axis, factor in enumerate(factors):
         if factor == 1:
@@ -331,7 +330,7 @@ def _downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np
 
 
 def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
-    """A mask `[H, W]` and all that is at most `reach` rows and columns from it, or from the border of a larger picture."""
+    """A mask `[H, W]` and what is at most `reach` rows and columns from it, or from the border of a larger picture."""
     beyond = min(mask.shape) > _SMALL
     for axis in (0, 1):
         lines = np.pad(mask.swapaxes(0, axis), ((reach, reach), (0, 0)), constant_values=beyond)
@@ -393,8 +392,8 @@ def _log_ratios(noise: float) -> np.ndarray:
     """`[bins, 255]`: logarithm of how much likelier a coefficient's size is with each step than without.
 
     A coefficient without quantization is about as likely anywhere between two multiples of a step; with it, it is near
-    one of them. Around zero all are likely either way. Where a block has few coefficients, its pixels are rounded alike,
-    which adds up, so that the noise has a wide part.
+    one of them. Around zero all are likely either way. Where a block has few coefficients, its pixels are rounded
+    alike, which adds up, so that the noise has a wide part.
     """
     size = np.arange(_BINS)[:, None] / _RESOLUTION
     distance = np.abs(size - _STEPS * np.rint(size / _STEPS))
@@ -547,8 +546,8 @@ def _chroma(
 def _chroma_fit(
     planes: list[np.ndarray], clipped: list[np.ndarray], trial: JPEGHistory, quality: int
 ) -> tuple[float, _Fit]:
-    """The nats by one candidate, as a share of what the same chroma takes unquantized, and the fit of its best table."""
-    down, across = factors = trial.subsampling(1)
+    """The nats by one candidate, as a share of what the same chroma takes unquantized, and its best table's fit."""
+    factors = trial.subsampling(1)
     reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * trial.fancy_upsampling
     chosen, possible, plain = [], [], []
     for tile, extreme in zip(planes, clipped, strict=True):

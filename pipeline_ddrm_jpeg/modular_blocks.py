@@ -20,10 +20,12 @@ from diffusers.modular_pipelines import (
 from PIL import Image
 
 from .corrections import CORRECTIONS, Correction, first_state
+from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
 from .inputs import Observation, Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
+from .jpeg_history import JPEGHistory  # noqa: F401
 from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from .decoded_jpeg import DecodedJPEG, read_picture
 from .files import (
     FORMAT_OF_SUFFIX,
     FORMATS,
@@ -26,7 +28,8 @@ from .files import (
     upright,
 )
 from .jpeg_file import JPEGFile
-from .jpeg_markers import JPEGDamageError
+from .jpeg_history import assume_history
+from .jpeg_markers import JPEGDamageError, JPEGFileError, picture_kind
 from .metadata import Metadata
 
 REPAIR_HINT = " (--repair restores what is left)"
@@ -45,6 +48,19 @@ class Task:
     def image_format(self) -> str:
         """One of `FORMATS`."""
         return self.stream_format if self.target == STREAM else FORMAT_OF_SUFFIX[self.target.suffix.lower()]
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What somebody says of the JPEG that a picture was."""
+
+    quality_factor: int | None = None
+    """libjpeg's, 1..100; `None`: it is estimated."""
+    chroma_subsampling: str = "4:2:0"
+    grid: tuple[int, int] = (0, 0)
+    """Column and row, from 0, at which its first whole block begins, or any other one."""
+    saved_again: bool = False
+    """Whether JPEG files are restored from an earlier, coarser JPEG that their pixels show."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ class Result:
     """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where."""
     not_kept: tuple[str, ...] = ()
     """What of the metadata the format has no place for, or what was not to be had."""
+    history: str = ""
+    """What the picture's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
 
 
 def mask_path(target: Path) -> Path:
@@ -242,7 +260,15 @@ def restore_files(
         yield replace(result, seconds=time.monotonic() - start)
 
 
-def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, depth: int = 8, **settings: Any) -> Result:
+def restore_file(
+    pipe: Any,
+    task: Task,
+    seed: int = 0,
+    repair: bool = False,
+    depth: int = 8,
+    assumed: Assumed = Assumed(),
+    **settings: Any,
+) -> Result:
     """Restore one file and write its picture, and beside it a mask of what was made up, if anything was.
 
     Args:
@@ -251,12 +277,13 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
         seed: of the random numbers.
         repair: whether to restore what is left of a damaged file, instead of refusing it.
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
+        assumed: of pictures that are no JPEG files, but were.
         **settings: arguments of the pipeline's call.
     """
     import torch  # here, so that what only plans or writes files starts at once
 
     check_depth(depth, task.image_format)
-    file = JPEGFile.open(sys.stdin.buffer if task.source == STREAM else task.source, repair=repair)
+    file = open_source(sys.stdin.buffer.read() if task.source == STREAM else task.source, repair, assumed)
     sides = (file.width, file.height)
     check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
     output_type = "pil" if depth == 8 else "np"
@@ -272,7 +299,44 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
     pixels = upright(pixels, file.orientation)
     not_kept = save(pixels, task.target, task.image_format, file.metadata.upright())
     invented = float(file.invented.mean()) if file.damage else 0.0
-    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept)
+    history = file.description if isinstance(file, DecodedJPEG) else ""
+    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept, history)
+
+
+def open_source(
+    source: Path | bytes,
+    repair: bool = False,
+    assumed: Assumed = Assumed(),
+) -> JPEGFile | DecodedJPEG:
+    """A JPEG file, or a picture of another format that was one.
+
+    Raises:
+        JPEGFileError: for files that are neither, and pictures that show no JPEG.
+        OSError: if a path cannot be read.
+    """
+    start = source[:16] if isinstance(source, bytes) else _first_bytes(source)
+    if picture_kind(start) is None:
+        file = JPEGFile.open(source, repair=repair)
+        if not assumed.saved_again:
+            return file
+        return DecodedJPEG.open(source, metadata=file.metadata)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if assumed.quality_factor is None:
+                return DecodedJPEG.open(picture)
+            pixels = np.array(read_picture(picture))
+            offset = -assumed.grid[1], -assumed.grid[0]
+            history = assume_history(pixels, assumed.quality_factor, assumed.chroma_subsampling, offset)
+            return DecodedJPEG.open(picture, history)
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        name = "<bytes>" if isinstance(source, bytes) else source
+        reason = "not a picture that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
+        raise JPEGFileError(f"{name}: {str(reason).removeprefix(f'{name}: ')}") from None
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(16)
 
 
 def _sentence(error: Exception, task: Task, repair: bool) -> str:
