@@ -2,8 +2,8 @@
 
 Coefficients of a decoded JPEG, on its grid and in its colour space, lie at multiples of its quantization steps, up to
 what rounding to 8 bits adds (Fan and de Queiroz, 2003, "Identification of bitmap compression history: JPEG detection
-and quantizer estimation", IEEE Trans. Image Processing 12(2)). Steps are proposed by their likelihoods, as there; what is
-proposed is then tried on whole blocks, whose every sample must come out as it is.
+and quantizer estimation", IEEE Trans. Image Processing 12(2)). Steps are proposed by their likelihoods, as there; what
+is proposed is then tried on whole blocks, whose every sample must come out as it is.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _TILE, _TILES_A_SIDE = 256, 3  # what is looked at of a large picture
 _RESOLUTION = 4  # bins of a histogram in a grey level
 _BINS = _RESOLUTION * 1040 + 1  # a coefficient is at most 1024 in size, with overshoot a little more
 _STEPS = np.arange(1, 256)
+_WEIGHTS = np.random.default_rng(0).integers(2**36, size=64).astype(np.float64)  # by which blocks are told apart
 _OUTLIERS = 0.02  # share of coefficients that are off for other reasons
 _UNINFORMATIVE = 4.0  # times the noise: sizes that fit every step
 _SURE = 5.0  # nats by which a step must be more likely than every other one
@@ -417,12 +418,17 @@ def _scores(coefficients: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _luma_blocks(planes: list[np.ndarray], clipped: list[np.ndarray], start: tuple[int, int]) -> np.ndarray:
-    """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column, but for flat and clipped ones."""
+    """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column: neither flat nor clipped, and of
+    those that differ by their brightness alone, as they do in drawings, only one.
+    """
     chosen = []
     for plane, extreme in zip(planes, clipped, strict=True):
         blocks = _in_units(plane[0], (8, 8), start)
-        chosen.append(blocks[(np.ptp(blocks, axis=(2, 3)) > 0) & ~_in_units(extreme, (8, 8), start).any(axis=(2, 3))])
-    return np.concatenate(chosen)
+        chosen.append(blocks[~_in_units(extreme, (8, 8), start).any(axis=(2, 3))])
+    blocks = np.concatenate(chosen)
+    keys = (blocks - blocks[:, :1, :1]).reshape(-1, 64).astype(np.float64) @ _WEIGHTS  # in integers: exact
+    values, first = np.unique(keys, return_index=True)
+    return blocks[np.sort(first[values != 0])]
 
 
 @lru_cache(maxsize=2)
