@@ -38,6 +38,7 @@ _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, whic
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
 _GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with a Gaussian's entropy, by its std
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
+_STRAY = 2  # samples of a block that may be off
 _ALL = 4  # how much more it counts to explain all blocks than to explain many
 _ABOUT_AS_GOOD = 0.95  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
@@ -513,7 +514,7 @@ def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach:
         return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0, 0.0)
     levels = np.rint(coefficients / table)
     decoded = _dct().T @ (levels * table).astype(np.float32) @ _dct()
-    explained = np.abs(blocks - decoded).max(axis=(1, 2)) <= reach
+    explained = (np.abs(blocks - decoded) > reach).sum(axis=(1, 2)) <= _STRAY
     present = (levels != 0) & explained[:, None, None]
     chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
@@ -557,19 +558,26 @@ def _chroma_fit(
     reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * trial.fancy_upsampling
     chosen, possible, plain = [], [], []
     for tile, extreme in zip(planes, clipped, strict=True):
+        # From the first whole pairs on, so that samples beside the MCUs help to undo the interpolation.
         rows, columns = (
-            slice(-lost % unit, -lost % unit + (side - -lost % unit) // unit * unit)
-            for lost, unit, side in zip(trial.offset, trial.mcu_size, extreme.shape, strict=True)
+            slice(lost % factor, side - (side - lost) % factor)
+            for lost, factor, side in zip(trial.offset, factors, extreme.shape, strict=True)
         )
-        exact = ~_in_units(_spread(extreme, _CLIPPING_REACH)[rows, columns], trial.mcu_size).any(axis=(2, 3))
+        first = [(-lost % unit) - lost % f for lost, unit, f in zip(trial.offset, trial.mcu_size, factors, strict=True)]
+        first_sample = [pixel // factor for pixel, factor in zip(first, factors, strict=True)]
+        inexact = _spread(extreme, _CLIPPING_REACH)[rows, columns]
+        exact = ~_in_units(inexact, trial.mcu_size, first).any(axis=(2, 3))
+        exact |= not exact.any()  # better than to know nothing
         for plane in tile[1:, rows, columns]:
             samples = _downsampled(plane, factors, trial.fancy_upsampling)
             off = np.abs(_upsampled(samples, factors, trial.fancy_upsampling) - plane)
-            near = _in_units(off, trial.mcu_size).max(axis=(2, 3), initial=0) <= reach
+            near = _in_units(off, trial.mcu_size, first).max(axis=(2, 3), initial=0) <= reach
             possible.append(near[exact])
-            unquantized = _nats(_dct() @ _in_units(plane, (8, 8)) @ _dct().T).sum(axis=(2, 3))
-            plain.append(_in_units(unquantized, factors)[exact].sum())
-            chosen.append(_in_units(samples, (8, 8))[exact & near])
+            unquantized = _in_units(
+                _nats(_dct() @ _in_units(plane, (8, 8), first) @ _dct().T).sum(axis=(2, 3)), factors
+            )
+            plain.append(unquantized[exact].sum())
+            chosen.append(_in_units(samples, (8, 8), first_sample)[exact & near])
     possible, chosen = np.concatenate(possible), np.concatenate(chosen)
     scores = _scores(_dct() @ chosen @ _dct().T, np.hypot(_ROUNDING, trial.added))
     fit = _best_fit(scores, chosen, 1, reach, trial.added, quality=quality)
