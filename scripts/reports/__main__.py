@@ -10,6 +10,7 @@ changes numbers, remove build/results. The stages, and what they write:
   results          docs/results.md, docs/results.json
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
+  history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
   figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
   benchmark        docs/benchmark.md, docs/benchmark.json; the same
@@ -35,7 +36,7 @@ from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
-STAGES = ("results", "presets", "corrections", "rate-distortion", "figures", "benchmark", "pages")
+STAGES = ("results", "presets", "corrections", "history", "rate-distortion", "figures", "benchmark", "pages")
 CHOSEN_ON = ("mcmaster18", "live1")  # the sets that settings are chosen with
 CURVES = "kodak24"  # the set of the rate-distortion curves, where it is there
 
@@ -57,7 +58,7 @@ def main() -> None:
     load = DDRMJPEGPipeline.from_embedded
     if arguments.prior:
         load = lambda **options: DDRMJPEGPipeline.from_prior(arguments.prior, **options)  # noqa: E731
-    sets = find_sets(arguments.pictures) if set(arguments.only) & set(STAGES[:4]) else []
+    sets = find_sets(arguments.pictures) if set(arguments.only) & set(STAGES[:5]) else []
     weights = fingerprint(load().unet)
     others = [
         word
@@ -107,6 +108,11 @@ def main() -> None:
         command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
+    def make_history() -> None:
+        command = [Path(__file__).with_name("history.py"), arguments.pictures, "--output", docs / "history"]
+        command += ["--limit", min(arguments.limit, 4)]
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+
     def make_curves() -> None:
         chosen = [path for path in sets if path.name == CURVES] or sets[:1]
         factors = ",".join(map(str, range(5, 100, 5)))
@@ -135,7 +141,7 @@ def main() -> None:
             write(path, text)
 
     makers = (
-        *(make_results, make_presets, make_corrections, make_curves),
+        *(make_results, make_presets, make_corrections, make_history, make_curves),
         *(make_figures, make_benchmark, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
