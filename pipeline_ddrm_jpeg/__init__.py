@@ -23,10 +23,12 @@ _MODULES = {
     "DDRMSchedulerOutput": "scheduling_ddrm",
     "Coefficients": "jpeg_operator",
     "Crop": "operators",
+    "DecodedJPEG": "decoded_jpeg",
     "Downsampling": "operators",
     "JPEGDamageError": "jpeg_markers",
     "JPEGFile": "jpeg_file",
     "JPEGFileError": "jpeg_markers",
+    "JPEGHistory": "jpeg_history",
     "JPEGOperator": "jpeg_operator",
     "Observation": "inputs",
     "Operator": "operators",
@@ -34,8 +36,10 @@ _MODULES = {
     "PiGDMScheduler": "scheduling_pigdm",
     "PictureOperator": "operators",
     "QuantizationOperator": "operators",
+    "assume_history": "jpeg_history",
+    "estimate_history": "jpeg_history",
     "observe": "inputs",
-    "read_picture": "inputs",
+    "read_picture": "decoded_jpeg",
 }
 __all__ = [*_MODULES, "__version__"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -12,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .decoded_jpeg import DecodedJPEG, read_picture
 from .jpeg_entropy import UNMEASURED
 from .jpeg_file import FOUR_INKS, JPEGFile
+from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
 from .operators import Operator
 
-Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile
+Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
 
 _LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little, 8-bit values far
-# Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
-_PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Observation:
     """True height and width, without what the operator pads them to."""
     info: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Metadata under Pillow's names: `"exif"`, `"icc_profile"`, `"xmp"`, `"comment"`."""
+    origin: tuple[int, int] = (0, 0)
+    """Row and column of what the operator sees at which the true picture begins."""
     tint: tuple[float, float, float] | None = None
     """What is added to a grey picture of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
 
@@ -46,6 +47,7 @@ def observe(
     measurement: Any = None,
     size: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
+    history: str | JPEGHistory | None = None,
 ) -> Observation:
     """What is known of one picture, from whichever of three the caller has.
 
@@ -57,21 +59,32 @@ def observe(
         measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
         size: with `measurement`, true height and width; by default all of what it decodes to.
         device: where the measurement goes.
+        history: for a decoded picture (path, bytes, file object or PIL image) that was a JPEG: `"estimate"`, or what it
+            went through, as a `JPEGHistory`.
 
     Raises:
-        JPEGFileError: if a file is not a JPEG that can be restored.
+        JPEGFileError: if a file is not a JPEG that can be restored, or a picture shows none.
         ValueError, TypeError: for inputs that do not fit.
         OSError: if a path cannot be read.
     """
+    if history is not None:
+        if operator is not None or measurement is not None:
+            raise ValueError("history says what a picture went through; operator and measurement do not go with it")
+        if not isinstance(history, JPEGHistory) and history != "estimate":
+            raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
+        image = DecodedJPEG.open(image, None if history == "estimate" else history)
     if measurement is not None:
         return _of_measurement(image, operator, measurement, size, device)
     if size is not None:
         raise ValueError("size goes with measurement; a file or a picture has its own")
+    if isinstance(image, DecodedJPEG):
+        return _of_decoded(image, device)
     if operator is None:
         if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
             raise TypeError(
                 f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
-                " the path or the bytes of the JPEG, or say with operator= what the picture went through"
+                " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
+                ' image, have it estimated with history="estimate"'
             )
         return _of_file(image if hasattr(image, "coefficients") else JPEGFile.open(image), device)
     return _of_picture(image, operator, device)
@@ -110,7 +123,24 @@ def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
     info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
     info["comment"] = b"\n".join(carried.comments) or None
     info = {name: value for name, value in info.items() if value is not None}
-    return Observation(operator, operator.to(y, device), (file.height, file.width), info, tint)
+    return Observation(operator, operator.to(y, device), (file.height, file.width), info, tint=tint)
+
+
+def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation:
+    history, known = picture.history, picture.coefficients
+    operator = JPEGOperator.from_tables(history.component_tables, history.sampling_factors, history.color_space)
+    parts = [
+        tuple(torch.from_numpy(plane)[None] for plane in planes) for planes in (known.levels, known.low, known.high)
+    ]
+    y = Coefficients(parts[0])
+    if not all(map(torch.equal, parts[1], parts[2])):
+        y = Coefficients(*parts)
+    carried = picture.metadata
+    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
+    info = {name: value for name, value in info.items() if value is not None}
+    tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
+    size = picture.height, picture.width
+    return Observation(operator, operator.to(y, device), size, info, history.offset, tint)
 
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
@@ -142,39 +172,6 @@ def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> O
     height, width = operator.aligned(*size)
     x = F.pad(x.to(device, torch.float32), (0, width - size[1], 0, height - size[0]), mode="replicate")
     return Observation(operator, operator.encode(x), size, info)
-
-
-def read_picture(source: str | os.PathLike | bytes | IO[bytes] | Image.Image) -> Image.Image:
-    """A picture of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
-
-    It stays as it is stored, and `info` keeps EXIF (and in it the orientation) and a profile that still holds. Greys of
-    16 bits are scaled to 8; transparent pictures are laid on white.
-
-    Raises:
-        ValueError: for pictures whose values have no known range.
-        OSError: if the source cannot be read as a picture.
-    """
-    picture = source
-    if not isinstance(source, Image.Image):
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    mode, info = picture.mode, dict(picture.info)
-    if mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ValueError("a picture of 32-bit integers has no known range; convert it to 8 or 16 bits first")
-        picture = Image.fromarray((values / 257).round().astype(np.uint8))
-    elif mode == "F":
-        raise ValueError("a picture of floating-point numbers has no known range; convert it to 8 or 16 bits first")
-    elif picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("L" if mode == "LA" else "RGB")
-    else:
-        picture = picture.convert("L" if mode in ("1", "L", "LA") else "RGB")
-    if mode not in _PROFILED_MODES:
-        info.pop("icc_profile", None)
-    info.pop("transparency", None)
-    picture.info = info
-    return picture
 
 
 def _with_gaps(y: Coefficients, missing_bits: list[torch.Tensor], tables: list[np.ndarray]) -> Coefficients:

@@ -29,7 +29,7 @@ from .jpeg_reader import read_coefficients
 from .jpeg_tables import chroma_subsampling_name, estimate_quality_factor
 from .metadata import Metadata, trailer
 
-_MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
+MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
 _REPAIR_SECONDS_PER_MEGABYTE = 5
 _SURPLUS = "more data than its blocks need"
@@ -206,9 +206,9 @@ def _read_bytes(source) -> tuple[bytes, str]:
 
 
 def _read_stream(stream: IO[bytes]) -> bytes:
-    data = stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {_MOST_BYTES} bytes")
+    data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {MOST_BYTES} bytes")
     return data
 
 

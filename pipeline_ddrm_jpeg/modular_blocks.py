@@ -21,10 +21,12 @@ from PIL import Image
 
 from .classification import classifier_for
 from .corrections import CORRECTIONS, Correction, first_state, step_arguments
+from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
 from .inputs import Observation, Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
+from .jpeg_history import JPEGHistory  # noqa: F401
 from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
@@ -78,6 +80,10 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             ),
             InputParam("measurement", description="With `operator` and instead of `file`: what it measured."),
             InputParam("size", tuple[int, int], description="With `measurement`: true height and width."),
+            InputParam(
+                "history",
+                description='Of a picture whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.',
+            ),
         ]
 
     @property
@@ -93,6 +99,7 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             block_state.measurement,
             block_state.size,
             components._execution_device,
+            block_state.history,
         )
         self.set_block_state(state, block_state)
         return components, state

@@ -14,11 +14,13 @@ from PIL import Image
 
 from .classification import classifier_for
 from .corrections import CORRECTIONS, Correction, first_state, step_arguments
+from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
 from .hub import PublishedPipeline
 from .inputs import Source, observe
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
+from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
@@ -182,6 +184,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         size: tuple[int, int] | None = None,
         file: Source | list | None = None,
         classifier: str | os.PathLike | None = None,
+        history: str | JPEGHistory | None = None,
     ) -> DDRMJPEGPipelineOutput | tuple:
         """Restore one JPEG file or several. The defaults are the paper's.
 
@@ -233,6 +236,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             callback_on_step_end_tensor_inputs: which of `"sample"` and `"pred_original_sample"` it is given.
             measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
             size: with `measurement`, height and width of the picture; by default all of what it decodes to.
+            history: for pictures that were a JPEG, whose file is gone (a path, bytes, a PIL image, or a list of those):
+                `"estimate"`, or a `JPEGHistory`. A JPEG is taken for the earlier, coarser one that it shows.
             file: another name of `image`, for `diffusers-cli run`, which would decode what is called `image`.
             classifier: for `class_labels="auto"`, folder or Hub id of the classifier, which must know the prior's
                 classes in their order; by default a ResNet-50 of ImageNet, which is downloaded (`CLASSIFIER`).
@@ -292,7 +297,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         finished: list[dict[str, Any]] = []
         with self.progress_bar(total=0) as progress:
             for index, source in enumerate(sources):
-                seen = observe(source, operator, measurement, size, device)
+                seen = observe(source, operator, measurement, size, device, history)
                 scheduler = scheduled(
                     self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import sys
 import tarfile
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import shards
+from .decoded_jpeg import DecodedJPEG, read_picture
 from .files import (
     FORMAT_OF_SUFFIX,
     FORMATS,
@@ -31,8 +33,9 @@ from .files import (
     upright,
 )
 from .inks import restore_any
-from .jpeg_file import JPEGFile
-from .jpeg_markers import JPEGDamageError
+from .jpeg_file import MOST_BYTES, JPEGFile
+from .jpeg_history import assume_history
+from .jpeg_markers import JPEGDamageError, JPEGFileError, picture_kind
 from .metadata import Metadata
 
 REPAIR_HINT = " (--repair restores what is left)"
@@ -60,6 +63,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Assumed:
+    """What somebody says of the JPEG that a picture was."""
+
+    quality_factor: int | None = None
+    """libjpeg's, 1..100; `None`: it is estimated."""
+    chroma_subsampling: str = "4:2:0"
+    grid: tuple[int, int] = (0, 0)
+    """Column and row, from 0, at which its first whole block begins, or any other one."""
+    saved_again: bool = False
+    """Whether JPEG files are restored from an earlier, coarser JPEG that their pixels show."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What became of a task."""
 
@@ -83,6 +99,8 @@ class Result:
     """What of the metadata the format has no place for, or what was not to be had."""
     pictures: int = 0
     """How many were written."""
+    history: str = ""
+    """What the picture's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
 
 
 def mask_path(target: Path) -> Path:
@@ -249,6 +267,7 @@ def restore_files(
     seed: int = 0,
     repair: bool = False,
     depth: int = 8,
+    assumed: Assumed = Assumed(),
     on_start: Callable[[Task], None] | None = None,
     **settings: Any,
 ) -> Iterator[Result]:
@@ -265,6 +284,7 @@ def restore_files(
         seed: of the random numbers of each file.
         repair: as for `restore_file`.
         depth: as for `restore_file`.
+        assumed: as for `restore_file`.
         on_start: told of each task when the network turns to it.
         **settings: arguments of the pipeline's call.
 
@@ -278,7 +298,7 @@ def restore_files(
         if (task := next(left, None)) is None:
             return None
         job = _Job(task, repair)
-        job.begin(_skip_or_read, task, overwrite, repair, depth)
+        job.begin(_skip_or_read, task, overwrite, repair, depth, assumed)
         return job
 
     ahead, behind = read_next(), None
@@ -290,7 +310,7 @@ def restore_files(
             if on_start and not job.result:
                 on_start(job.task)
             if job.task.is_shard:
-                job.do(_restored_shard, pipe, job.task, seed, repair, depth, settings)
+                job.do(_restored_shard, pipe, job.task, seed, repair, depth, assumed, settings)
             else:
                 job.do(_restored, pipe, job.value, seed, depth, settings)
             if behind:
@@ -349,7 +369,15 @@ class _Job:
         return replace(self.result, seconds=self.seconds)
 
 
-def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, depth: int = 8, **settings: Any) -> Result:
+def restore_file(
+    pipe: Any,
+    task: Task,
+    seed: int = 0,
+    repair: bool = False,
+    depth: int = 8,
+    assumed: Assumed = Assumed(),
+    **settings: Any,
+) -> Result:
     """Restore one file and write its picture, and beside it a mask of what was made up, if anything was.
 
     Args:
@@ -358,31 +386,34 @@ def restore_file(pipe: Any, task: Task, seed: int = 0, repair: bool = False, dep
         seed: of the random numbers.
         repair: whether to restore what is left of a damaged file, instead of refusing it.
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
+        assumed: of pictures that are no JPEG files, but were.
         **settings: arguments of the pipeline's call.
     """
     check_depth(depth, task.image_format)
-    return _written(task, _restored(pipe, _read(task, repair), seed, depth, settings))
+    return _written(task, _restored(pipe, _read(task, repair, assumed), seed, depth, settings))
 
 
-def _skip_or_read(task: Task, overwrite: bool, repair: bool, depth: int) -> JPEGFile | Result | None:
+def _skip_or_read(
+    task: Task, overwrite: bool, repair: bool, depth: int, assumed: Assumed
+) -> JPEGFile | DecodedJPEG | Result | None:
     if task.target != STREAM and task.target.exists() and not overwrite:
         return Result(task, "skipped")
     check_depth(depth, task.image_format)
-    return None if task.is_shard else _read(task, repair)
+    return None if task.is_shard else _read(task, repair, assumed)
 
 
-def _read(task: Task, repair: bool, data: bytes | None = None) -> JPEGFile:
+def _read(task: Task, repair: bool, assumed: Assumed, data: bytes | None = None) -> JPEGFile | DecodedJPEG:
     """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
     source = sys.stdin.buffer if task.source == STREAM else task.source
-    file = JPEGFile.open(source if data is None else data, repair=repair)
+    file = open_source(source if data is None else data, repair, assumed)
     sides = (file.width, file.height)
     check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
     return file
 
 
 def _restored(
-    pipe: Any, file: JPEGFile, seed: int, depth: int, settings: dict[str, Any]
-) -> tuple[JPEGFile, np.ndarray, float]:
+    pipe: Any, file: JPEGFile | DecodedJPEG, seed: int, depth: int, settings: dict[str, Any]
+) -> tuple[JPEGFile | DecodedJPEG, np.ndarray, float]:
     """The file, the pixels of its picture, in 8 or 16 bits and not yet upright, and their consistency."""
     import torch  # here, so that what only plans or writes files starts at once
 
@@ -394,14 +425,16 @@ def _restored(
     return file, pixels[..., 0] if pixels.shape[2] == 1 else pixels, result.consistency[0]
 
 
-def _restored_shard(pipe: Any, task: Task, seed: int, repair: bool, depth: int, settings: dict[str, Any]) -> Result:
+def _restored_shard(
+    pipe: Any, task: Task, seed: int, repair: bool, depth: int, assumed: Assumed, settings: dict[str, Any]
+) -> Result:
     """Write a shard whose pictures are restored, but for those that cannot be, which stay as they are."""
     kept: list[float] = []
     failures: list[str] = []
 
     def convert(name: str, data: bytes) -> bytes | None:
         try:
-            file, pixels, consistency = _restored(pipe, _read(task, repair, data), seed, depth, settings)
+            file, pixels, consistency = _restored(pipe, _read(task, repair, assumed, data), seed, depth, settings)
             made, _ = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
         except Exception as error:  # as with files: not at the cost of the others
             failures.append(f"{name}: {str(error).removeprefix('<bytes>: ')}")
@@ -424,7 +457,7 @@ def _restored_shard(pipe: Any, task: Task, seed: int, repair: bool, depth: int, 
     )
 
 
-def _written(task: Task, restored: tuple[JPEGFile, np.ndarray, float]) -> Result:
+def _written(task: Task, restored: tuple[JPEGFile | DecodedJPEG, np.ndarray, float]) -> Result:
     file, pixels, consistency = restored
     if file.damage and task.target != STREAM:  # the mask first: no picture without it
         mask = np.rint(255 * file.invented).astype(np.uint8)
@@ -432,7 +465,44 @@ def _written(task: Task, restored: tuple[JPEGFile, np.ndarray, float]) -> Result
     pixels = upright(pixels, file.orientation)
     not_kept = save(pixels, task.target, task.image_format, file.metadata.upright())
     invented = float(file.invented.mean()) if file.damage else 0.0
-    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept, 1)
+    history = file.description if isinstance(file, DecodedJPEG) else ""
+    return Result(task, "restored", "", 0.0, consistency, file.remarks, file.damage, invented, not_kept, 1, history)
+
+
+def open_source(
+    source: Path | bytes | IO[bytes], repair: bool = False, assumed: Assumed = Assumed()
+) -> JPEGFile | DecodedJPEG:
+    """A JPEG file, or a picture of another format that was one.
+
+    Raises:
+        JPEGFileError: for files that are neither, and pictures that show no JPEG.
+        OSError: if a path cannot be read.
+    """
+    stream = _read_once(source)
+    if picture_kind(stream.getbuffer()[:16].tobytes()) is None:
+        file = JPEGFile.open(stream, repair=repair)
+        return DecodedJPEG.open(stream.getvalue(), metadata=file.metadata) if assumed.saved_again else file
+    try:
+        with Image.open(stream) as picture:
+            if assumed.quality_factor is None:
+                return DecodedJPEG.open(picture)
+            pixels = np.array(read_picture(picture))
+            offset = -assumed.grid[1], -assumed.grid[0]
+            history = assume_history(pixels, assumed.quality_factor, assumed.chroma_subsampling, offset)
+            return DecodedJPEG.open(picture, history)
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        reason = "not a picture that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
+        raise JPEGFileError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
+
+
+def _read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
+    """What a source holds, with its name: a pipe can be read but once."""
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return _read_once(file)
+    stream = io.BytesIO(source if isinstance(source, bytes) else source.read(MOST_BYTES + 1))
+    stream.name = "<bytes>" if isinstance(source, bytes) else source.name
+    return stream
 
 
 def _sentence(error: Exception, task: Task, repair: bool) -> str:

@@ -286,6 +286,6 @@ class Samples:
 
     def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
         """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""
-        height, width = self.observation.size
-        values = values[:, :height, :width].cpu()
+        (top, left), (height, width) = self.observation.origin, self.observation.size
+        values = values[:, top : top + height, left : left + width].cpu()
         return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()

@@ -1,10 +1,10 @@
-"""`inspect` and `degrade`: what a file says, and files to try the restoration on."""
+"""`inspect` and `degrade`: what a file or a picture says of its JPEG, and files to try the restoration on."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,14 +17,45 @@ from ..restoration import REPAIR_HINT
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
+if TYPE_CHECKING:
+    from ..decoded_jpeg import DecodedJPEG
+
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file, or a picture that was one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
 ) -> None:
-    """Show what a JPEG file says about itself."""
-    jpeg = _open(file, repair)
+    """Show what a JPEG file says about itself, or the pixels of another picture about the JPEG that it was."""
+    with interrupted_quietly():
+        from ..decoded_jpeg import DecodedJPEG
+        from ..restoration import open_source
+    try:
+        jpeg = open_source(file, repair)
+    except JPEGDamageError as error:
+        fail(f"{error}{'' if repair else REPAIR_HINT}")
+    except JPEGFileError as error:
+        fail(error)
+    except OSError as error:
+        fail(f"{file}: {error.strerror or error}")
+    if isinstance(jpeg, DecodedJPEG):
+        facts = {"file": str(file), "width": jpeg.width, "height": jpeg.height} | _history_facts(jpeg)
+        if as_json:
+            for line in json.dumps(facts, indent=2).splitlines():
+                say(line)
+            return
+        tables, determined = facts.pop("quantization_tables"), facts.pop("determined")
+        for name, value in facts.items():
+            say(f"{name.replace('_', ' '):20} {value}")
+        for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False):
+            say(f"quantization table of {kind}; in brackets: not shown by the picture, but libjpeg's")
+            for steps, row in zip(table, shown, strict=True):
+                say(
+                    "".join(
+                        f"{step:>6}" if sure else f"{f'({step})':>6}" for step, sure in zip(steps, row, strict=True)
+                    )
+                )
+        return
     facts = {
         "file": str(file),
         "width": jpeg.width,
@@ -43,6 +74,8 @@ def inspect(
         "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
+    if earlier := _earlier(file, jpeg):
+        facts["saved_again"] = earlier
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
@@ -73,15 +106,37 @@ def inspect(
                 say("".join(f"{step:6}" for step in row))
 
 
-def _open(path: Path, repair: bool) -> JPEGFile:
+def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
+    """What the pixels of a picture say, for `--json`."""
+    history = picture.history
+    return {
+        "history": picture.description,
+        "color_space": history.color_space,
+        "chroma_subsampling": history.chroma_subsampling,
+        "fancy_upsampling": history.fancy_upsampling,
+        "offset": history.offset,
+        "quality_factor": history.quality_factor,
+        "share_determined": round(history.share_determined, 4),
+        "blocks_explained": round(history.explained, 4),
+        "evidence": round(history.evidence, 1),
+        "quantization_tables": [table.tolist() for table in history.quantization_tables],
+        "determined": [shown.tolist() for shown in history.determined],
+    }
+
+
+def _earlier(path: Path, file: JPEGFile) -> str | None:
+    """The earlier, coarser JPEG that a whole file shows, in words."""
+    from ..decoded_jpeg import DecodedJPEG
+
+    if file.damage:
+        return None
     try:
-        return JPEGFile.open(path, repair=repair)
-    except JPEGDamageError as error:
-        fail(f"{error}{'' if repair else REPAIR_HINT}")
-    except JPEGFileError as error:
-        fail(error)
-    except OSError as error:
-        fail(f"{path}: {error.strerror or error}")
+        earlier = DecodedJPEG.open(path).history
+    except (JPEGFileError, OSError, ValueError):
+        return None
+    top, left = (lost % 8 for lost in earlier.offset)
+    shifted = f", grid shifted by {left}, {top}" if top or left else ""
+    return f"first at about quality {earlier.quality_factor}{shifted}; then at {file.quality_factor}"
 
 
 def degrade(

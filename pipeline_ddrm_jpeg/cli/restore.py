@@ -1,4 +1,4 @@
-"""`restore`: JPEG files in, pictures out."""
+"""`restore`: JPEG files, and pictures that were some, in; pictures out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import Result, Task, mask_path, plan, restore_files
+from ..restoration import Assumed, Result, Task, mask_path, plan, restore_files
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
-from .options import Computing, Preset, Sampling, with_options
+from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
 
 _LONG = 20  # seconds from which on people want to know
@@ -30,8 +30,8 @@ def restore(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these;"
-                       " - is standard input."),
+        typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these; - is"
+                       " standard input. Of a PNG or other picture that was a JPEG, what it was is estimated."),
     ],
     output: Annotated[
         str | None,
@@ -67,6 +67,24 @@ def restore(
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
                      " NAME.mask.png beside the picture shows where."),
     ] = False,
+    assume_quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, metavar="Q", help="Take pictures that are no JPEG files for JPEGs of this"
+                     " quality, where nothing can be estimated because they have been resized or edited since. A guess:"
+                     " too low a quality takes away detail that is real.", show_default="estimated"),
+    ] = None,
+    assume_subsampling: Annotated[
+        ChromaSubsampling | None, typer.Option(help="Its chroma subsampling.", show_default="4:2:0")
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y", help="Column and row at which one of its blocks begins.", show_default="0,0"),
+    ] = None,
+    saved_again: Annotated[
+        bool,
+        typer.Option("--saved-again", help="Restore JPEG files from the earlier, coarser JPEG that their pixels show;"
+                     " inspect says whether they do."),
+    ] = False,
     json_log: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Append a line of JSON for each file; - prints them instead of the report."),
@@ -79,6 +97,7 @@ def restore(
     "Ours (S)" and "Ours (A)".
     """
     settings = sampling.settings(preset)
+    settings["assumed"] = _assumed(assume_quality, assume_subsampling, grid, saved_again)
     if class_label is not None:
         if class_label != "auto" and not (class_label.isascii() and class_label.isdigit()):
             fail(f"--class-label {class_label} is neither a class, a whole number, nor auto", 2)
@@ -117,7 +136,7 @@ def restore(
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
         if pipe is not None:
-            check_schedule(pipe, settings)
+            check_schedule(pipe, {name: value for name, value in settings.items() if name != "assumed"})
             check_classifier(pipe, class_label, classifier)
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
@@ -147,6 +166,16 @@ def restore(
         raise typer.Exit(1)
 
 
+def _assumed(quality: int | None, subsampling: str | None, grid: str | None, saved_again: bool) -> Assumed:
+    """What is said of the JPEG that pictures were."""
+    if quality is None and (subsampling or grid):
+        fail("--assume-subsampling and --grid go with --assume-quality; without it all three are estimated", 2)
+    place = numbers("--grid", grid or "0,0")
+    if len(place) != 2:
+        fail(f"--grid {grid!r} is not a column and a row with a comma between them", 2)
+    return Assumed(quality, subsampling or "4:2:0", place, saved_again)
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -168,6 +197,8 @@ def _words(result: Result) -> str:
     kept = f"{percent(result.consistency)} of the coefficients kept"
     kept = f"{result.pictures} pictures, at least {kept} of each" if result.task.is_shard else kept
     made_up = f", {percent(result.invented)} made up" if result.damage else ""
+    if result.history:
+        kept = f"{result.history}; {kept}"
     remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
     remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
     return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
@@ -184,6 +215,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "consistency": result.consistency,
         "invented": result.invented,
         "damage": result.damage,
+        "history": result.history or None,
         "remarks": result.remarks,
         "not_kept": result.not_kept,
         "pictures": result.pictures,

@@ -11,6 +11,7 @@ changes numbers, remove build/results. The stages, and what they write:
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
   samplers         docs/samplers.md, docs/samplers.json
+  history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
   figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
   benchmark        docs/benchmark.md, docs/benchmark.json; the same
@@ -39,7 +40,7 @@ from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
 STAGES = (
-    *("results", "presets", "corrections", "samplers", "rate-distortion"),
+    *("results", "presets", "corrections", "samplers", "history", "rate-distortion"),
     *("figures", "benchmark", "throughput", "pages"),
 )
 _WITHOUT_PICTURES = {"figures", "benchmark", "pages"}
@@ -117,6 +118,11 @@ def main() -> None:
     def curves() -> Path:
         return next((path for path in sets if path.name == CURVES), sets[0])
 
+    def make_history() -> None:
+        command = [Path(__file__).with_name("history.py"), arguments.pictures, "--output", docs / "history"]
+        command += ["--limit", min(arguments.limit, 4)]
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+
     def make_curves() -> None:
         factors = ",".join(map(str, range(5, 100, 5)))
         rate_distortion.make(
@@ -151,7 +157,7 @@ def main() -> None:
 
     makers = (
         *(make_results, make_presets, partial(make_comparison, "corrections"), partial(make_comparison, "samplers")),
-        *(make_curves, make_figures, make_benchmark, make_throughput, make_pages),
+        *(make_history, make_curves, make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:

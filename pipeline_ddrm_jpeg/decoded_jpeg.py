@@ -1,0 +1,153 @@
+"""`DecodedJPEG`: a picture whose JPEG file is gone, with what its pixels say of that file; reading pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from .jpeg_history import (
+    HistoryCoefficients,
+    JPEGHistory,
+    estimate_earlier,
+    estimate_history,
+    read_history,
+)
+from .jpeg_markers import JPEGFileError
+from .metadata import Metadata
+
+# Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
+_PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+Picture = str | os.PathLike | bytes | IO[bytes] | Image.Image
+
+NOTHING_FOUND = (
+    "its pixels show no JPEG that it went through; give the JPEG file, or, where it was one and has been resized or"
+    " edited since, say with --assume-quality (history=assume_history(...)) how coarse it was"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedJPEG:
+    """A picture of any format that once was a JPEG.
+
+    Use `DecodedJPEG.open`. It answers what a `JPEGFile` does about the picture; what it says of coefficients is
+    estimated, or assumed by somebody.
+    """
+
+    pixels: np.ndarray = field(repr=False)
+    """`[H, W]` or `[H, W, 3]` (RGB), uint8, as stored."""
+    history: JPEGHistory
+    """The JPEG that it was."""
+    metadata: Metadata = field(default=Metadata(), repr=False)
+    """EXIF, ICC profile and the like of the picture's own file."""
+    saved_again: bool = False
+    """Whether it is a JPEG, and `history` that of an earlier, coarser one."""
+
+    remarks = damage = ()
+
+    @classmethod
+    def open(cls, source: Picture, history: JPEGHistory | None = None, metadata: Metadata | None = None) -> DecodedJPEG:
+        """Read a picture and estimate what JPEG it was.
+
+        Args:
+            source: a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
+            history: what it went through, where that is known or assumed.
+            metadata: what goes with it; by default what Pillow finds.
+
+        Raises:
+            JPEGFileError: where its pixels show no JPEG.
+            ValueError: for pictures whose values have no known range.
+            OSError: if the source cannot be read as a picture.
+        """
+        if isinstance(source, bytes):
+            source = io.BytesIO(source)
+        picture = source if isinstance(source, Image.Image) else Image.open(source)
+        tables = getattr(picture, "quantization", None)
+        read = read_picture(picture)
+        pixels = np.array(read)
+        if history is None:
+            history = estimate_earlier(pixels, _in_rows(tables)) if tables else estimate_history(pixels)
+        if history is None:
+            name = f"{getattr(picture, 'filename', '') or 'the picture'}: "
+            if tables:
+                raise JPEGFileError(f"{name}it shows no JPEG coarser than itself; restore it as the file it is")
+            raise JPEGFileError(name + NOTHING_FOUND)
+        return cls(pixels, history, metadata or Metadata.from_info(read.info), bool(tables))
+
+    @property
+    def height(self) -> int:
+        """Pixels down, as stored."""
+        return self.pixels.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels across, as stored."""
+        return self.pixels.shape[1]
+
+    @cached_property
+    def orientation(self) -> int:
+        """EXIF orientation, 1 (upright) to 8; 1 where the picture's file does not say."""
+        return self.metadata.orientation
+
+    @cached_property
+    def coefficients(self) -> HistoryCoefficients:
+        """Those of the JPEG that it was."""
+        return read_history(self.pixels, self.history)
+
+    @property
+    def description(self) -> str:
+        """What it was, and how sure that is, in words."""
+        known = self.history
+        words = f"a JPEG of about quality {known.quality_factor}, {known.chroma_subsampling or 'grey'}"
+        if any(known.offset):
+            words += f", cropped by {known.offset[0]} rows and {known.offset[1]} columns of its blocks"
+        if known.assumed:
+            return f"assumed: {words}"
+        sure = (
+            f"{known.share_determined:.0%} of the quantization steps shown, {known.explained:.0%} of the blocks exact"
+        )
+        return f"estimated: {'saved again, first as ' if self.saved_again else ''}{words} ({sure})"
+
+
+def _in_rows(tables: dict[int, list[int]]) -> list[np.ndarray]:
+    """Pillow's tables `[8, 8]`; it has already undone the zigzag."""
+    return [np.array(tables[number]).reshape(8, 8) for number in sorted(tables)]
+
+
+def read_picture(source: Picture) -> Image.Image:
+    """A picture of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
+
+    It stays as it is stored, and `info` keeps EXIF (and in it the orientation) and a profile that still holds. Greys of
+    16 bits are scaled to 8; transparent pictures are laid on white.
+
+    Raises:
+        ValueError: for pictures whose values have no known range.
+        OSError: if the source cannot be read as a picture.
+    """
+    picture = source
+    if not isinstance(source, Image.Image):
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    mode, info = picture.mode, dict(picture.info)
+    if mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.size and not 0 <= values.min() <= values.max() <= 65535:
+            raise ValueError("a picture of 32-bit integers has no known range; convert it to 8 or 16 bits first")
+        picture = Image.fromarray((values / 257).round().astype(np.uint8))
+    elif mode == "F":
+        raise ValueError("a picture of floating-point numbers has no known range; convert it to 8 or 16 bits first")
+    elif picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("L" if mode == "LA" else "RGB")
+    else:
+        picture = picture.convert("L" if mode in ("1", "L", "LA") else "RGB")
+    if mode not in _PROFILED_MODES:
+        info.pop("icc_profile", None)
+    info.pop("transparency", None)
+    picture.info = info
+    return picture

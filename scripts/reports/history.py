@@ -1,0 +1,227 @@
+"""How often the JPEG that a picture was is found, and what restoring without its file costs.
+
+python scripts/reports/history.py PICTURES [--clean FOLDER...] [--limit N] [--restored N] [--output docs/history]
+
+PICTURES holds folders of pictures that never were JPEGs, of 256 x 256 pixels or more, as --clean may name more of.
+Writes OUTPUT.md. A picture counts as right when grid, chroma subsampling and every step that is said to be determined
+are; djpeg (libjpeg-turbo's own decoder) takes part where it is installed.
+"""
+
+import argparse
+import io
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import ROOT, write
+from PIL import Image
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.jpeg_history import JPEGHistory, estimate_earlier, estimate_history
+from pipeline_ddrm_jpeg.jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
+
+QUALITIES = (5, 10, 20, 50, 75, 90)
+CROPS = (None, 200, 64)
+DJPEG = {"djpeg": (), "djpeg -nosmooth": ("-nosmooth",), "djpeg -dct float": ("-dct", "float")}
+SECOND_QUALITIES, FIRST_QUALITIES = (75, 85, 92, 98), (10, 20, 40)
+SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def encode(picture: Image.Image, quality: int, subsampling: str = "4:2:0") -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality, subsampling=subsampling)
+    return stream.getvalue()
+
+
+def decode(data: bytes, decoder: str = "Pillow") -> np.ndarray:
+    if decoder != "Pillow":
+        data = subprocess.run(["djpeg", "-ppm", *DJPEG[decoder]], input=data, capture_output=True, check=True).stdout
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def grid_is_right(found: JPEGHistory | None, top: int, left: int) -> bool:
+    return found is not None and (found.offset[0] % 8, found.offset[1] % 8) == (top % 8, left % 8)
+
+
+def luma_is_right(found: JPEGHistory | None, quality: int, top: int, left: int) -> bool:
+    if not grid_is_right(found, top, left):
+        return False
+    shown = found.determined[0]
+    return np.array_equal(found.quantization_tables[0][shown], quality_tables(quality)[0][shown])
+
+
+def all_is_right(found: JPEGHistory | None, quality: int, subsampling: str, top: int, left: int) -> bool:
+    """Grid, subsampling with its phase, and all determined steps."""
+    if not luma_is_right(found, quality, top, left) or found.chroma_subsampling != subsampling:
+        return False
+    across, down = SUBSAMPLING_FACTORS[subsampling]
+    shown = found.determined[1]
+    return found.offset == (top % (8 * down), left % (8 * across)) and np.array_equal(
+        found.quantization_tables[1][shown], quality_tables(quality)[1][shown]
+    )
+
+
+def share(results: Iterable[bool]) -> str:
+    results = list(results)
+    return f"{sum(results)}/{len(results)}"
+
+
+def detection(pictures: list[Image.Image], say: Callable[[str], None]) -> list[list[str]]:
+    """Rows of: decoder, subsampling, crop, and for each quality the shares with right luma and with all right."""
+    decoders = ["Pillow", *(DJPEG if shutil.which("djpeg") else ())]
+    settings = [("Pillow", "4:2:0", crop) for crop in CROPS]
+    settings += [("Pillow", subsampling, None) for subsampling in ("4:2:2", "4:4:4")]
+    settings += [(decoder, "4:2:0", None) for decoder in decoders[1:]]
+    rows, rng = [], np.random.default_rng(0)
+    for decoder, subsampling, crop in settings:
+        cells = []
+        for quality in QUALITIES:
+            luma, everything = [], []
+            for picture in pictures:
+                pixels, top, left = decode(encode(picture, quality, subsampling), decoder), 0, 0
+                if crop:
+                    top, left = (int(rng.integers(side - crop + 1)) for side in pixels.shape[:2])
+                    pixels = pixels[top : top + crop, left : left + crop]
+                found = estimate_history(pixels)
+                luma.append(luma_is_right(found, quality, top, left))
+                everything.append(all_is_right(found, quality, subsampling, top, left))
+            cells.append(f"{share(luma)}, {share(everything)}")
+        rows.append([decoder, subsampling, f"{crop} x {crop}" if crop else "whole", *cells])
+        say(" ".join(rows[-1]))
+    return rows
+
+
+def second_saves(pictures: list[Image.Image]) -> list[list[str]]:
+    """Rows of: second quality, shift, and for each first quality the shares with its grid, and with it within 2."""
+    rows = []
+    for second in SECOND_QUALITIES:
+        for top, left in ((0, 0), (3, 5)):
+            cells = []
+            for first in (*FIRST_QUALITIES, None):
+                grid, quality = [], []
+                for picture in pictures:
+                    pixels = decode(encode(picture, first)) if first else np.asarray(picture)
+                    again = decode(encode(Image.fromarray(pixels[top:, left:]), second))
+                    found = estimate_earlier(again, quality_tables(second))
+                    grid.append(found is not None if first is None else grid_is_right(found, top, left))
+                    quality.append(grid[-1] and first is not None and abs(found.quality_factor - first) <= 2)
+                cells.append(share(grid) if first is None else f"{share(grid)}, {share(quality)}")
+            rows.append([str(second), f"{left}, {top}" if top else "aligned", *cells])
+    return rows
+
+
+def losses(pictures: list[Image.Image]) -> list[list[str]]:
+    """Rows of: quality, and mean PSNR of the JPEG and of what is restored from its file, its picture and a crop."""
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="float32")
+    pipe.set_progress_bar_config(disable=True)
+
+    def restored(source: object, **options: str) -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        return np.asarray(pipe(source, generator=generator, **PRESETS["fast"], **options).images[0])
+
+    def psnr(a: np.ndarray, b: np.ndarray) -> float:
+        return 10 * np.log10(255**2 / np.square(a.astype(float) - b).mean())
+
+    rows = []
+    for quality in (10, 40):
+        values = []
+        for picture in pictures:
+            data, true = encode(picture, quality), np.asarray(picture)
+            pixels, of_file = decode(data), restored(data)
+            inside = (slice(13, 213), slice(22, 222))
+            if estimate_history(pixels) is None or estimate_history(pixels[inside]) is None:
+                continue
+            of_pixels = restored(Image.fromarray(pixels), history="estimate")
+            of_crop = restored(Image.fromarray(pixels[inside]), history="estimate")
+            values.append(
+                [
+                    psnr(pixels, true),
+                    psnr(of_file, true),
+                    psnr(of_pixels, true),
+                    psnr(of_file[inside], true[inside]),
+                    psnr(of_crop, true[inside]),
+                ]
+            )
+        rows.append([str(quality), str(len(values)), *(f"{value:.2f}" for value in np.mean(values, axis=0))])
+    return rows
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, help="folder with a folder of pictures for each set")
+    parser.add_argument("--clean", type=Path, nargs="*", default=[], help="more folders, for false alarms alone")
+    parser.add_argument("--most-clean", type=int, default=1000, help="at most so many pictures for false alarms (1000)")
+    parser.add_argument("--limit", type=int, default=4, help="pictures of each set that are compressed (4)")
+    parser.add_argument("--restored", type=int, default=1, help="of these, how many are restored (1)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "history")
+    arguments = parser.parse_args()
+    sets = [pictures_of(path) for path in sorted(arguments.pictures.iterdir()) if path.is_dir()]
+    clean = [path for paths in (*sets, *map(pictures_of, arguments.clean)) for path in paths]
+
+    clean = clean[:: max(-(-len(clean) // arguments.most_clean), 1)]
+    start, alarms = time.process_time(), []
+    for path in clean:
+        if estimate_history(np.array(Image.open(path).convert("RGB"))) is not None:
+            alarms.append(path.name)
+    seconds = (time.process_time() - start) / len(clean)
+    print(f"{len(alarms)} of {len(clean)} pictures that never were JPEGs: {alarms}", flush=True)
+
+    chosen = [[Image.open(path).convert("RGB") for path in paths[: arguments.limit]] for paths in sets]
+    pictures = [picture for each in chosen for picture in each]
+    found = detection(pictures, lambda line: print(line, flush=True))
+    large = np.tile(decode(encode(pictures[0], 50)), (12, 16, 1))
+    start = time.process_time()
+    estimate_history(large)
+    large_seconds = time.process_time() - start
+    again = second_saves(pictures[:: -(-len(pictures) // 4)])
+    lost = losses([picture for each in chosen for picture in each[: arguments.restored]])
+
+    heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
+    first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
+    measured = ["QF", "pictures", "JPEG", "its file", "its pixels", "its file, crop alone", "pixels of a crop"]
+    text = f"""# Pictures whose JPEG file is gone
+
+What `pipeline_ddrm_jpeg/jpeg_history.py` finds in pixels, as `scripts/reports/history.py PICTURES --limit
+{arguments.limit} --restored {arguments.restored}` prints it.
+
+## Grid, subsampling and tables
+
+Of {len(pictures)} pictures compressed by Pillow (libjpeg-turbo): the share whose luma is right, that is the 8 x 8 grid
+and all steps that are said to be determined; and the share where those of chroma, its subsampling and its phase in 16
+pixels are right as well. Crops lie anywhere. Where hardly any chroma but flat blocks is left, 4:2:0, 4:2:2 and 4:4:4
+are the same pixels.
+
+{markdown([heads, *found])}
+
+Pictures that never were JPEGs, and in which one was found: {len(alarms)} of {len(clean)}. One takes {seconds:.2f} s on
+one core, one of {large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_seconds:.1f} s.
+
+## JPEG saved again
+
+The share whose first grid is found; and the share whose first quality factor is, within 2. "none": JPEGs saved once,
+in which an earlier one was found.
+
+{markdown([["second QF", "shift", *first], *again])}
+
+## What restoring without the file costs
+
+PSNR (dB) of restorations with the preset `fast`, the mean over the pictures in which a JPEG was found. Crops are of
+200 x 200 pixels; their border blocks are not measured.
+
+{markdown([measured, *lost])}
+"""
+    print(text)
+    write(arguments.output.with_suffix(".md"), text)
+
+
+if __name__ == "__main__":
+    main()

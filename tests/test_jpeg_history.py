@@ -1,0 +1,191 @@
+"""What JPEG a picture was: estimated from real encoders' and decoders' pixels, and restored as its file is."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError, assume_history, observe
+from pipeline_ddrm_jpeg.jpeg_history import estimate_earlier, estimate_history, read_history
+from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
+
+ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
+FAST = {"num_inference_steps": 1, "init_timestep": 50}
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.open(ORIGINAL).convert("RGB").crop((0, 0, 256, 256))
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DDRMJPEGPipeline:
+    pipe = DDRMJPEGPipeline.from_embedded(dtype="float32")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def encoded(picture: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def decoded(data: bytes, mode: str = "RGB") -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)).convert(mode))
+
+
+def check_tables(history, quality: int) -> None:
+    for table, shown, true in zip(
+        history.quantization_tables, history.determined, quality_tables(quality), strict=False
+    ):
+        assert np.array_equal(table[shown], true[shown])
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
+@pytest.mark.parametrize("quality", [20, 50, 90])
+def test_tables_grid_and_subsampling_are_read_from_decoded_pixels(photo, quality, subsampling):
+    history = estimate_history(decoded(encoded(photo, quality=quality, subsampling=subsampling)))
+    assert (history.chroma_subsampling, history.offset, history.quality_factor) == (subsampling, (0, 0), quality)
+    assert history.explained > 0.95
+    check_tables(history, quality)
+
+
+def test_a_crop_is_placed_on_the_grid_it_came_from(photo):
+    pixels = decoded(encoded(photo, quality=50))[13:213, 22:222]
+    history = estimate_history(pixels)
+    assert history.offset == (13, 22 % 16)
+    check_tables(history, 50)
+
+
+def test_grey_is_grey_in_one_channel_or_three(photo):
+    data = encoded(photo.convert("L"), quality=30)
+    for mode in ("L", "RGB"):
+        history = estimate_history(decoded(data, mode))
+        assert (history.color_space, history.quality_factor, len(history.quantization_tables)) == ("L", 30, 1)
+
+
+def test_a_table_of_somebodys_own_is_read_step_by_step(photo):
+    rng = np.random.default_rng(0)
+    tables = [rng.integers(3, 12, 64).tolist() for _ in range(2)]
+    history = estimate_history(decoded(encoded(photo, qtables=tables, subsampling=0)))
+    luma, shown = history.quantization_tables[0], history.determined[0]
+    true = JPEGFile.open(encoded(photo, qtables=tables, subsampling=0)).components[0].quantization_table
+    assert shown.sum() > 40
+    assert np.array_equal(luma[shown], true[shown])
+
+
+@pytest.mark.skipif(shutil.which("djpeg") is None, reason="libjpeg's own decoder is not installed")
+@pytest.mark.parametrize("options", [(), ("-nosmooth",), ("-dct", "float")])
+def test_the_decoder_may_be_djpeg_with_either_upsampling(photo, options):
+    data = encoded(photo, quality=40)
+    done = subprocess.run(["djpeg", "-ppm", *options], input=data, capture_output=True, check=True)
+    history = estimate_history(np.array(Image.open(io.BytesIO(done.stdout))))
+    assert (history.chroma_subsampling, history.offset) == ("4:2:0", (0, 0))
+    assert history.fancy_upsampling == ("-nosmooth" not in options)
+    check_tables(history, 40)
+
+
+@pytest.mark.parametrize("quality", [10, 40])
+def test_the_coefficients_of_a_decoded_file_are_those_of_the_file(photo, quality):
+    data = encoded(photo, quality=quality)
+    pixels = decoded(data)
+    read = read_history(pixels, estimate_history(pixels))
+    for ours, theirs in zip(read.levels, JPEGFile.open(data).coefficients, strict=True):
+        assert (ours == theirs).mean() > 0.999
+
+
+def test_the_picture_of_a_decoded_file_is_that_of_the_file(pipe, photo):
+    data = encoded(photo.crop((0, 0, 128, 128)), quality=40)
+    same = {"generator": torch.Generator().manual_seed(0), "output_type": "pt", **FAST}
+    ours = pipe(Image.open(io.BytesIO(data)).convert("RGB"), history="estimate", **same).images[0]
+    same["generator"] = torch.Generator().manual_seed(0)
+    assert torch.allclose(ours, pipe(data, **same).images[0], atol=1e-3)
+
+
+def test_blocks_that_the_border_cuts_are_not_measured(photo):
+    crop = Image.fromarray(decoded(encoded(photo, quality=40))[3:203, 5:205])
+    seen = observe(crop, history="estimate")
+    assert seen.size == (200, 200)
+    assert seen.origin == (3, 5)
+    assert torch.isinf(seen.y.high[0][0, 0]).all()
+    assert torch.isfinite(seen.y.high[0][0, 1:-1, 1:-1]).all()
+    x = seen.operator.decode(seen.y)
+    own = x[0, :, 3:203, 5:205].clamp(-1, 1).add(1).mul(127.5).permute(1, 2, 0).numpy()
+    assert np.abs(own - np.asarray(crop))[8:-16, 16:-16].mean() < 1.5  # chroma is repeated, not interpolated
+    assert seen.operator.consistency(x, seen.y) > 0.999
+
+
+def test_what_never_was_a_jpeg_shows_none(photo):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+    resized = Image.fromarray(decoded(encoded(photo, quality=30))).resize((200, 200), Image.Resampling.BICUBIC)
+    flat = np.full((64, 64), 200, np.uint8)
+    for pixels in (np.asarray(photo), noise, ramp, np.asarray(resized), flat, flat[:5]):
+        assert estimate_history(pixels) is None
+    with pytest.raises(JPEGFileError, match="--assume-quality"):
+        DecodedJPEG.open(photo)
+
+
+def test_a_file_saved_again_shows_the_first_one(photo):
+    first = Image.fromarray(decoded(encoded(photo, quality=20)))
+    again = encoded(first.crop((5, 3, 256, 256)), quality=92)
+    tables = [component.quantization_table for component in JPEGFile.open(again).components]
+    earlier = estimate_earlier(decoded(again), tables)
+    assert (earlier.offset[0] % 8, earlier.offset[1] % 8) == (3, 5)
+    assert abs(earlier.quality_factor - 20) <= 2
+    once = encoded(photo, quality=92)
+    assert estimate_earlier(decoded(once), tables) is None
+
+
+def test_what_is_assumed_becomes_the_operator(photo):
+    history = assume_history(np.asarray(photo), 30, "4:4:4", (-2, -3))
+    seen = observe(photo, history=history)
+    assert seen.operator.subsampling[1] == (1, 1)
+    assert (seen.origin, seen.size) == ((6, 5), (256, 256))
+    with pytest.raises(ValueError, match="4:1:0"):
+        assume_history(np.asarray(photo), 30, "4:1:0")
+    with pytest.raises(ValueError, match="history"):
+        observe(photo, history="guess")
+
+
+def test_twelve_megapixels_take_seconds(photo):
+    pixels = np.tile(decoded(encoded(photo, quality=50)), (12, 16, 1))
+    start = time.process_time()
+    assert estimate_history(pixels).quality_factor == 50
+    assert time.process_time() - start < 5
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_restore_and_inspect_say_that_it_was_estimated(photo, tmp_path):
+    Image.fromarray(decoded(encoded(photo, quality=30))[:128, 5:133]).save(tmp_path / "shot.png")
+    photo.crop((0, 0, 96, 96)).save(tmp_path / "clean.png")
+    once = ("--steps", "1", "--samples", "1", "--init-timestep", "50")
+    done = run("restore", "shot.png", "clean.png", *once, "--json-log", "log.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "estimated: a JPEG of about quality 30, 4:2:0, cropped by 0 rows and 5 columns" in done.stdout
+    assert "clean.png: its pixels show no JPEG" in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "log.json").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["restored", "failed"]
+    assert lines[0]["history"].startswith("estimated")
+    assert Image.open(lines_target := tmp_path / lines[0]["target"]).size == (128, 128), lines_target
+    facts = json.loads(run("inspect", "shot.png", "--json", cwd=tmp_path).stdout)
+    assert (facts["quality_factor"], facts["offset"], facts["chroma_subsampling"]) == (30, [0, 5], "4:2:0")
+    assumed = run("restore", "clean.png", "--assume-quality", "30", "--grid", "3,2", *once, cwd=tmp_path)
+    assert "assumed: a JPEG of about quality 30" in assumed.stdout
+    wrong = run("restore", "clean.png", "--grid", "3,2", cwd=tmp_path)
+    assert (wrong.returncode, "--assume-quality" in wrong.stderr) == (2, True)
