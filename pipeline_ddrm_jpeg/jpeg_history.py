@@ -38,9 +38,8 @@ _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, whic
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
 _GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with a Gaussian's entropy, by its std
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
-_STRAY = 2  # samples of a block that may be off
 _ALL = 4  # how much more it counts to explain all blocks than to explain many
-_ABOUT_AS_GOOD = 0.95  # of the evidence
+_ABOUT_AS_GOOD = 0.8  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
 _SHOWN = 2  # blocks that must show a step
 _ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
@@ -514,7 +513,7 @@ def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach:
         return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0, 0.0)
     levels = np.rint(coefficients / table)
     decoded = _dct().T @ (levels * table).astype(np.float32) @ _dct()
-    explained = (np.abs(blocks - decoded) > reach).sum(axis=(1, 2)) <= _STRAY
+    explained = np.abs(blocks - decoded).max(axis=(1, 2)) <= reach
     present = (levels != 0) & explained[:, None, None]
     chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
