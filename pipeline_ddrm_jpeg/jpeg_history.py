@@ -38,6 +38,7 @@ _SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, whic
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
 _GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with a Gaussian's entropy, by its std
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
+_LOWER = 5  # and how far its quality factor is below that of the file
 _ALL = 4  # how much more it counts to explain all blocks than to explain many
 _ABOUT_AS_GOOD = 0.8  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
@@ -178,7 +179,8 @@ def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHi
     earlier = estimate_history(pixels, added)
     if earlier is None or np.median(earlier.quantization_tables[0]) < _COARSER * np.median(tables[0]):
         return None
-    return earlier
+    # Where its own steps are hardly wider than rounding, a file is taken for one of about its own quality.
+    return earlier if earlier.quality_factor <= estimate_quality_factor(tables)[0] - _LOWER else None
 
 
 def assume_history(
