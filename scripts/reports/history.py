@@ -207,8 +207,8 @@ one core, one of {large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_s
 
 ## JPEG saved again
 
-Of {len(pictures[:: -(-len(pictures) // 2)])} pictures: the share whose first grid is found; and the share whose first quality factor is, within 2. "none": JPEGs saved once,
-in which an earlier one was found.
+Of {len(pictures[:: -(-len(pictures) // 2)])} pictures: the share whose first grid is found; and the share whose first
+quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found.
 
 {markdown([["second QF", "shift", *first], *again])}
 
