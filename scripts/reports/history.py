@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, nargs="*", default=[], help="more folders, for false alarms alone")
     parser.add_argument("--most-clean", type=int, default=1000, help="at most so many pictures for false alarms (1000)")
     parser.add_argument("--limit", type=int, default=4, help="pictures of each set that are compressed (4)")
-    parser.add_argument("--restored", type=int, default=1, help="of these, how many are restored (1)")
+    parser.add_argument("--restored", type=int, default=4, help="how many of all these are restored (4)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "history")
     arguments = parser.parse_args()
     sets = [pictures_of(path) for path in sorted(arguments.pictures.iterdir()) if path.is_dir()]
@@ -182,8 +182,8 @@ def main() -> None:
     start = time.process_time()
     estimate_history(large)
     large_seconds = time.process_time() - start
-    again = second_saves(pictures[:: -(-len(pictures) // 4)])
-    lost = losses([picture for each in chosen for picture in each[: arguments.restored]])
+    again = second_saves(pictures[:: -(-len(pictures) // 2)])
+    lost = losses(pictures[: arguments.restored])
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
@@ -191,7 +191,7 @@ def main() -> None:
     text = f"""# Pictures whose JPEG file is gone
 
 What `pipeline_ddrm_jpeg/jpeg_history.py` finds in pixels, as `scripts/reports/history.py PICTURES --limit
-{arguments.limit} --restored {arguments.restored}` prints it.
+{arguments.limit} --restored {arguments.restored} --most-clean {arguments.most_clean}` prints it.
 
 ## Grid, subsampling and tables
 
@@ -207,8 +207,8 @@ one core, one of {large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_s
 
 ## JPEG saved again
 
-The share whose first grid is found; and the share whose first quality factor is, within 2. "none": JPEGs saved once,
-in which an earlier one was found.
+Of {len(pictures[:: -(-len(pictures) // 2)])} pictures: the share whose first grid is found; and the share whose first
+quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found.
 
 {markdown([["second QF", "shift", *first], *again])}
 
