@@ -481,9 +481,14 @@ def open_source(
     stream = _read_once(source)
     if picture_kind(stream.getbuffer()[:16].tobytes()) is None:
         file = JPEGFile.open(stream, repair=repair)
-        return DecodedJPEG.open(stream.getvalue(), metadata=file.metadata) if assumed.saved_again else file
+        if not assumed.saved_again:
+            return file
+        with Image.open(stream) as picture:
+            picture.filename = stream.name
+            return DecodedJPEG.open(picture, metadata=file.metadata)
     try:
         with Image.open(stream) as picture:
+            picture.filename = stream.name
             if assumed.quality_factor is None:
                 return DecodedJPEG.open(picture)
             pixels = np.array(read_picture(picture))
