@@ -116,7 +116,7 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     done = subprocess.run([*command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "a.tar" in done.stdout
-    assert "2 pictures, at least 100 % of the coefficients kept of each" in done.stdout
+    assert "pictures restored: 2, at least 100 % of the coefficients kept of each" in done.stdout
     assert "none.tar" in done.stdout
     assert "no JPEG in it" in done.stdout
     assert "00/a.webp" in contents(tmp_path / "out" / "a.tar")

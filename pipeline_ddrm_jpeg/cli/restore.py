@@ -195,7 +195,7 @@ def _words(result: Result) -> str:
     if result.consistency is None:
         return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
     kept = f"{percent(result.consistency)} of the coefficients kept"
-    kept = f"{result.pictures} pictures, at least {kept} of each" if result.task.is_shard else kept
+    kept = f"pictures restored: {result.pictures}, at least {kept} of each" if result.task.is_shard else kept
     made_up = f", {percent(result.invented)} made up" if result.damage else ""
     if result.history:
         kept = f"{result.history}; {kept}"
