@@ -4,8 +4,8 @@ python scripts/reports/samplers.py FOLDER... [--count 2] [--lpips-weights FILE] 
 
 The middle of each picture is compressed (Pillow, 4:2:0) and restored by every sampler: one sample, with as many steps
 as a budget of evaluations pays for; a backward pass counts as two, so a step of PiGDM as three. Seconds are those of
-the processor, of one thread. One step is measured in a process of its own, with its peak memory as Linux tells it. OUTPUT.json keeps
-every number, and what is there is not computed again; OUTPUT.md is made of it.
+the processor, of one thread. One step is measured in a process of its own, with its peak memory as Linux tells it.
+OUTPUT.json keeps every number, and what is there is not computed again; OUTPUT.md is made of it.
 """
 
 import argparse
