@@ -8,12 +8,31 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
 # The flips and rotations of a square, each a sum of 1 (left to right), 2 (upside down) and 4 (rows to columns), in an
 # order in which neighbours differ much.
 VIEWS = (0, 5, 2, 7, 1, 4, 3, 6)
+
+
+class _Recomputed(torch.autograd.Function):
+    """A call of the prior that keeps its input alone, and for a gradient is made again.
+
+    `torch.utils.checkpoint` kept part of what it had computed again until the last of the windows was done.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, prior: Callable, windows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        ctx.prior, ctx.labels = prior, labels
+        ctx.save_for_backward(windows)
+        return prior(windows, labels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        with torch.enable_grad():
+            windows = ctx.saved_tensors[0].detach().requires_grad_()
+            output = ctx.prior(windows, ctx.labels)
+        return None, torch.autograd.grad(output, windows, gradient)[0], None
 
 
 def count_windows(
@@ -97,8 +116,7 @@ def predict(
     def prior(windows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
 
-    again = partial(checkpoint, prior, use_reentrant=False, preserve_rng_state=False)
-    call = again if recompute else prior
+    call = partial(_Recomputed.apply, prior) if recompute else prior
 
     total = weights = None
     for start in range(0, len(corners), batch_size):
