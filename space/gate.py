@@ -23,7 +23,7 @@ from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
-from gradio.server_messages import EventMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from limits import KEEP_MINUTES, MAX_BYTES, MAX_FILES, MAX_WAITING, refusal, upload_path
 from python_multipart.exceptions import MultipartParseError
 from starlette.exceptions import HTTPException
@@ -161,12 +161,16 @@ class Places(Queue):
         super().__init__(*args, **kwargs)
         self.ANALYTICS_MAX_EVENTS = 100  # gradio goes through all of them after every call
         self.joining = 0
+        self.told: set[str] = set()  # work that has ended, although gradio still keeps its place for a moment
         self.refused: OrderedDict[str, str] = OrderedDict()  # what the work of a session ended with
 
     def taken(self) -> int:
         """How many restorations wait or run."""
         work = self.event_queue_per_concurrency_id.get(WORK)
-        return self.joining + (len(work.queue) + work.current_concurrency if work else 0)
+        jobs = [events or () for events in self.active_jobs]
+        running = {event._id for events in jobs for event in events if event.concurrency_id == WORK}
+        self.told &= running
+        return self.joining + (len(work.queue) if work else 0) + len(running - self.told)
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
         listener = self.blocks.fns.get(body.fn_index)
@@ -199,6 +203,8 @@ class Places(Queue):
         return None
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
+        if event.concurrency_id == WORK and isinstance(event_message, ProcessCompletedMessage):
+            self.told.add(event._id)
         if event.concurrency_id == WORK and event.alive and getattr(event_message, "success", True) is False:
             self._remember(event.session_hash, event_message.output.get("error"))
         super().send_message(event, event_message)
