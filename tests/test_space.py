@@ -547,17 +547,17 @@ def test_another_picture_clears_the_result_of_the_last(visitor, jpeg, photo) -> 
     assert not page.locator(".compare, .verdict").count()
 
 
-def hold_the_first(page: Any, address: str) -> list:
-    """The first request to an address, once it has come, to be continued later."""
+def hold_the_first(page: Any, listeners: set[int] | None = None) -> list:
+    """The first call of a listener, one of those or any, once it has come, to be continued later."""
     held = []
 
     def handle(route: Any) -> None:
-        if held:
+        if held or (listeners is not None and route.request.post_data_json["fn_index"] not in listeners):
             route.continue_()
         else:
             held.append(route)
 
-    page.route(address, handle)
+    page.route("**/queue/join*", handle)
     return held
 
 
@@ -565,7 +565,7 @@ def hold_the_first(page: Any, address: str) -> list:
 def test_nothing_can_be_set_before_the_address_was_read(space, chromium) -> None:
     context = chromium.new_context()
     page = context.new_page()
-    held = hold_the_first(page, "**/queue/join*")
+    held = hold_the_first(page)
     with page.expect_request("**/queue/join*"):
         page.goto(f"{space.url}/?sharpness=0.5&seed=4")
     sharpness, seed = page.get_by_label(re.compile("^number input for Sharpness")), page.get_by_label("seed")
@@ -582,9 +582,11 @@ def test_nothing_can_be_set_before_the_address_was_read(space, chromium) -> None
 @browser_test
 def test_a_late_answer_about_an_upload_hides_no_refusal(visitor, jpeg) -> None:
     page = visitor()
-    held = hold_the_first(page, "**/queue/join*")
-    choose(page, jpeg)
-    wait_for(lambda: held)
+    listeners = page.evaluate("window.gradio_config.dependencies")
+    answers = {one["id"] for one in listeners if one["backend_fn"] and "change" in dict(map(reversed, one["targets"]))}
+    held = hold_the_first(page, answers)
+    with page.expect_request(lambda one: "/queue/join" in one.url and one.post_data_json["fn_index"] in answers):
+        choose(page, jpeg)
     press(page, "Settings ▼")
     page.get_by_label("seed").fill("")
     press(page, "Restore")
