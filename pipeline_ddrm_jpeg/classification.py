@@ -63,8 +63,8 @@ _load = lru_cache(maxsize=1)(Classifier)
 
 def decoded(seen: Observation) -> list[Image.Image]:
     """The pictures that a measurement decodes to, RGB, upright."""
-    height, width = seen.size
-    x = seen.operator.decode(seen.y)[..., :height, :width].cpu() / 2 + 0.5
+    (top, left), (height, width) = seen.origin, seen.size
+    x = seen.operator.decode(seen.y)[..., top : top + height, left : left + width].cpu() / 2 + 0.5
     if seen.tint is not None:
         x = x + x.new_tensor(seen.tint).reshape(3, 1, 1)
     pictures = []

@@ -1,5 +1,6 @@
 """Classes for class-conditional priors, told by a real (tiny) classifier of transformers."""
 
+import io
 import os
 import subprocess
 import sys
@@ -166,3 +167,13 @@ def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, t
     assert "cannot be loaded as an image classifier" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert restore("wrong", "--class-label", "cat").returncode == 2
+
+
+def test_of_a_crop_the_classifier_sees_the_crop(photo):
+    whole = Image.open(io.BytesIO(jpeg_bytes(photo, quality=30)))
+    crop = whole.crop((37, 21, 317, 241))
+    (seen,) = decoded(observe(crop, history="estimate"))
+    assert seen.size == crop.size
+    inner = (16, 16, 264, 204)  # blocks that the border cuts are not measured
+    difference = np.asarray(seen.crop(inner), float) - np.asarray(crop.crop(inner), float)
+    assert np.abs(difference).mean() < 3
