@@ -246,7 +246,7 @@ def _result_of(work: Work) -> Any:
 
 # --- What is being worked at ---
 
-_RUNNING: dict[str, set[Path]] = {}  # by session, the files that are there as long as its work is to go on
+_RUNNING: dict[Path, str] = {}  # the files that are there as long as work is to go on, and its session
 _FOLDER = TemporaryDirectory(prefix="ddrm-jpeg-space-")
 
 
@@ -260,24 +260,22 @@ def job(request: gr.Request) -> Iterator[Path]:
     """The file that is there as long as the work is to go on."""
     go = Path(_FOLDER.name, uuid4().hex)
     go.touch()
-    running = _RUNNING.setdefault(request.session_hash, set())
-    running.add(go)
+    _RUNNING[go] = request.session_hash
     try:
         if not _queue().is_wanted(LocalContext.event_id.get()):  # cancelled before it was known here
             raise refusal("Cancelled")
         yield go
     finally:
         go.unlink(missing_ok=True)
-        running.discard(go)
-        if not running:
-            _RUNNING.pop(request.session_hash, None)
+        del _RUNNING[go]
 
 
 async def leave(request: gr.Request) -> None:
     """End what a session waits for or has running."""
     await _queue().give_up(request.session_hash)
-    for go in list(_RUNNING.get(request.session_hash, ())):
-        go.unlink(missing_ok=True)
+    for go, session in list(_RUNNING.items()):
+        if session == request.session_hash:
+            go.unlink(missing_ok=True)
 
 
 # --- The work of the tabs ---
