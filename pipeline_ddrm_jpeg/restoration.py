@@ -549,7 +549,7 @@ def open_source(
         JPEGFileError: for files that are no pictures.
         OSError: if a path cannot be read.
     """
-    stream = _read_once(source)
+    stream = read_once(source)
     if picture_kind(stream.getbuffer()[:16].tobytes()) is None:
         file = JPEGFile.open(stream, repair=repair)
         if not assumed.saved_again:
@@ -571,11 +571,11 @@ def open_source(
         raise NoJPEGError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
 
 
-def _read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
+def read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
     """What a source holds, with its name: a pipe can be read but once."""
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            return _read_once(file)
+            return read_once(file)
     stream = io.BytesIO(source if isinstance(source, bytes) else source.read(MOST_BYTES + 1))
     stream.name = "<bytes>" if isinstance(source, bytes) else source.name
     return stream

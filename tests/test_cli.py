@@ -341,6 +341,15 @@ def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
 
 
+def test_inspect_reads_from_a_pipe(photo):
+    first = Image.open(io.BytesIO(jpeg_bytes(photo, quality=20)))
+    shown = io.BytesIO()
+    first.save(shown, "png")
+    for data, told in ((jpeg_bytes(first, quality=92), b"saved again"), (shown.getvalue(), b"estimated: a JPEG")):
+        done = subprocess.run([*COMMAND, "inspect", "/dev/stdin"], input=data, capture_output=True)
+        assert told in done.stdout, done.stderr
+
+
 def test_inspect_starts_without_torch(photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16, 16))))
     code = (
