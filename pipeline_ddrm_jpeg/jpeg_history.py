@@ -579,7 +579,9 @@ def _chroma_fit(
         off = np.pad(np.abs(decoded - filled), padding)
         explained = _in_units(off, trial.mcu_size).max(axis=(2, 3)) <= reach
         unquantized = _dct() @ _in_units(np.pad(filled, padding, mode="edge"), (8, 8)) @ _dct().T
-        plain = _in_units(_code(unquantized) + _EXCEPTION, factors).sum(axis=(2, 3))
+        plain = _in_units(_code(unquantized), factors).sum(axis=(2, 3))
+        # Added noise is in all blocks, so that one which is not explained says little.
+        plain = np.full_like(plain, plain.mean()) if trial.added else plain + _EXCEPTION * np.prod(factors)
         own = np.where(explained, _code(levels), plain) / np.prod(factors)
         clear = _in_units(np.pad(~extreme, padding), trial.mcu_size).mean(axis=(2, 3)) >= 0.5
         own = np.where(cut | ~clear, np.nan, own).repeat(factors[0], axis=0).repeat(factors[1], axis=1)
