@@ -1,4 +1,4 @@
-"""WebDataset shards: tars of which the members that are JPEGs are replaced and the others carried over."""
+"""WebDataset shards: tars of which some members are replaced and the others carried over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from .files import JPEG_START, write_atomically
+from .files import write_atomically
 
 SUFFIX = ".tar"
 
@@ -22,8 +22,8 @@ def rewrite(source: Path, target: Path, convert: Callable[[str, bytes], bytes | 
     Args:
         source: the tar, not compressed or compressed; what is written is not.
         target: where the new one goes.
-        convert: given the name and the bytes of each member that begins as a JPEG does, returns those that take their
-            place, or `None` for them to stay.
+        convert: given the name and the bytes of each file, returns those that take their place, or `None` for them to
+            stay.
         suffix: of what is converted, such as `".png"`.
 
     Raises:
@@ -44,7 +44,7 @@ def _write(
 ) -> None:
     with tarfile.open(fileobj=stream, mode="w") as written:
         for member, data in _members(shard):
-            made = convert(member.name, data) if data and data.startswith(JPEG_START) else None
+            made = convert(member.name, data) if data else None
             if made is not None:
                 renamed = str(PurePosixPath(member.name).with_suffix(suffix))
                 member.name = renamed if renamed == member.name or renamed not in taken else member.name + suffix
