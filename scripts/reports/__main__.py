@@ -11,6 +11,7 @@ changes numbers, remove build/results. The stages, and what they write:
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
   samplers         docs/samplers.md, docs/samplers.json
+  graphics         docs/graphics.md
   history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
   figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
@@ -41,10 +42,10 @@ from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
 STAGES = (
-    *("results", "presets", "corrections", "samplers", "history", "rate-distortion"),
+    *("results", "presets", "corrections", "samplers", "graphics", "history", "rate-distortion"),
     *("figures", "benchmark", "throughput", "pages"),
 )
-_WITHOUT_PICTURES = {"figures", "benchmark", "pages"}
+_WITHOUT_PICTURES = {"graphics", "figures", "benchmark", "pages"}
 CHOSEN_ON = ("mcmaster18", "live1")  # the sets that settings are chosen with
 CURVES = "kodak24"  # the set of the rate-distortion curves and of the throughput, where it is there
 
@@ -98,19 +99,29 @@ def main() -> None:
         return folder
 
     def make_results() -> None:
-        drawn = graphics.draw(arguments.work / "graphics", size=arguments.size)
         folders = [
             evaluate("balanced", sets, 1000, *others, "--quality", "5,10,20,30,40"),
             evaluate("balanced", sets, 8, *others, "--quality", "60,75,85,92,97"),
             evaluate("balanced", sets, 8, *others, "--quality", "10,40,75,92", "--subsampling", "4:4:4"),
             evaluate("balanced", sets, 8, "--convention", "released"),
-            evaluate("balanced", [drawn], 1000, *others, "--quality", "5,10,20,30,40"),
         ]
         results.make(folders, docs / "results")
 
     def make_presets() -> None:
         measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
         presets.make([evaluate(name, sets, 3) for name in measured], docs / "presets")
+
+    def make_graphics() -> None:
+        drawn = graphics.draw(arguments.work / "graphics", seed=1, size=arguments.size)
+        factors = ("--quality", "5,10,20,30,40")
+        with_others = evaluate("balanced", [drawn], 1000, *others, *factors)
+        folders = {
+            "fast": evaluate("fast", [drawn], 1000, *factors),
+            "balanced": with_others,
+            "balanced, 8 steps": evaluate("balanced", [drawn], 1000, *factors, "--steps", "8"),
+            "best": evaluate("best", [drawn], 1000, *factors),
+        }
+        graphics.make(folders, with_others, docs / "graphics.md")
 
     def make_comparison(name: str) -> None:
         folders = [path for path in sets if path.name in CHOSEN_ON] or sets[:1]
@@ -160,7 +171,7 @@ def main() -> None:
 
     makers = (
         *(make_results, make_presets, partial(make_comparison, "corrections"), partial(make_comparison, "samplers")),
-        *(make_history, make_curves, make_figures, make_benchmark, make_throughput, make_pages),
+        *(make_graphics, make_history, make_curves, make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:

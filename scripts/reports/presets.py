@@ -50,17 +50,25 @@ def gains(folder: Path) -> dict[str, dict]:
     return found
 
 
-def make(folders: list[Path], output: Path) -> None:
-    rows = {name: row for folder in folders for name, row in gains(folder).items()}
-    factors = sorted({key[0] for row in rows.values() for key in row if isinstance(key, tuple)})
-    columns = [(factor, metric) for factor in factors for metric in SHOWN]
+def factors_of(rows: dict[str, dict]) -> list[int]:
+    return sorted({key[0] for row in rows.values() for key in row if isinstance(key, tuple)})
 
+
+def gain_table(rows: dict[str, dict]) -> str:
+    """What `gains` found, a line for each preset."""
+    columns = [(factor, metric) for factor in factors_of(rows) for metric in SHOWN]
     heads = [f"QF {factor} {COLUMNS[metric].label}" for factor, metric in columns]
     lines = [["Preset", "network evaluations", "seconds", *heads]]
     for name, row in rows.items():
         cells = [f"{row[column]:+.{COLUMNS[column[1]].decimals}f}" for column in columns]
         lines.append([name, f"{row['network_evaluations']:.0f}", f"{row['seconds']:.1f}", *cells])
-    table = markdown(lines)
+    return markdown(lines)
+
+
+def make(folders: list[Path], output: Path) -> None:
+    rows = {name: row for folder in folders for name, row in gains(folder).items()}
+    factors = factors_of(rows)
+    table = gain_table(rows)
     print(table)
 
     figure, axes = plt.subplots(len(SHOWN), len(factors), figsize=(4 * len(factors), 6), layout="constrained")

@@ -18,8 +18,8 @@ INTRODUCTION = """# Results
 What `ddrm-jpeg evaluate` printed, gathered by `make results`; nothing is typed by hand. The pictures are
 256-pixel versions of published sets (halved by averaging, then bicubic, then the central square): ImageNet validation
 (`imagenet`), Kodak (`kodak24`), the validation part of CID22 (`cid22val`), LIVE release 1 (`live1`, derived from
-Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spread evenly over it. `graphics` are
-text, diagrams and screens, drawn by `scripts/reports/graphics.py`.
+Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spread evenly over it.
+Text, diagrams and screens are in [graphics.md](graphics.md).
 
 - **JPEG** is the picture as Pillow decodes the file (convention `libjpeg`), or, without a file, as the
   operator decodes (convention `released`, the JPEG of the paper's program).
