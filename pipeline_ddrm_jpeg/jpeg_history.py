@@ -44,6 +44,8 @@ _ABOUT_AS_GOOD = 0.8  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
 _SHOWN = 2  # blocks that must show a step
 _ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
+_EXCEPTION = 15.0  # nats of a block of pixels that a JPEG does not explain
+_FILLED = 4  # rounds of filling in clipped chroma
 _CLIPPING_REACH = 5  # pixels around clipped ones in which chroma cannot be told exactly
 _ROUNDS = 8  # of estimating what clipping took away
 # sum over n of sqrt(2) (-pole)^|n| undoes averaging with weights 1/8, 6/8, 1/8.
@@ -229,11 +231,12 @@ def read_history(pixels: np.ndarray, history: JPEGHistory) -> HistoryCoefficient
     planes, levels = seen, None
     for _ in range(_ROUNDS if ((pixels == 0) | (pixels == 255)).any() else 1):
         before = levels
-        coefficients = _framed(planes, history, padding)
+        coefficients = [_framed(plane, history, i, padding) for i, plane in enumerate(planes)]
         levels = [np.rint(c / q) for c, q in zip(coefficients, history.component_tables, strict=True)]
         if before is not None and all(map(np.array_equal, levels, before)):
             break
-        decoded = _decoded(levels, history, padding, (height, width))
+        parts = enumerate(zip(levels, history.component_tables, strict=True))
+        decoded = np.stack([_decoded(level * q, history, i, padding, (height, width)) for i, (level, q) in parts])
         planes = seen + decoded - _clipped(decoded)
     low, high = [], []
     for i, (c, level, table) in enumerate(zip(coefficients, levels, history.component_tables, strict=True)):
@@ -357,25 +360,21 @@ def _upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.n
     return plane
 
 
-def _framed(planes: np.ndarray, history: JPEGHistory, padding: tuple) -> list[np.ndarray]:
-    """The coefficients of the whole MCUs around a picture, of which its borders are repeated."""
-    coefficients = []
-    for i, plane in enumerate(planes):
-        framed = np.pad(plane, padding, mode="edge")
-        framed = _downsampled(framed, history.subsampling(i), history.fancy_upsampling)
-        coefficients.append(_dct() @ _in_units(framed, (8, 8)) @ _dct().T)
-    return coefficients
+def _framed(plane: np.ndarray, history: JPEGHistory, component: int, padding: tuple) -> np.ndarray:
+    """The coefficients of the whole MCUs around a plane, of which the borders are repeated."""
+    framed = np.pad(plane, padding, mode="edge")
+    framed = _downsampled(framed, history.subsampling(component), history.fancy_upsampling)
+    return _dct() @ _in_units(framed, (8, 8)) @ _dct().T
 
 
-def _decoded(levels: list[np.ndarray], history: JPEGHistory, padding: tuple, size: tuple[int, int]) -> np.ndarray:
-    """The planes `[C, H, W]`, neither rounded nor clipped, of coefficients in units of their steps."""
-    planes = []
-    for i, (level, table) in enumerate(zip(levels, history.component_tables, strict=True)):
-        blocks = _dct().T @ (level * table).astype(np.float32) @ _dct()
-        plane = blocks.swapaxes(1, 2).reshape(8 * len(blocks), -1)
-        plane = _upsampled(plane, history.subsampling(i), history.fancy_upsampling)
-        planes.append(plane[padding[0][0] :, padding[1][0] :][: size[0], : size[1]])
-    return np.stack(planes)
+def _decoded(
+    coefficients: np.ndarray, history: JPEGHistory, component: int, padding: tuple, size: tuple[int, int]
+) -> np.ndarray:
+    """The plane `[H, W]`, neither rounded nor clipped, of coefficients."""
+    blocks = _dct().T @ coefficients.astype(np.float32) @ _dct()
+    plane = blocks.swapaxes(1, 2).reshape(8 * len(blocks), -1)
+    plane = _upsampled(plane, history.subsampling(component), history.fancy_upsampling)
+    return plane[padding[0][0] :, padding[1][0] :][: size[0], : size[1]]
 
 
 def _cut(history: JPEGHistory, padding: tuple, size: tuple[int, int], component: int) -> np.ndarray:
@@ -444,11 +443,6 @@ def _of_standard_tables(scores: np.ndarray, component: int) -> np.ndarray:
     return scores[np.arange(64), _standard_tables(component) - 1].sum(axis=1)
 
 
-def _nats(levels: np.ndarray) -> np.ndarray:
-    """About how much a code for integers of any size takes: two logarithms of each (Elias, 1975)."""
-    return 2 * np.log1p(np.abs(np.rint(levels)))
-
-
 class _Fit(NamedTuple):
     """How well a table explains blocks."""
 
@@ -459,8 +453,6 @@ class _Fit(NamedTuple):
     """Logarithm of how unlikely so many explained blocks are by chance."""
     explained: float
     """Share of the blocks."""
-    nats: float
-    """That the coefficients of explained blocks take, over the number of all blocks."""
 
 
 def _best_fit(
@@ -501,7 +493,7 @@ def _best_fit(
             nearest = preferred
     free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
     own = _fit(free, coefficients, blocks, reach, added)
-    if own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
+    if own.explained > nearest.explained and own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
         return own._replace(determined=own.determined & sure.reshape(8, 8))
     return nearest
 
@@ -512,20 +504,21 @@ def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach:
     By chance that happens once in as many times as there are values in the bins of the coefficients that are not zero.
     """
     if not len(blocks):
-        return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0, 0.0)
-    levels = np.rint(coefficients / table)
-    decoded = _dct().T @ (levels * table).astype(np.float32) @ _dct()
-    explained = np.abs(blocks - decoded).max(axis=(1, 2)) <= reach
+        return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0)
+    levels, explained = _quantized(table, coefficients, blocks, reach)
     present = (levels != 0) & explained[:, None, None]
     chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
-    return _Fit(
-        table,
-        present.sum(axis=0) >= _SHOWN,
-        evidence,
-        float(explained.mean()),
-        float(_nats(levels[explained]).sum()) / len(blocks),
-    )
+    return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()))
+
+
+def _quantized(
+    table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest multiples of a table's steps `[..., 8, 8]`, and which blocks they explain, `[...]`."""
+    levels = np.rint(coefficients / table)
+    decoded = _dct().T @ (levels * table).astype(np.float32) @ _dct()
+    return levels, np.abs(blocks - decoded).max(axis=(-2, -1), initial=0) <= reach
 
 
 # --- Chroma ---
@@ -537,7 +530,8 @@ def _chroma(
     """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
 
     A block that a candidate explains takes its coefficients, any other as many nats as chroma takes that was not
-    quantized (minimum description length: Rissanen, 1978). So of candidates that explain all, the most frugal is taken.
+    quantized (minimum description length: Rissanen, 1978). So of candidates that explain all, the most frugal is taken;
+    two are compared where both can tell.
     """
     found = None
     for name in ("4:2:0", "4:2:2", "4:4:0", "4:4:4"):
@@ -545,43 +539,62 @@ def _chroma(
         for y, x in ((y, x) for y in range(0, 8 * down, 8) for x in range(0, 8 * across, 8)):
             for fancy in (False,) if name == "4:4:4" else (True, False):
                 trial = JPEGHistory("YCbCr", name, fancy, (lost[0] + y, lost[1] + x), (), (), 0.0, 0.0, added)
-                share, fit = _chroma_fit(planes, clipped, trial, quality)
-                if found is None or share < found[0]:
-                    found = share, trial, fit
+                nats, fit = _chroma_fit(planes, clipped, trial, quality)
+                if found is None or np.isnan(found[0]).all() or np.nansum(nats - found[0]) < 0:
+                    found = nats, trial, fit
     return found[1:]
 
 
 def _chroma_fit(
     planes: list[np.ndarray], clipped: list[np.ndarray], trial: JPEGHistory, quality: int
-) -> tuple[float, _Fit]:
-    """The nats by one candidate, as a share of what the same chroma takes unquantized, and its best table's fit."""
-    factors = trial.subsampling(1)
-    reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * trial.fancy_upsampling
-    chosen, possible, plain = [], [], []
+) -> tuple[np.ndarray, _Fit]:
+    """The nats that each block of 8 x 8 pixels, in Cb and in Cr, takes by one candidate, and its best table's fit.
+
+    NaN where that cannot be told, in MCUs that the border cuts or that are mostly clipped. What clipping took away is
+    filled in from what is decoded.
+    """
+    factors, fancy = trial.subsampling(1), trial.fancy_upsampling
+    reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * fancy
+    chosen = []
     for tile, extreme in zip(planes, clipped, strict=True):
-        # From the first whole pairs on, so that samples beside the MCUs help to undo the interpolation.
-        rows, columns = (
-            slice(lost % factor, side - (side - lost) % factor)
-            for lost, factor, side in zip(trial.offset, factors, extreme.shape, strict=True)
-        )
-        first = [(-lost % unit) - lost % f for lost, unit, f in zip(trial.offset, trial.mcu_size, factors, strict=True)]
-        first_sample = [pixel // factor for pixel, factor in zip(first, factors, strict=True)]
-        inexact = _spread(extreme, _CLIPPING_REACH)[rows, columns]
-        exact = ~_in_units(inexact, trial.mcu_size, first).any(axis=(2, 3))
-        exact |= not exact.any()  # better than to know nothing
-        for plane in tile[1:, rows, columns]:
-            samples = _downsampled(plane, factors, trial.fancy_upsampling)
-            off = np.abs(_upsampled(samples, factors, trial.fancy_upsampling) - plane)
-            near = _in_units(off, trial.mcu_size, first).max(axis=(2, 3), initial=0) <= reach
-            possible.append(near[exact])
-            unquantized = _in_units(
-                _nats(_dct() @ _in_units(plane, (8, 8), first) @ _dct().T).sum(axis=(2, 3)), factors
-            )
-            plain.append(unquantized[exact].sum())
-            chosen.append(_in_units(samples, (8, 8), first_sample)[exact & near])
-    possible, chosen = np.concatenate(possible), np.concatenate(chosen)
-    scores = _scores(_dct() @ chosen @ _dct().T, np.hypot(_ROUNDING, trial.added))
-    fit = _best_fit(scores, chosen, 1, reach, trial.added, quality=quality)
-    if not len(chosen) or not sum(plain):
-        return 1.0, fit
-    return fit.nats * len(chosen) / sum(plain) + 1 - possible.mean() * fit.explained, fit
+        padding = trial.padding(*extreme.shape)
+        inexact = np.pad(_spread(extreme, _CLIPPING_REACH * fancy), padding, mode="edge")
+        exact = ~_in_units(inexact, trial.mcu_size).any(axis=(2, 3)) & ~_cut(trial, padding, extreme.shape, 1)
+        chosen += [_framed(plane, trial, 1, padding)[exact] for plane in tile[1:]]
+    chosen = np.concatenate(chosen)
+    scores = _scores(chosen, np.hypot(_ROUNDING, trial.added))
+    fit = _best_fit(scores, _dct().T @ chosen @ _dct(), 1, reach, trial.added, quality=quality)
+    nats = []
+    for plane, extreme in (
+        (plane, extreme) for tile, extreme in zip(planes, clipped, strict=True) for plane in tile[1:]
+    ):
+        padding = trial.padding(*extreme.shape)
+        cut, filled = _cut(trial, padding, extreme.shape, 1), plane
+        for _ in range(_FILLED if extreme.any() else 1):
+            coefficients = _framed(filled, trial, 1, padding)
+            levels = np.rint(coefficients / fit.table)
+            quantized = np.where(cut[..., None, None], coefficients, levels * fit.table)
+            decoded = _decoded(quantized, trial, 1, padding, extreme.shape)
+            filled = np.where(extreme, decoded, plane)
+        off = np.pad(np.abs(decoded - filled), padding)
+        explained = _in_units(off, trial.mcu_size).max(axis=(2, 3)) <= reach
+        unquantized = _dct() @ _in_units(np.pad(filled, padding, mode="edge"), (8, 8)) @ _dct().T
+        plain = _in_units(_code(unquantized), factors).sum(axis=(2, 3))
+        # Added noise is in all blocks, so that one which is not explained says little.
+        plain = np.full_like(plain, plain.mean()) if trial.added else plain + _EXCEPTION * np.prod(factors)
+        own = np.where(explained, _code(levels), plain) / np.prod(factors)
+        clear = _in_units(np.pad(~extreme, padding), trial.mcu_size).mean(axis=(2, 3)) >= 0.5
+        own = np.where(cut | ~clear, np.nan, own).repeat(factors[0], axis=0).repeat(factors[1], axis=1)
+        (above, below), (before, after) = ((a // 8, b // 8) for a, b in padding)
+        nats.append(own[above : len(own) - below, before : own.shape[1] - after].ravel())
+    return np.concatenate(nats), fit
+
+
+def _code(levels: np.ndarray) -> np.ndarray:
+    """About the nats that a code for integers of any size takes for each block of `[down, across, 8, 8]`.
+
+    Two logarithms of each (Elias, 1975), of DC those of its difference from the block before.
+    """
+    levels = np.rint(levels)
+    levels[:, 1:, 0, 0] -= levels[:, :-1, 0, 0].copy()
+    return 2 * np.log1p(np.abs(levels)).sum(axis=(2, 3))

@@ -9,7 +9,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from .decoded_jpeg import DecodedJPEG, read_picture
 from .files import (
     FORMAT_OF_SUFFIX,
     FORMATS,
+    JPEG_START,
     JPEG_SUFFIXES,
     STREAM,
     check_depth,
@@ -55,6 +56,9 @@ class Task:
     target: Path
     stored_format: str = "png"
     """One of `FORMATS`, for standard output and for what is in a shard; a file's is what its name ends in."""
+    any_format: bool = False
+    """Whether it is a picture of another format that a search came upon, or a shard in which there may be some: what
+    shows no JPEG is left as it is."""
 
     @property
     def is_shard(self) -> bool:
@@ -87,9 +91,10 @@ class Result:
 
     task: Task
     status: str
-    """`"restored"`, `"skipped"` (the output was there already) or `"failed"`."""
+    """`"restored"`, `"skipped"` (the output was there already), `"untouched"` (of another format, without a JPEG) or
+    `"failed"`."""
     message: str = ""
-    """One sentence, where it failed."""
+    """One sentence, where it failed or is untouched."""
     seconds: float = 0.0
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
@@ -109,6 +114,10 @@ class Result:
     """What the picture's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
 
 
+class NoJPEGError(JPEGFileError):
+    """A picture of another format that shows no JPEG, or that cannot be read."""
+
+
 def mask_path(target: Path) -> Path:
     """Where the mask of a repaired picture goes: white where all is made up, black where all was in the file."""
     return target.with_name(f"{target.stem}.mask.png")
@@ -121,16 +130,19 @@ def plan(
     image_format: str | None = None,
     on_error: Callable[[OSError], None] | None = None,
     on_other: Callable[[Path], None] | None = None,
+    any_format: bool = False,
 ) -> list[Task]:
     """Pair every JPEG and every shard among files and folders with the file its picture, or its pictures, go to.
 
     In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
-    WebDataset. An input that does not exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as
-    `output` standard output, which is where the picture of standard input goes by default.
+    WebDataset; with `any_format` so do pictures of other formats, but for those of earlier runs. An input that does not
+    exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as `output` standard output, which is
+    where the picture of standard input goes by default.
 
     Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like a picture, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
-    folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names.
+    folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
+    and pictures of other formats make way for JPEG files.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -138,7 +150,8 @@ def plan(
         recursive: whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
         on_error: told of each folder that cannot be listed, which is then left out.
-        on_other: told of each file in a folder that does not begin as a JPEG does, but for pictures of earlier runs.
+        on_other: told of each file in a folder that does not count, but for pictures of earlier runs.
+        any_format: whether pictures of other formats count, in folders and in shards.
 
     Raises:
         FileNotFoundError: if an input does not exist.
@@ -158,7 +171,7 @@ def plan(
         if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
             raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(FORMAT_OF_SUFFIX)}")
     if folder is not None and not folder.is_dir() and len(inputs) == 1 and _is_shard(first) and _is_shard(folder):
-        tasks = [Task(_existing(first), folder, image_format or "png")]
+        tasks = [Task(_existing(first), folder, image_format or "png", any_format)]
     elif folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
         named = FORMAT_OF_SUFFIX[folder.suffix.lower()]
         if len(inputs) > 1 or first.is_dir():
@@ -167,29 +180,22 @@ def plan(
             raise ValueError(f"{folder} ends in {folder.suffix}, but the format is {image_format}")
         tasks = [Task(_existing(first), folder)]
     else:
-        suffix = FORMATS[image_format or "png"]
-        others: list[Path] = []
-        searched = _find(inputs, recursive, on_error, others.append)
-        found = list({_real(path): (root, path) for root, path in searched}.values())
-        if folder is None:
-            stems = [(path.parent, path.stem + "_restored", path.name + "_restored") for _, path in found]
-        else:
-            stems = [(folder / path.parent.relative_to(root), path.stem, path.name) for root, path in found]
-        count = Counter(stem[:2] for (_, path), stem in zip(found, stems, strict=True) if not _is_shard(path))
-        tasks = [
-            Task(path, parent / (short + shards.SUFFIX), image_format or "png")
-            if _is_shard(path)
-            else Task(path, parent / ((short if count[parent, short] == 1 else full) + suffix))
-            for (_, path), (parent, short, full) in zip(found, stems, strict=True)
-        ]
+        searched = list(_find(inputs, recursive, on_error))
+        found = {_real(path): (root, path) for root, path, counts in searched if counts}
+        tasks = _named(found.values(), folder, image_format or "png", any_format)
         named = {_real(item) for item in inputs}
         made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
         # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
         tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
         made |= {_real(mask_path(task.target)) for task in tasks}
-        for path in others if on_other else ():
-            if _real(path) not in made:
-                on_other(path)
+        others = {_real(path): (root, path) for root, path, counts in searched if not counts}
+        others = {real: pair for real, pair in others.items() if real not in found and real not in made}
+        if any_format:
+            tasks += _of_other_formats(others, folder, image_format or "png", tasks)
+            order = {real: place for place, real in enumerate(dict.fromkeys(_real(path) for _, path, _ in searched))}
+            tasks.sort(key=lambda task: order[_real(task.source)])
+        for _, path in others.values() if on_other else ():
+            on_other(path)
     taken: dict[str, Path] = {}
     for task in tasks:
         target = _real(task.target)
@@ -201,7 +207,60 @@ def plan(
     return tasks
 
 
+def is_other_picture(path: Path) -> bool:
+    """Whether a file begins as a picture does that is no JPEG."""
+    try:
+        with open(path, "rb") as stream:
+            return picture_kind(stream.read(16)) is not None
+    except OSError:
+        return False
+
+
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
+
+
+def _named(
+    found: Iterable[tuple[Path, Path]],
+    folder: Path | None,
+    image_format: str,
+    any_format: bool,
+    taken: Container[Path] = (),
+) -> list[Task]:
+    """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
+    found, suffix, ending = list(found), FORMATS[image_format], "" if folder else "_restored"
+    parents = [path.parent if folder is None else folder / path.parent.relative_to(root) for root, path in found]
+    short = [parent / f"{path.stem}{ending}{suffix}" for parent, (_, path) in zip(parents, found, strict=True)]
+    count = Counter(target for target, (_, path) in zip(short, found, strict=True) if not _is_shard(path))
+    tasks = []
+    for parent, target, (_, path) in zip(parents, short, found, strict=True):
+        if _is_shard(path):
+            tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
+            continue
+        if count[target] > 1 or target in taken:
+            target = parent / f"{path.name}{ending}{suffix}"
+        tasks.append(Task(path, target))
+    return tasks
+
+
+def _of_other_formats(
+    others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
+) -> list[Task]:
+    """Tasks of the pictures among other files, which are taken out, as are those that earlier runs have made."""
+    for real, (root, _) in list(others.items()):
+        if folder is not None and Path(_real(folder)) in Path(real).parents:
+            if _real(root) == _real(folder):
+                raise ValueError(
+                    f"{folder} is searched for pictures of any format and cannot take those that are made of them;"
+                    " choose another output"
+                )
+            del others[real]
+    pictures = {real: pair for real, pair in others.items() if is_other_picture(pair[1])}
+    tasks = _named(pictures.values(), folder, image_format, False, {task.target for task in jpegs})
+    made = {_real(task.target.with_suffix(suffix)) for task in (*jpegs, *tasks) for suffix in FORMATS.values()}
+    made |= {_real(mask_path(task.target)) for task in tasks}
+    for real in pictures:
+        del others[real]
+    return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
 
 
 def _is_shard(path: Path) -> bool:
@@ -223,16 +282,18 @@ def _find(
     inputs: Iterable[str | os.PathLike],
     recursive: bool,
     on_error: Callable[[OSError], None] | None,
-    on_other: Callable[[Path], None],
-) -> Iterator[tuple[Path, Path]]:
-    """(folder that was searched, file), in a fixed order; links to folders are not followed, pipes not read."""
+) -> Iterator[tuple[Path, Path, bool]]:
+    """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
+
+    Links to folders are not followed, pipes not read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     for item in map(Path, inputs):
         if not _existing(item).is_dir():
-            yield item.parent, item
+            yield item.parent, item, True
             continue
         folders = [item]
         while folders:  # one level at a time: os.walk calls itself, which ends 1000 folders down
@@ -244,12 +305,12 @@ def _find(
                 named = path.suffix.lower() in JPEG_SUFFIXES
                 try:
                     if path.is_file() and not _is_shard(path) and not starts_like_jpeg(path):
-                        on_other(path)
+                        yield item, path, False
                     elif path.is_file() or (named and not path.exists()):
-                        yield item, path  # a broken link too: it is a file that is missed
+                        yield item, path, True  # a broken link too: it is a file that is missed
                 except OSError:  # nobody may read it, say; that is told when its turn comes
                     if named:
-                        yield item, path
+                        yield item, path, True
 
 
 def _streamed(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None, image_format: str | None) -> Task:
@@ -459,7 +520,12 @@ class _Run:
         if task.target != STREAM and task.target.exists() and not overwrite:
             return Result(task, "skipped")
         check_depth(self.depth, task.image_format)
-        return task if task.is_shard else self.read(task)
+        try:
+            return task if task.is_shard else self.read(task)
+        except NoJPEGError as error:
+            if not task.any_format:
+                raise
+            return Result(task, "untouched", _sentence(error, task, self.repair))
 
     def read(self, task: Task, data: bytes | None = None) -> JPEGFile | DecodedJPEG:
         """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
@@ -511,9 +577,11 @@ class _Run:
         failures: list[str] = []
 
         def read(member: shards.Member) -> _Job:
-            job = _Job(member)
-            if member.is_jpeg:
-                job.do(self.read, task, member.data)
+            job, data = _Job(member), member.data or b""
+            if data.startswith(JPEG_START) or (task.any_format and picture_kind(data)):
+                job.do(self.read, task, data)
+            if isinstance(job.error, NoJPEGError) and task.any_format:
+                job.error = None
             return job
 
         def restore(jobs: list[_Job]) -> list[_Job]:
@@ -572,10 +640,11 @@ def open_source(
     """A JPEG file, or a picture of another format that was one.
 
     Raises:
-        JPEGFileError: for files that are neither, and pictures that show no JPEG.
+        NoJPEGError: for pictures that show no JPEG.
+        JPEGFileError: for files that are no pictures.
         OSError: if a path cannot be read.
     """
-    stream = _read_once(source)
+    stream = read_once(source)
     if picture_kind(stream.getbuffer()[:16].tobytes()) is None:
         file = JPEGFile.open(stream, repair=repair)
         if not assumed.saved_again:
@@ -594,14 +663,14 @@ def open_source(
             return DecodedJPEG.open(picture, history)
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
         reason = "not a picture that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
-        raise JPEGFileError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
+        raise NoJPEGError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
 
 
-def _read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
+def read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
     """What a source holds, with its name: a pipe can be read but once."""
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            return _read_once(file)
+            return read_once(file)
     stream = io.BytesIO(source if isinstance(source, bytes) else source.read(MOST_BYTES + 1))
     stream.name = "<bytes>" if isinstance(source, bytes) else source.name
     return stream

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars of which the members that are JPEGs are replaced and the others carried over."""
+"""WebDataset shards: tars of which some members are replaced and the others carried over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .files import JPEG_START, write_atomically
+from .files import write_atomically
 
 SUFFIX = ".tar"
 
@@ -25,11 +25,6 @@ class Member:
     @property
     def name(self) -> str:
         return self.header.name
-
-    @property
-    def is_jpeg(self) -> bool:
-        """Whether it begins as a JPEG does."""
-        return self.data is not None and self.data.startswith(JPEG_START)
 
 
 Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, bytes | None]]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,22 @@ import torch
 import work
 from address import DEFAULT_PRESET, SETTINGS, TO_QUERY, from_query, preset_of, values_of
 from gate import WORK, Page
-from limits import CONCURRENCY, KEEP_MINUTES, MAX_MEGABYTES, MAX_MEGAPIXELS, Damaged, read_jpeg, refusals
+from limits import (
+    CONCURRENCY,
+    KEEP_MINUTES,
+    MAX_MEGABYTES,
+    MAX_MEGAPIXELS,
+    Damaged,
+    NoTraces,
+    read_source,
+    refusals,
+)
 from work import AUTO, PIPE
 
-from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg import PRESETS, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
+from pipeline_ddrm_jpeg.restoration import Assumed
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
 
 _EXAMPLES = Path(__file__).parent / "examples"
@@ -49,8 +60,10 @@ class Source:
 
     tab: gr.Tab
     button: gr.Button
-    work: Callable[..., list]
+    work: Callable[..., Iterator[list]]
     inputs: list
+    by_hand: gr.Column | None = None
+    """What somebody may say of a picture whose file is gone."""
 
 
 @dataclass
@@ -120,17 +133,34 @@ def _choices(width: int, height: int) -> list[tuple[str, str]]:
 def _sources() -> list[Source]:
     with gr.Tabs():
         with gr.Tab("Restore") as restore_tab:
-            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor choose one, or paste a file", ".jpg")
+            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor a picture that was one, of any format", ".jpg")
             repair = gr.Checkbox(
                 label="repair", info="What is left of the file stays exact; what is lost is made up.", visible=False
             )
+            saved_again = gr.Checkbox(
+                label="the earlier JPEG",
+                info="Its pixels show that it was saved before, and coarser: restore that.",
+                visible=False,
+            )
+            with gr.Column(visible=False) as by_hand:
+                quality = gr.Slider(
+                    0,
+                    100,
+                    0,
+                    step=1,
+                    label="Quality factor of its JPEG",
+                    info="0: as its pixels show. Where they show nothing, a guess: the coarser, the smoother.",
+                )
+                subsampling = gr.Radio(
+                    ["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling, where you say the quality"
+                )
         with gr.Tab("Several") as several_tab:
             files = gr.File(label="JPEG files", file_count="multiple", height=300)
             files.preprocess = lambda payload: payload and [file.path for file in payload]  # as in _upload
         with gr.Tab("Explore") as explore_tab:
             explored = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
-            quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
-            subsampling = gr.Radio(["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling")
+            explored_quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
+            explored_chroma = gr.Radio(["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling")
             explored_side = _longer_side()
         with gr.Tab("Dequantize") as dequantize_tab:
             quantized = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
@@ -139,13 +169,19 @@ def _sources() -> list[Source]:
             quantized_side = _longer_side()
     start = {"variant": "primary", "size": "lg", "interactive": False, "render": False}  # until the address was read
     return [
-        Source(restore_tab, gr.Button("Restore", **start), work.restore, [jpeg, repair]),
+        Source(
+            restore_tab,
+            gr.Button("Restore", **start),
+            work.restore,
+            [jpeg, repair, saved_again, quality, subsampling],
+            by_hand,
+        ),
         Source(several_tab, gr.Button("Restore all", **start, visible=False), work.several, [files]),
         Source(
             explore_tab,
             gr.Button("Compress, then restore", **start, visible=False),
             work.explore,
-            [explored, quality, subsampling, explored_side],
+            [explored, explored_quality, explored_chroma, explored_side],
         ),
         Source(
             dequantize_tab,
@@ -282,19 +318,28 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
     hides how a restoration ended.
     """
 
-    def inspect(path: str | None, repair: bool) -> list:
+    def inspect(path: str | None, repair: bool, saved_again: bool, quality: int, subsampling: str) -> list:
+        said, times, damaged, lost = "", gr.skip(), False, False
         if path is None:
-            return ["", gr.skip(), gr.Checkbox(visible=False)]
-        try:
-            with refusals(path):
-                file, _ = read_jpeg(path, repair)
-                choices = gr.Radio(_choices(file.width, file.height))
-                return [presentation.facts(file), choices, gr.Checkbox(visible=bool(file.damage))]
-        except gr.Error as error:
-            return [presentation.refused(error.message), gr.skip(), gr.Checkbox(visible=isinstance(error, Damaged))]
+            saved_again = False
+        else:
+            try:
+                with refusals(path):
+                    assumed = work.what_is_assumed(saved_again, quality, subsampling)
+                    file, _ = read_source(path, repair, assumed)
+                    times = gr.Radio(_choices(file.width, file.height))
+                    damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.saved_again
+                    earlier = _earlier(path) if isinstance(file, JPEGFile) and not file.damage else None
+                    saved_again = saved_again or earlier is not None
+                    said = presentation.facts(file, Path(path).name, earlier)
+            except gr.Error as error:
+                said = presentation.refused(error.message)
+                damaged, lost = isinstance(error, Damaged), isinstance(error, NoTraces)
+        shown = (gr.Checkbox(visible=damaged), gr.Checkbox(visible=saved_again), gr.Column(visible=lost))
+        return [said, times, *shown]
 
     pictures = [source.inputs[0] for source in sources]
-    jpeg, repair = sources[0].inputs
+    jpeg, repair, saved_again, quality, subsampling = sources[0].inputs
     gr.on(
         [picture.change for picture in pictures],
         None,
@@ -304,15 +349,23 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
         api_visibility="private",
     )
     gr.on(
-        [jpeg.change, repair.input],
+        [jpeg.change, repair.input, saved_again.input, quality.release, subsampling.input],
         inspect,
-        [jpeg, repair],
-        [results.facts, preset, repair],
+        sources[0].inputs,
+        [results.facts, preset, repair, saved_again, sources[0].by_hand],
         show_progress="hidden",
         concurrency_limit=4,
         concurrency_id="inspect",
         api_visibility="private",
     )
+
+
+def _earlier(path: str) -> DecodedJPEG | None:
+    """The coarser JPEG that the pixels of a JPEG file show."""
+    try:
+        return read_source(path, False, Assumed(saved_again=True))[0]
+    except JPEGFileError:
+        return None
 
 
 def _connect_work(
@@ -326,7 +379,7 @@ def _connect_work(
 
     async def cancelled(request: gr.Request) -> list:
         await work.leave(request)
-        return ['<p class="hint" role="status">Cancelled.</p>', *_busy(buttons, False)]
+        return ['<p class="hint" role="status">Cancelled.</p>', "", *_busy(buttons, False)]
 
     def ended(request: gr.Request) -> list:
         """Why there is no picture. The sentence stays on the page when the note that gradio shows has gone.
@@ -361,7 +414,7 @@ def _connect_work(
         run.success(lambda: _busy(buttons, False), None, buttons, **_QUIET)
         run.failure(ended, None, [*results.components, *buttons], **_QUIET)
         runs.append(run)
-    cancel.click(cancelled, None, [results.status, *buttons], cancels=runs, api_name="cancel", **_QUIET)
+    cancel.click(cancelled, None, [results.status, results.view, *buttons], cancels=runs, api_name="cancel", **_QUIET)
     page.unload(work.leave)
 
 

@@ -19,9 +19,10 @@ from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.inputs import observe
-from pipeline_ddrm_jpeg.jpeg_markers import picture_kind
+from pipeline_ddrm_jpeg.restoration import Assumed, open_source
 
 log = logging.getLogger("space")
 
@@ -56,6 +57,10 @@ _FORMATS = [name for name in Image.ID if name != "EPS"]  # a program, for which 
 
 class Damaged(gr.Error):
     """A refusal of a file that can be repaired."""
+
+
+class NoTraces(gr.Error):
+    """A refusal of a picture of which somebody may say what JPEG it was."""
 
 
 def refusal(sentence: str, kind: type[gr.Error] = gr.Error) -> gr.Error:
@@ -159,8 +164,10 @@ def _check_size(name: str, width: int, height: int) -> None:
         )
 
 
-def read_jpeg(path: str | None, repair: bool = False) -> tuple[JPEGFile, dict[str, Image.Image]]:
-    """The upload as a JPEG file, with its true tables and coefficients, and, upright, what to compare it with.
+def read_source(
+    path: str | None, repair: bool, assumed: Assumed
+) -> tuple[JPEGFile | DecodedJPEG, dict[str, Image.Image]]:
+    """The upload as a JPEG file, or as a picture that was one, and, upright, what to compare the restored one with.
 
     That is the picture as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
     """
@@ -168,14 +175,20 @@ def read_jpeg(path: str | None, repair: bool = False) -> tuple[JPEGFile, dict[st
     stream = io.BytesIO(data)
     stream.name = name  # what messages call it
     try:
-        file = JPEGFile.open(stream, repair=repair)
+        file = open_source(stream, repair, assumed)
     except JPEGDamageError as error:
         raise refusal(f"{error}. Tick repair to restore what is left of it", Damaged) from None
     except JPEGFileError as error:
-        if picture_kind(data) is None:
+        if NOTHING_FOUND not in str(error):
             raise
-        raise refusal(f"{error}. The tab Explore takes pictures of any format") from None
+        raise refusal(
+            f"{name}: its pixels show no JPEG that it went through. Choose the JPEG file; or, where the picture was one"
+            " and has been resized or edited since, set below how coarse that was",
+            NoTraces,
+        ) from None
     _check_size(name, file.width, file.height)
+    if isinstance(file, DecodedJPEG):
+        return file, {"as it is": Image.fromarray(np.ascontiguousarray(upright(file.pixels, file.orientation)))}
     if file.damage:
         return file, _what_is_left(file)
     try:

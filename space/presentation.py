@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from html import escape
@@ -19,14 +21,16 @@ from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import save, save_image, upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.restoration import Assumed
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
-EXAMPLE = '<p class="note">An example. Move the divider; then choose a picture of your own.</p>'
+EXAMPLE = '<p class="note example">An example. Move the divider; then choose a picture of your own.</p>'
 _PRESETS = {
     "fast": ("fast", "a first idea, somewhat soft"),
     "balanced": ("balanced", "the usual choice"),
@@ -42,8 +46,16 @@ def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
     return [(f"{label}{times[name]}: {words}", name) for name, (label, words) in _PRESETS.items()]
 
 
-def facts(file: JPEGFile) -> str:
-    """What a JPEG file says about itself."""
+def facts(file: JPEGFile | DecodedJPEG, name: str, earlier: DecodedJPEG | None = None) -> str:
+    """What a JPEG file says about itself, or the pixels of a picture about the file that it was.
+
+    Args:
+        file: the source.
+        name: what it is called.
+        earlier: the coarser JPEG that the pixels of a JPEG file show.
+    """
+    if isinstance(file, DecodedJPEG):
+        return _traces(file, name)
     colour = "greyscale" if file.color_space == "L" else file.color_space
     if len(file.components) >= 3:
         factors = ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in file.components)
@@ -62,19 +74,47 @@ def facts(file: JPEGFile) -> str:
         rows["Inks"] = "Written as RGB"
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
+    if earlier:
+        rows["Its pixels"] = earlier.description
     components: dict[str, list[str]] = {}
     names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "YCCK": ["Y", "Cb", "Cr", "K"]}.get(
         file.color_space, list(file.color_space)
     )
-    for name, component in zip(names, file.components, strict=True):
-        lines = component.quantization_table.tolist()
-        cells = "".join("<tr>" + "".join(f"<td>{step}</td>" for step in line) + "</tr>" for line in lines)
-        components.setdefault(cells, []).append(name)
-    tables = "".join(f"<table><caption>{', '.join(of)}</caption>{cells}</table>" for cells, of in components.items())
+    for label, component in zip(names, file.components, strict=True):
+        components.setdefault(_cells(component.quantization_table), []).append(label)
+    return _told(f"What {name} says", rows, {", ".join(of): cells for cells, of in components.items()})
+
+
+def _traces(picture: DecodedJPEG, name: str) -> str:
+    history = picture.history
+    down, across = history.offset
+    rows = {
+        "Size": f"{picture.width} &times; {picture.height}",
+        "Quality factor": f"about {history.quality_factor}",
+        "Colour": "greyscale" if history.chroma_subsampling is None else f"YCbCr {history.chroma_subsampling}",
+        "Cropped by": f"{down} rows, {across} columns" if down or across else "nothing",
+    }
+    if history.assumed:
+        heading = f"What you say {name} was"
+    else:
+        heading = f"What the pixels of {name} show"
+        rows["Blocks explained exactly"] = percent(history.explained)
+        rows["Quantization steps shown"] = percent(history.share_determined)
+    labels = ["grey"] if len(history.quantization_tables) == 1 else ["Y", "Cb, Cr"]
+    tables = map(_cells, history.quantization_tables)
+    return _told(heading, rows, dict(zip(labels, tables, strict=True)))
+
+
+def _cells(table: np.ndarray) -> str:
+    return "".join("<tr>" + "".join(f"<td>{step}</td>" for step in line) + "</tr>" for line in table.tolist())
+
+
+def _told(heading: str, rows: dict[str, str], tables: dict[str, str]) -> str:
+    shown = "".join(f"<table><caption>{label}</caption>{cells}</table>" for label, cells in tables.items())
     return f"""
-<h2>What {escape(file.name)} says</h2>
-<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows.items())}</dl>
-<details><summary>Quantization tables</summary><div class="tables">{tables}</div></details>"""
+<h2>{escape(heading)}</h2>
+<dl>{"".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in rows.items())}</dl>
+<details><summary>Quantization tables</summary><div class="tables">{shown}</div></details>"""
 
 
 def refused(sentence: str) -> str:
@@ -141,7 +181,7 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
 
 
 def compared(
-    result: Any, left: dict[str, Image.Image], name: str, file: JPEGFile | None = None
+    result: Any, left: dict[str, Image.Image], name: str, file: JPEGFile | DecodedJPEG | None = None
 ) -> tuple[Path, str, str]:
     """Put the pictures to where gradio serves and later deletes them.
 
@@ -171,6 +211,20 @@ def compared(
     width_and_height = ImageOps.exif_transpose(image).size
     pair = comparison({label: address[f"{label}.png"] for label in left}, address[name], width_and_height)
     return folder / name, pair, where_they_differ
+
+
+def preview(picture: Image.Image) -> list:
+    """What `results` shows while a picture is on its way: that, as far as it is, and nothing else anew."""
+    stream = io.BytesIO()
+    picture.save(stream, "WebP", quality=80)
+    address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    ratio = picture.width / picture.height
+    shown = [gr.skip()] * len(results())
+    shown[2] = (
+        f'<figure class="preview" style="--ratio: {ratio:.4f}"><img src="{address}" alt="The picture so far">'
+        "<figcaption>So far</figcaption></figure>"
+    )
+    return shown
 
 
 def results(
@@ -241,9 +295,9 @@ def snippet(imports: str, pipe: str, settings: dict[str, Any], body: str) -> str
     return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
 
 
-def task(source: str, target: str, seed: int, repair: bool = False) -> str:
-    """The last lines of `snippet` for a JPEG file."""
-    options = f"seed={seed}, repair=True" if repair else f"seed={seed}"
+def task(source: str, target: str, seed: int, repair: bool, assumed: Assumed) -> str:
+    """The last lines of `snippet` for a file."""
+    options = f"seed={seed}{', repair=True' * repair}{f', assumed={assumed}' * (assumed != Assumed())}"
     return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, {options}, **settings)\n"
 
 
@@ -253,6 +307,7 @@ from pathlib import Path
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.restoration import Task, restore_file
 """
+RESTORE_ASSUMED = RESTORE.replace("import Task", "import Assumed, Task")
 EXPLORE = """\
 from pathlib import Path
 

@@ -8,12 +8,15 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from html import escape
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -28,13 +31,23 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
-from limits import MAX_SECONDS, read_clean, read_jpeg, refusal, refusals
+from limits import MAX_SECONDS, read_clean, read_source, refusal, refusals
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, JPEGFile, QuantizationOperator
+from pipeline_ddrm_jpeg import (
+    DDRMJPEGPipeline,
+    DDRMJPEGPipelineOutput,
+    DDRMScheduler,
+    JPEGFile,
+    QuantizationOperator,
+)
+from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
+from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.inks import restore_any
+from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
+from pipeline_ddrm_jpeg.restoration import Assumed
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
 log = logging.getLogger("space")
@@ -45,6 +58,8 @@ PIPE = DDRMJPEGPipeline.from_prior(_PRIOR or EMBEDDED, dtype=fastest_dtype(_DEVI
 
 
 _PATIENCE = 1.5  # how far beyond the limit an expected time may be before it is believed
+_BETWEEN_PREVIEWS = 0.5  # seconds at least
+_PREVIEW_SIDE = 640  # pixels at most
 
 
 def _too_long(seconds: float) -> gr.Error:
@@ -61,11 +76,20 @@ class Meter:
         num_inference_steps, num_samples: of the pipeline's call.
         go: file that is there as long as the work is to go on. A file, because ZeroGPU works in another process.
         show: progress on the page.
+        preview: told, now and then, of the pictures so far, `[samples, C, H, W]` in [-1, 1].
     """
 
-    def __init__(self, num_inference_steps: int, num_samples: int, go: Path, show: gr.Progress) -> None:
+    def __init__(
+        self,
+        num_inference_steps: int,
+        num_samples: int,
+        go: Path,
+        show: gr.Progress,
+        preview: Callable[[torch.Tensor], None],
+    ) -> None:
         self.num_inference_steps, self.num_samples = num_inference_steps, num_samples
-        self.go, self.show = go, show
+        self.go, self.show, self.preview = go, show, preview
+        self.previewed = time.monotonic()
         self.total = self.done = 0
         self.step = self.samples_before = self.done_before = 0
         self.start = time.monotonic()
@@ -103,9 +127,12 @@ class Meter:
     def on_step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict:
         """Callback of the pipeline. It takes as many samples through the steps together as memory allows."""
         self.step, self.done_before = step + 1, self.done
+        if time.monotonic() - self.previewed > _BETWEEN_PREVIEWS:
+            self.preview(tensors["pred_original_sample"])
+            self.previewed = time.monotonic()
         if self.step == self.num_inference_steps:
             self.step = 0
-            self.samples_before += len(tensors["sample"])
+            self.samples_before += len(tensors["pred_original_sample"])
         return {}
 
 
@@ -118,19 +145,52 @@ class Visit(DDRMJPEGPipeline):
         return self.meter
 
 
-def run(source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Path, show: gr.Progress) -> Any:
-    """The pipeline's output for `source`.
+def run(
+    source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Path, show: gr.Progress
+) -> Iterator[Image.Image | DDRMJPEGPipelineOutput]:
+    """Pictures of what is there so far, then the pipeline's output for `source`.
 
     Raises:
         gr.Error: for what cannot be restored, or not in time, or when `go` is deleted meanwhile. Of other exceptions
             ZeroGPU would bring back only the name.
     """
     visit = Visit(PIPE.unet, DDRMScheduler.from_config(PIPE.scheduler.config), PIPE.config.denoiser_error)
-    visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show)
-    generator = torch.Generator().manual_seed(seed)
+    said: SimpleQueue = SimpleQueue()
+
+    def preview(x: torch.Tensor) -> None:
+        if getattr(source, "color_space", None) not in FOUR_INKS:  # of which each is less than a picture
+            said.put(_preview(x, source))
+
+    visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show, preview)
+    options = {
+        "generator": torch.Generator().manual_seed(seed),
+        "callback_on_step_end": visit.meter.on_step_end,
+        "callback_on_step_end_tensor_inputs": ["pred_original_sample"],
+    }
+
+    def work() -> None:
+        try:
+            said.put(restore_any(visit, source, operator=operator, **options, **settings))
+        except Exception as error:
+            said.put(error)
+
+    # In a thread, since the pipeline calls back; in this context, by which the progress finds its visitor.
+    Thread(target=copy_context().run, args=(work,), daemon=True).start()
+    while isinstance(picture := said.get(), Image.Image):
+        yield picture
     with refusals():
-        options = {"generator": generator, "callback_on_step_end": visit.meter.on_step_end, **settings}
-        return restore_any(visit, source, operator=operator, **options)
+        if isinstance(picture, Exception):
+            raise picture
+    yield picture
+
+
+def _preview(x: torch.Tensor, source: Any) -> Image.Image:
+    """The mean of samples as a small picture, cropped and upright as that of its source will be."""
+    top, left = source.history.offset if isinstance(source, DecodedJPEG) else (0, 0)
+    x = x[:, :, top : top + source.height, left : left + source.width].mean(dim=0)
+    scale = max(1, math.ceil(max(x.shape[1:]) / _PREVIEW_SIDE))
+    pixels = ((x[:, ::scale, ::scale] + 1) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
 
 
 if spaces is not None:
@@ -155,23 +215,38 @@ def estimate(settings: dict[str, Any], width: int, height: int) -> float | None:
     return None if _pace == math.inf else _pace * evaluated_pixels(settings, width, height)
 
 
+# What a visitor is shown meanwhile, as `presentation.results` would have it, and what comes of it.
+Work = Generator[list, None, Any]
+
+
 def timed_run(
     source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Path, show: gr.Progress, size: tuple[int, int]
-) -> Any:
+) -> Work:
     """`run`, unless it is known beforehand that it would take too long."""
     global _pace
     expected = estimate(settings, *size)
     if expected is not None and expected > _PATIENCE * MAX_SECONDS:
         raise _too_long(expected)
     start = time.monotonic()
-    result = run(source, operator, settings, seed, go, show)
+    for result in run(source, operator, settings, seed, go, show):
+        if isinstance(result, Image.Image):
+            yield presentation.preview(result)
     _pace = min(_pace, (time.monotonic() - start) / evaluated_pixels(settings, *size))
     return result
 
 
+def _result_of(work: Work) -> Any:
+    """What comes of work at which nobody looks."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
 # --- What is being worked at ---
 
-_RUNNING: dict[str, set[Path]] = {}  # by session, the files that are there as long as its work is to go on
+_RUNNING: dict[Path, str] = {}  # the files that are there as long as work is to go on, and its session
 _FOLDER = TemporaryDirectory(prefix="ddrm-jpeg-space-")
 
 
@@ -185,24 +260,22 @@ def job(request: gr.Request) -> Iterator[Path]:
     """The file that is there as long as the work is to go on."""
     go = Path(_FOLDER.name, uuid4().hex)
     go.touch()
-    running = _RUNNING.setdefault(request.session_hash, set())
-    running.add(go)
+    _RUNNING[go] = request.session_hash
     try:
         if not _queue().is_wanted(LocalContext.event_id.get()):  # cancelled before it was known here
             raise refusal("Cancelled")
         yield go
     finally:
         go.unlink(missing_ok=True)
-        running.discard(go)
-        if not running:
-            _RUNNING.pop(request.session_hash, None)
+        del _RUNNING[go]
 
 
 async def leave(request: gr.Request) -> None:
     """End what a session waits for or has running."""
     await _queue().give_up(request.session_hash)
-    for go in list(_RUNNING.get(request.session_hash, ())):
-        go.unlink(missing_ok=True)
+    for go, session in list(_RUNNING.items()):
+        if session == request.session_hash:
+            go.unlink(missing_ok=True)
 
 
 # --- The work of the tabs ---
@@ -225,35 +298,46 @@ _PICTURES = VaeImageProcessor(vae_scale_factor=1)  # PIL pictures to tensors in 
 def restore(
     path: str,
     repair: bool,
+    saved_again: bool,
+    quality: int,
+    subsampling: str,
     request: gr.Request,
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
-) -> list:
-    """Restore a JPEG file, or with `repair` what is left of a damaged one."""
-    settings = call_arguments(settings)
+) -> Iterator[list]:
+    """Restore a JPEG file, with `repair` what is left of a damaged one, or a picture that was one."""
+    settings, assumed = call_arguments(settings), what_is_assumed(saved_again, quality, subsampling)
     with job(request) as go, refusals(path):
         progress(0, desc="Reading the file")
-        verdict, file, (picture, *views) = _restored(path, repair, settings, seed, go, progress)
+        verdict, file, (picture, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
+        name, known = Path(path).name, assumed if isinstance(file, DecodedJPEG) else Assumed()
         code = presentation.snippet(
-            presentation.RESTORE,
+            presentation.RESTORE if known == Assumed() else presentation.RESTORE_ASSUMED,
             _ENVIRONMENT,
             settings,
-            presentation.task(file.name, picture.name, seed, bool(file.damage)),
+            presentation.task(name, picture.name, seed, bool(file.damage), known),
         )
-        return presentation.results(verdict, picture, *views, presentation.facts(file), code)
+        yield presentation.results(verdict, picture, *views, presentation.facts(file, name), code)
+
+
+def what_is_assumed(saved_again: bool, quality: int, subsampling: str) -> Assumed:
+    """What a visitor says of the JPEG that a picture was, as the controls have it."""
+    return Assumed(quality or None, subsampling if quality else Assumed.chroma_subsampling, saved_again=saved_again)
 
 
 def _restored(
-    path: str, repair: bool, settings: dict[str, Any], seed: int, go: Path, show: Any
-) -> tuple[str, JPEGFile, tuple[Path, str, str]]:
+    path: str, repair: bool, assumed: Assumed, settings: dict[str, Any], seed: int, go: Path, show: Any
+) -> Work:
     """A restored file: the verdict on it, what it is, and what `presentation.compared` says of it."""
     start = time.monotonic()
-    file, left = read_jpeg(path, repair)
-    result = timed_run(file, None, settings, seed, go, show, (file.width, file.height))
+    file, left = read_source(path, repair, assumed)
+    result = yield from timed_run(file, None, settings, seed, go, show, (file.width, file.height))
     made_up = float(file.invented.mean()) if file.damage else None
     seconds = time.monotonic() - start
     kept_of = "remaining coefficients" if file.damage else "coefficients"
+    if isinstance(file, DecodedJPEG):
+        kept_of = f"{'assumed' if file.history.assumed else 'estimated'} coefficients"
     verdict = presentation.verdict(result.consistency_8bit[0], kept_of, seconds, made_up)
     return verdict, file, presentation.compared(result, left, f"{Path(path).stem}_restored.png", file)
 
@@ -264,8 +348,8 @@ def several(
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
-) -> list:
-    """Restore JPEG files one after the other, each as it would be alone; one that fails does not stop the others."""
+) -> Iterator[list]:
+    """Restore files one after the other, each as it would be alone; one that fails does not stop the others."""
     if not paths:
         raise refusal("Choose some pictures first")
     start, settings = time.monotonic(), call_arguments(settings)
@@ -278,7 +362,8 @@ def several(
                     raise refusal(f"{name}: not begun; the limit of this server is {MAX_SECONDS:g} s")
                 show = partial(_with_place, progress, f"{name} ({number} of {len(paths)})")
                 with refusals(path):
-                    verdict, _, (picture, pair, _) = _restored(path, False, settings, seed, go, show)
+                    work = _restored(path, False, Assumed(), settings, seed, go, show)
+                    verdict, _, (picture, pair, _) = yield from work
                 pictures.append(picture)
                 parts.append(f"<h2>{escape(name)}</h2>{verdict}{pair}")
             except gr.Error as error:
@@ -288,7 +373,7 @@ def several(
         if not pictures:
             raise refusal("None of these files could be restored")
         verdict = presentation.count(len(pictures), len(paths), time.monotonic() - start)
-        return presentation.results(verdict, presentation.zipped(pictures), "".join(parts))
+        yield presentation.results(verdict, presentation.zipped(pictures), "".join(parts))
 
 
 def _with_place(show: gr.Progress, place: str, progress: Any, desc: str, unit: str) -> None:
@@ -304,10 +389,10 @@ def example(path: Path, settings: dict[str, Any]) -> tuple[list, Path] | None:
     shutil.copy(path, folder)
     go = Path(_FOLDER.name, uuid4().hex)
     go.touch()
-    arguments = str(folder / path.name), False, settings, 0, go, lambda *_, **__: None
-    verdict, file, (picture, pair, _) = _restored(*arguments)
+    work = _restored(str(folder / path.name), False, Assumed(), settings, 0, go, lambda *_, **__: None)
+    verdict, file, (picture, pair, _) = _result_of(work)
     go.unlink()
-    says = presentation.facts(file)
+    says = presentation.facts(file, path.name)
     return presentation.results(presentation.EXAMPLE + verdict, view=pair, what_it_says=says), picture
 
 
@@ -320,7 +405,7 @@ def explore(
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
-) -> list:
+) -> Iterator[list]:
     """Compress a clean picture to a JPEG file, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
@@ -331,7 +416,7 @@ def explore(
         clean.save(stream, "JPEG", **options)
         stream.seek(0)
         file = JPEGFile.open(stream)
-        result = timed_run(file, None, settings, seed, go, progress, clean.size)
+        result = yield from timed_run(file, None, settings, seed, go, progress, clean.size)
         before = Image.open(stream)
         after = ImageOps.exif_transpose(result.images[0])
         name = f"{Path(name).stem}_q{quality}_restored.png"
@@ -339,10 +424,10 @@ def explore(
         verdict += presentation.numbers(clean, {"JPEG": before, "restored": after})
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         code += f"picture.save({file.name!r}{arguments})\n"
-        code += presentation.task(file.name, name, seed)
+        code += presentation.task(file.name, name, seed, False, Assumed())
         code = presentation.snippet(presentation.EXPLORE, _ENVIRONMENT, settings, code)
         picture, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file)
-        return presentation.results(verdict, picture, *views, presentation.facts(file), code)
+        yield presentation.results(verdict, picture, *views, presentation.facts(file, file.name), code)
 
 
 def dequantize(
@@ -354,13 +439,13 @@ def dequantize(
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **settings: Any,
-) -> list:
+) -> Iterator[list]:
     """Keep a few bits of each channel of a clean picture, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
         clean, name, code = read_clean(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
-        result = timed_run(clean, operator, settings, seed, go, progress, clean.size)
+        result = yield from timed_run(clean, operator, settings, seed, go, progress, clean.size)
         tensor = _PICTURES.preprocess(clean.convert("RGB"))
         (before,) = _PICTURES.postprocess(operator.decode(operator.encode(tensor)))
         name = f"{Path(name).stem}_{bits}bit_restored.png"
@@ -374,4 +459,4 @@ def dequantize(
         )
         code = presentation.snippet(presentation.DEQUANTIZE, _ENVIRONMENT, settings, code)
         picture, *views = presentation.compared(result, {"quantized": before, "original": clean}, name)
-        return presentation.results(verdict, picture, *views, code=code)
+        yield presentation.results(verdict, picture, *views, code=code)

@@ -179,6 +179,32 @@ def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_
     assert run("restore", folder / "notes.jpg").returncode == 1
 
 
+def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(folder, prior_folder, photo):
+    shown = Image.open(io.BytesIO(jpeg_bytes(photo.resize((160, 128)), quality=30)))
+    shown.save(folder / "shot.png")
+    photo.save(folder / "clean.png")
+    (folder / "notes.txt").write_text("no picture")
+    command = ["restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK]
+    plain = run(*command).stdout.splitlines()[-1]
+    assert plain == "3 files were not JPEG pictures, 2 of them other pictures (--any-format looks at these too)"
+    log = folder / "log"
+    done = run(*command, "--any-format", "--json-log", log)
+    assert done.returncode == 0, done.stderr
+    assert "clean.png: its pixels show no JPEG that it went through; left as it is" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was not a picture"]
+    facts = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {Path(one["source"]).name: one["status"] for one in facts} == {
+        "a.jpg": "skipped",
+        "b.jpg": "skipped",
+        "clean.png": "untouched",
+        "shot.png": "restored",
+    }
+    (folder / "only").mkdir()
+    photo.save(folder / "only" / "clean.png")
+    assert "--any-format looks at other pictures too" in run("restore", folder / "only").stderr
+    assert run("restore", folder / "only", "--any-format", "--prior", prior_folder).returncode == 0
+
+
 def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, prior_folder):
     for name in ("out", "secret", "in"):
         (folder / name).mkdir()
@@ -313,6 +339,15 @@ def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     assert "written as JPEG" in run("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
     (tmp_path / "text.png").write_text("hello")
     assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
+
+
+def test_inspect_reads_from_a_pipe(photo):
+    first = Image.open(io.BytesIO(jpeg_bytes(photo, quality=20)))
+    shown = io.BytesIO()
+    first.save(shown, "png")
+    for data, told in ((jpeg_bytes(first, quality=92), b"saved again"), (shown.getvalue(), b"estimated: a JPEG")):
+        done = subprocess.run([*COMMAND, "inspect", "/dev/stdin"], input=data, capture_output=True)
+        assert told in done.stdout, done.stderr
 
 
 def test_inspect_starts_without_torch(photo, tmp_path):

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import graphics
+import numpy as np
 import pages
 import pytest
 from conftest import ROOT
@@ -124,6 +126,16 @@ def test_throughput_counts_files_and_compares_with_the_released_loop(photo, tmp_
     record = json.loads((tmp_path / "t.json").read_text())
     (row,) = record["folders"]
     assert 0 < row["network"] < row["seconds"]
+    assert "24x16: 2 files take about" in done.stderr
+    piece = ["--only", "folders", "--folders", "32x16:40", "--limit", "0.001", "--output", tmp_path / "t"]
+    again = run("throughput.py", tmp_path / "set", *piece)
+    assert again.returncode == 0, again.stderr
+    pieces = json.loads((tmp_path / "t.json").read_text())
+    assert pieces["compared"] == record["compared"]
+    assert pieces["folders"][0] == row
+    cut = pieces["folders"][1]
+    assert (cut["width"], cut["files"], cut["asked"]) == (32, 1, 40)
+    assert len(pieces["commands"]) == 2
     compared = record["compared"]
     released = compared["the released loop, 160 evaluations"]
     assert released["psnr"] > compared["JPEG"]["psnr"] + 0.1
@@ -176,7 +188,7 @@ def test_one_command_makes_every_number_anew(checkout, prior_folder):
         f"{row['psnr']:.2f}"
         for row in rows
         if (row["dataset"], row["convention"], row["method"]) == ("kodak24", "libjpeg", "JPEG")
-        and row["chroma_subsampling"] == "4:2:0"
+        and (row["chroma_subsampling"], row["quality_factor"]) == ("4:2:0", 5)
     )
     for name in ("README.md", "model_card.md", "docs/results.md"):
         assert shown in (checkout / name).read_text(), name
@@ -237,3 +249,12 @@ def test_corrections_are_compared_and_not_computed_twice(photo, tmp_path):
     assert text.count("| 2 |") == 7
     assert "| 1.0 |" in text
     assert str(tmp_path) not in text
+
+
+def test_graphics_are_drawn_alike_for_a_seed_and_differ_between_seeds(tmp_path):
+    drawn = [graphics.draw(tmp_path / str(number), seed) for number, seed in enumerate((3, 3, 4))]
+    for drawing in graphics.DRAWINGS:
+        first, again, other = (np.asarray(Image.open(folder / f"{drawing.__name__}.png")) for folder in drawn)
+        assert first.shape == (256, 256, 3)
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)

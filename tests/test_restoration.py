@@ -7,6 +7,7 @@ import tarfile
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -551,6 +552,70 @@ def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
     assert again == others, "pictures of an earlier run are not counted"
     (refused,) = restore_files(pipe, plan([sidecar]), **QUICK)
     assert (refused.status, "not a JPEG" in refused.message) == ("failed", True)
+
+
+def tree(tmp_path, photo):
+    """A folder of JPEG files and others, of which two show that they were JPEGs, and what each shows."""
+    source, small = tmp_path / "in", photo.resize((160, 128))
+    (source / "sub").mkdir(parents=True)
+    seen = Image.open(io.BytesIO(jpeg_bytes(small, quality=30)))
+    (source / "a.jpg").write_bytes(jpeg_bytes(small, quality=30))
+    seen.convert("RGB").save(source / "a.png")
+    seen.convert("RGB").save(source / "sub" / "b.webp", lossless=True)
+    small.save(source / "clean.tif")
+    (source / "broken.png").write_bytes((source / "a.png").read_bytes()[:900])
+    (source / "camera.tiff").write_bytes(b"II*\0" + bytes(60))
+    (source / "notes.txt").write_text("no picture")
+    return source
+
+
+def test_pictures_of_any_format_in_a_folder_are_restored_where_they_show_a_jpeg(pipe, photo, tmp_path):
+    source, others = tree(tmp_path, photo), []
+    run = partial(plan, [source], tmp_path / "out", recursive=True, any_format=True)
+    results = list(restore_files(pipe, tasks := run(on_other=others.append), **QUICK))
+    assert {str(one.task.source.relative_to(source)): one.status for one in results} == {
+        "a.jpg": "restored",
+        "a.png": "restored",
+        "broken.png": "failed",
+        "camera.tiff": "untouched",
+        "clean.tif": "untouched",
+        "sub/b.webp": "restored",
+    }
+    assert [result.task for result in results] == tasks, "in the order of their names"
+    assert [path.name for path in others] == ["notes.txt"]
+    assert {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")} == {
+        "a.png",  # as without pictures of other formats
+        "a.png.png",
+        "sub/b.png",
+    }
+    again = [result.status for result in restore_files(pipe, run(), **QUICK)]
+    assert again == ["skipped", "skipped", "failed", "untouched", "untouched", "skipped"]
+
+
+@pytest.mark.parametrize("output", [None, "out"], ids=["beside", "in a folder below"])
+def test_pictures_that_were_made_are_not_taken_for_sources(pipe, photo, tmp_path, output):
+    source, others = tree(tmp_path, photo), []
+    folder = output and source / output
+    first = plan([source], folder, recursive=True, any_format=True)
+    list(restore_files(pipe, first, **QUICK))
+    assert plan([source], folder, recursive=True, any_format=True, on_other=others.append) == first
+    assert [path.name for path in others] == ["notes.txt"]
+    named = [task.source for task in first]
+    as_webp = plan([source], folder, recursive=True, any_format=True, image_format="webp")
+    assert [task.source for task in as_webp] == named
+
+
+def test_a_folder_of_pictures_of_any_format_does_not_take_what_is_made_of_them(photo, tmp_path):
+    with pytest.raises(ValueError, match="choose another output"):
+        plan([tree(tmp_path, photo)], tmp_path / "in", any_format=True)
+
+
+def test_a_named_picture_is_restored_or_fails_in_a_searched_folder_too(photo, tmp_path):
+    source = tree(tmp_path, photo)
+    for inputs in ([source / "clean.tif", source], [source, source / "clean.tif"]):
+        tasks = plan(inputs, tmp_path / "out", any_format=True)
+        assert len(tasks) == 5
+        assert [task.any_format for task in tasks if task.source.name == "clean.tif"] == [False]
 
 
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):

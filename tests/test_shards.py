@@ -126,6 +126,23 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     assert [(one["status"], one["pictures"]) for one in facts] == [("skipped", 0), ("skipped", 0), ("restored", 2)]
 
 
+def test_pictures_of_any_format_in_a_shard_are_restored_where_they_show_a_jpeg(pipe, photo, tmp_path):
+    clean, shown = photo.resize((160, 128)), io.BytesIO()
+    Image.open(io.BytesIO(jpeg_bytes(clean, quality=30))).save(shown, "png")
+    never = io.BytesIO()
+    clean.save(never, "png")
+    files = {"a.png": shown.getvalue(), "b.png": never.getvalue(), "b.json": b"{}", "c.png": shown.getvalue()[:900]}
+    source = shard(tmp_path / "one.tar", files)
+    (untouched,) = restore_files(pipe, plan([source], tmp_path / "plain"), **QUICK)
+    assert (untouched.status, untouched.pictures) == ("restored", 0)
+    (result,) = restore_files(pipe, plan([source], tmp_path / "out", any_format=True), **QUICK)
+    assert (result.status, result.pictures) == ("failed", 1)
+    assert "1 of 2 pictures stay as they were, first c.png" in result.message
+    found = contents(tmp_path / "out" / "one.tar")
+    assert found["a.png"] != files.pop("a.png")
+    assert {name: found[name] for name in files} == files
+
+
 def test_sixteen_bits_in_a_shard(pipe, files, tmp_path):
     (task,) = plan([shard(tmp_path / "one.tar", {"a.jpg": files["00/a.jpg"]})], tmp_path / "out")
     (result,) = restore_files(pipe, [task], depth=16, **QUICK)

@@ -27,9 +27,10 @@ import torch
 from conftest import ROOT, jpeg_bytes, save_odd_pictures
 from huggingface_hub import SpaceCard
 from PIL import Image
+from PIL.ImageOps import exif_transpose as upright
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.restoration import Task, restore_file
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile
+from pipeline_ddrm_jpeg.restoration import Assumed, Task, restore_file
 
 SPACE = ROOT / "space"
 SECONDS = 1000  # milliseconds, as Playwright counts
@@ -386,7 +387,7 @@ def test_what_cannot_be_restored_is_told_in_one_sentence_that_names_no_path(visi
         ("notes.jpg", b"hello", "notes.jpg: not a JPEG but text; give a JPEG file."),
         ("empty.jpg", b"", "empty.jpg: the file is empty."),
         ("cut.jpg", jpeg[:900], "cut.jpg: truncated"),
-        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg: not a JPEG but a PNG picture"),
+        ("chelsea.jpg", stream.getvalue(), "chelsea.jpg: its pixels show no JPEG that it went through."),
         ("large.jpg", jpeg_bytes(photo.resize((600, 500)), quality=5), "the limit of this server is 0.25 megapixels."),
     ):
         choose(page, data, name)
@@ -630,6 +631,108 @@ def test_a_cut_file_is_repaired_on_the_page(visitor, photo, prior_folder, tmp_pa
         assert np.array_equal(np.asarray(shown), np.asarray(written))
 
 
+def png_bytes(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@browser_test
+def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
+    visitor, photo, prior_folder, tmp_path, monkeypatch
+) -> None:
+    decoded = Image.open(io.BytesIO(jpeg_bytes(photo.crop((100, 50, 300, 250)), quality=20)))
+    (tmp_path / "shot.png").write_bytes(png_bytes(decoded.crop((3, 5, 200, 200))))
+    page = visitor("?num_samples=1&num_inference_steps=3&seed=2")
+    quality = page.get_by_label(re.compile("^number input for Quality factor of its JPEG"))
+    assert not quality.is_visible()
+    choose(page, (tmp_path / "shot.png").read_bytes(), "shot.png")
+    page.locator("#facts h2").get_by_text("What the pixels of shot.png show").wait_for()
+    for text in ("about 20", "5 rows, 3 columns", "Blocks explained exactly"):
+        assert text in page.locator("#facts").inner_text()
+    assert quality.is_visible()
+    press(page, "Restore")
+    name, data = downloaded(page)
+    assert "of the estimated coefficients kept" in page.locator(".verdict").inner_text()
+    page.locator(".compare").get_by_text("as it is").wait_for()
+    settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
+    task = Task(tmp_path / "shot.png", tmp_path / "expected.png")
+    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, seed=2, **settings)
+    assert data == (tmp_path / "expected.png").read_bytes()
+    run_snippet(page, tmp_path, prior_folder, monkeypatch)
+    assert data == (tmp_path / name).read_bytes()
+
+
+@browser_test
+def test_where_pixels_show_nothing_somebody_may_say_what_the_jpeg_was(
+    visitor, photo, prior_folder, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "frame.png").write_bytes(png_bytes(photo.resize((112, 84))))
+    page = visitor("?num_samples=1&num_inference_steps=3")
+    choose(page, (tmp_path / "frame.png").read_bytes(), "frame.png")
+    page.locator(".refusal").get_by_text("set below how coarse that was").wait_for()
+    quality = page.get_by_label(re.compile("^number input for Quality factor of its JPEG"))
+    quality.fill("30")
+    quality.press("Tab")
+    page.locator("#facts h2").get_by_text("What you say frame.png was").wait_for()
+    page.get_by_role("radio", name="4:4:4").first.check()
+    page.locator("#facts").get_by_text("YCbCr 4:4:4").wait_for()
+    press(page, "Restore")
+    name, data = downloaded(page)
+    assert "of the assumed coefficients kept" in page.locator(".verdict").inner_text()
+    settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
+    task, assumed = Task(tmp_path / "frame.png", tmp_path / "expected.png"), Assumed(30, "4:4:4")
+    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, assumed=assumed, **settings)
+    assert data == (tmp_path / "expected.png").read_bytes()
+    run_snippet(page, tmp_path, prior_folder, monkeypatch)
+    assert data == (tmp_path / name).read_bytes()
+
+
+@browser_test
+def test_a_jpeg_saved_again_is_offered_as_the_one_it_was(visitor, photo) -> None:
+    first = Image.open(io.BytesIO(jpeg_bytes(photo.crop((100, 50, 350, 250)), quality=15)))
+    page = visitor("?num_samples=1&num_inference_steps=3")
+    earlier = page.get_by_label("the earlier JPEG")
+    choose(page, jpeg_bytes(first, quality=20), "once.jpg")
+    page.locator("#facts h2").get_by_text("What once.jpg says").wait_for()
+    assert not earlier.is_visible()
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator(".hint").wait_for()
+    choose(page, jpeg_bytes(first.crop((3, 5, 250, 200)), quality=94), "again.jpg")
+    page.locator("#facts").get_by_text("saved again, first as a JPEG of about quality 15").wait_for()
+    earlier.check()
+    page.locator("#facts h2").get_by_text("What the pixels of again.jpg show").wait_for()
+    press(page, "Restore")
+    downloaded(page)
+    assert "of the estimated coefficients kept" in page.locator(".verdict").inner_text()
+
+
+@browser_test
+def test_the_picture_so_far_is_seen_until_it_is_done_or_cancelled(visitor, photo) -> None:
+    data = jpeg_bytes(photo.resize((500, 400)), quality=10)
+    page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
+    choose(page, data)
+    press(page, "Restore")
+    seen = page.locator(".preview img")
+    seen.wait_for()
+    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [500, 400]
+    first = seen.get_attribute("src")
+    wait_for(lambda: seen.get_attribute("src") != first)
+    press(page, "Cancel")
+    page.get_by_text("Cancelled.").wait_for()
+    assert not seen.count()
+
+
+@browser_test
+def test_on_a_phone_the_example_comes_first_and_then_makes_room(visitor, jpeg) -> None:
+    page = visitor(viewport={"width": 390, "height": 844})
+    shown, upload = page.locator(".compare .frame"), page.get_by_role("tab", name="Restore")
+    assert shown.bounding_box()["y"] < upload.bounding_box()["y"] < 844
+    choose(page, jpeg)
+    page.locator("#facts h2").get_by_text("chelsea.jpg").wait_for()
+    assert upload.bounding_box()["y"] < page.locator("#facts").bounding_box()["y"]
+
+
 @browser_test
 def test_four_inks_come_out_as_rgb(visitor, photo) -> None:
     page = visitor()
@@ -702,8 +805,13 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     go.touch()
     said = []
     settings = {"num_samples": 2, "num_inference_steps": 3, "init_timestep": 60}
-    arguments = (jpeg, None, settings, 0, go, lambda progress, desc, unit: said.append((progress, desc)))
-    work.run(*arguments)
+    file = JPEGFile.open(jpeg)
+    arguments = (file, None, settings, 0, go, lambda progress, desc, unit: said.append((progress, desc)))
+    monkeypatch.setattr(work, "_BETWEEN_PREVIEWS", -1)
+    *previews, result = work.run(*arguments)
+    assert {preview.size for preview in previews} == {(84, 112)} == {upright(result.images[0]).size}
+    assert len(previews) == settings["num_inference_steps"]  # both samples go through the steps together
+    monkeypatch.setattr(work, "_BETWEEN_PREVIEWS", math.inf)
     places = [re.match(r"Step (\d) of 3, sample (\d) of 2, \d+ s left", desc) for _, desc in said[1:]]
     assert [place.groups() for place in places] == [(step, sample) for step in "123" for sample in "12"]
     assert [progress for progress, _ in said] == [(done, 6) for done in range(7)]
@@ -712,19 +820,19 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     monkeypatch.setattr(work, "MAX_SECONDS", 1e-6)
     work.PIPE.unet.register_forward_hook(lambda *_: calls.append(torch.get_num_threads()))
     with pytest.raises(gradio.Error, match=r"limit of this server is 1e-06 s"):
-        work.run(*arguments)
+        list(work.run(*arguments))
     assert len(calls) == 1
 
     # Once it is known how fast this server is, the next that would take too long does not begin.
     monkeypatch.setattr(work, "MAX_SECONDS", 1000)
     monkeypatch.setattr(work, "_pace", math.inf)
     size = (112, 84)
-    work.timed_run(*arguments, size)
+    list(work.timed_run(*arguments, size))
     assert len(calls) == 7
     assert 0 < work.estimate(settings, *size) == work.estimate(settings | {"num_samples": 4}, *size) / 2
     monkeypatch.setattr(work, "MAX_SECONDS", work.estimate(settings, *size) / 2)
-    with pytest.raises(gradio.Error, match=r"This would take about 0 s; the limit of this server is"):
-        work.timed_run(*arguments, size)
+    with pytest.raises(gradio.Error, match=r"This would take about \d+ s; the limit of this server is"):
+        list(work.timed_run(*arguments, size))
     assert len(calls) == 7
 
 
@@ -742,6 +850,7 @@ def test_the_script_makes_the_pictures_of_the_documentation(prior_folder, tmp_pa
 
 SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, False, "ddrm", 1, True, False, 0, 0]  # from num_samples to seed
 LONG = [16, 60, 300, *SETTINGS[3:]]
+AS_IT_IS = [False, False, 0, "4:2:0"]  # nothing to repair, and nothing known of a picture but its pixels
 
 
 @pytest.fixture
@@ -823,7 +932,7 @@ def test_no_file_is_read_but_an_upload(stranger, space, photo, tmp_path) -> None
             forms = [{"path": path}, {"path": path, "meta": {"_type": "gradio.FileData"}}]
             forms += [form | {"url": path, "is_stream": True} for form in forms]
             for form in forms:
-                others = {"restore": [False], "explore": [10, "4:2:0", 0], "dequantize": [3, "left", 0], "several": []}
+                others = {"restore": AS_IT_IS, "explore": [10, "4:2:0", 0], "dequantize": [3, "left", 0], "several": []}
                 for listener, rest in others.items():
                     picture = [form] if listener == "several" else form
                     success, said = stranger.call(stranger.index[listener], [picture, *rest, *SETTINGS])
@@ -887,7 +996,7 @@ def test_the_api_obeys_the_limits_of_the_controls(stranger, jpeg) -> None:
         for value in values:
             settings = list(SETTINGS)
             settings[names.index(name)] = value
-            success, said = stranger.call(stranger.index["restore"], [{"path": path}, False, *settings])
+            success, said = stranger.call(stranger.index["restore"], [{"path": path}, *AS_IT_IS, *settings])
             assert not success
             assert re.fullmatch(rf"(.* \({name}\)|{name}) is .*; it must be .*\.", said, re.IGNORECASE)
 
@@ -902,11 +1011,11 @@ def test_places_are_taken_by_work_alone_and_given_back(stranger, space, jpeg, ph
             stranger.join(listener["id"], [], f"idler{number}")
             wait_for(lambda: stranger.client.get("queue/status").json()["queue_size"] == 0)
     (path,) = stranger.upload(("chelsea.jpg", jpeg)).json()
-    success, said = stranger.call(stranger.index["restore"], [{"path": path}, False, *SETTINGS])
+    success, said = stranger.call(stranger.index["restore"], [{"path": path}, *AS_IT_IS, *SETTINGS])
     assert success, said
 
     (large,) = stranger.upload(("large.jpg", jpeg_bytes(photo.resize((500, 400)), quality=10))).json()
-    work = {"data": [{"path": large}, False, *LONG]}
+    work = {"data": [{"path": large}, *AS_IT_IS, *LONG]}
     for session in ("worker0", "worker1"):
         assert stranger.client.post("call/restore", json=work | {"session_hash": session}).status_code == 200
     third = stranger.client.post("call/restore", json=work)
@@ -915,7 +1024,7 @@ def test_places_are_taken_by_work_alone_and_given_back(stranger, space, jpeg, ph
     for session in ("worker0", "worker1"):
         body = {"fn_index": stranger.index["cancel"], "data": [], "session_hash": session}
         assert stranger.client.post("run/cancel", json=body).status_code == 200
-    wait_for(lambda: stranger.call(stranger.index["restore"], [{"path": path}, False, *SETTINGS])[0])
+    wait_for(lambda: stranger.call(stranger.index["restore"], [{"path": path}, *AS_IT_IS, *SETTINGS])[0])
     assert idle(space)
 
 
@@ -925,8 +1034,8 @@ def test_a_thousand_sessions_leave_no_memory_behind(stranger, space) -> None:
 
     def use(sessions: range) -> int:
         for number in sessions:
-            stranger.join(stranger.index["inspect"], [None, False], f"session{number}")
-            stranger.join(stranger.index["restore"], [None, False, *SETTINGS], f"session{number}")
+            stranger.join(stranger.index["inspect"], [None, *AS_IT_IS], f"session{number}")
+            stranger.join(stranger.index["restore"], [None, *AS_IT_IS, *SETTINGS], f"session{number}")
             wait_for(lambda: stranger.client.get("queue/status").json()["queue_size"] == 0)
         return psutil.Process(space.pid).memory_info().rss
 
@@ -965,7 +1074,10 @@ def test_markers_that_viewers_refuse_are_refused_before_the_restoration(stranger
     odd = jpeg[:start] + b"\xff\xe0\x00\x08JFIF\x00\x01" + jpeg[start + 2 + length :]
     (path,) = stranger.upload(("odd.jpg", odd)).json()
     before = space.log.read_text()
-    for listener, data in (("restore", [{"path": path}, False, *SETTINGS]), ("inspect", [{"path": path}, False])):
+    for listener, data in (
+        ("restore", [{"path": path}, *AS_IT_IS, *SETTINGS]),
+        ("inspect", [{"path": path}, *AS_IT_IS]),
+    ):
         success, said = stranger.call(stranger.index[listener], data)
         assert "odd.jpg has markers that viewers do not understand" in str(said)
         assert success == (listener == "inspect")

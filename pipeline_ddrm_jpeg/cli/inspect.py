@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,9 +29,10 @@ def inspect(
     """Show what a JPEG file says about itself, or the pixels of another picture about the JPEG that it was."""
     with interrupted_quietly():
         from ..decoded_jpeg import DecodedJPEG
-        from ..restoration import open_source
+        from ..restoration import open_source, read_once
     try:
-        jpeg = open_source(file, repair)
+        stream = read_once(file)  # which may be a pipe
+        jpeg = open_source(stream, repair)
     except JPEGDamageError as error:
         fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
@@ -40,21 +41,13 @@ def inspect(
         fail(f"{file}: {error.strerror or error}")
     if isinstance(jpeg, DecodedJPEG):
         facts = {"file": str(file), "width": jpeg.width, "height": jpeg.height} | _history_facts(jpeg)
-        if as_json:
-            for line in json.dumps(facts, indent=2).splitlines():
-                say(line)
-            return
-        tables, determined = facts.pop("quantization_tables"), facts.pop("determined")
-        for name, value in facts.items():
-            say(f"{name.replace('_', ' '):20} {value}")
-        for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False):
+        tables, determined = facts["quantization_tables"], facts["determined"]
+        if not as_json:
+            del facts["quantization_tables"], facts["determined"]
+        _print(facts, as_json)
+        for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False) if not as_json else ():
             say(f"quantization table of {kind}; in brackets: not shown by the picture, but libjpeg's")
-            for steps, row in zip(table, shown, strict=True):
-                say(
-                    "".join(
-                        f"{step:>6}" if sure else f"{f'({step})':>6}" for step, sure in zip(steps, row, strict=True)
-                    )
-                )
+            _print_table(table, shown)
         return
     facts = {
         "file": str(file),
@@ -74,15 +67,14 @@ def inspect(
         "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
-    if earlier := _earlier(file, jpeg):
+    if earlier := _earlier(stream, jpeg):
         facts["saved_again"] = earlier
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
         facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
     if as_json:
-        for line in json.dumps(facts, indent=2).splitlines():
-            say(line)
+        _print(facts, as_json)
         return
     tables = facts.pop("quantization_tables")
     facts |= {
@@ -95,15 +87,26 @@ def inspect(
     }
     for words in {"remarks", "damage"} & facts.keys():
         facts[words] = "; ".join(facts[words])
-    for name, value in facts.items():
-        say(f"{name.replace('_', ' '):20} {value}")
+    _print(facts)
     for number, table in enumerate(tables):
         if table in tables[:number]:
             say(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
         else:
             say(f"quantization table of component {number + 1}")
-            for row in table:
-                say("".join(f"{step:6}" for step in row))
+            _print_table(table)
+
+
+def _print(facts: dict[str, Any], as_json: bool = False) -> None:
+    """A line for each fact, or JSON."""
+    lines = [f"{name.replace('_', ' '):20} {value}" for name, value in facts.items()]
+    for line in json.dumps(facts, indent=2).splitlines() if as_json else lines:
+        say(line)
+
+
+def _print_table(table: list[list[int]], shown: list[list[bool]] = [[True] * 8] * 8) -> None:
+    """The steps, in brackets those that are not shown."""
+    for steps, row in zip(table, shown, strict=True):
+        say("".join(f"{step if sure else f'({step})':>6}" for step, sure in zip(steps, row, strict=True)))
 
 
 def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
@@ -124,14 +127,14 @@ def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
     }
 
 
-def _earlier(path: Path, file: JPEGFile) -> str | None:
+def _earlier(stream: IO[bytes], file: JPEGFile) -> str | None:
     """The earlier, coarser JPEG that a whole file shows, in words."""
     from ..decoded_jpeg import DecodedJPEG
 
     if file.damage:
         return None
     try:
-        earlier = DecodedJPEG.open(path).history
+        earlier = DecodedJPEG.open(stream).history
     except (JPEGFileError, OSError, ValueError):
         return None
     top, left = (lost % 8 for lost in earlier.offset)

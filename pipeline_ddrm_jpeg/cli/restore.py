@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import Assumed, Result, Task, mask_path, plan, restore_files
+from ..restoration import Assumed, Result, Task, is_other_picture, mask_path, plan, restore_files
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
 from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
@@ -39,6 +39,11 @@ def restore(
                      " standard output; by default each goes beside its source as NAME_restored.png."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
+    any_format: Annotated[
+        bool,
+        typer.Option("--any-format", help="In folders and tars, restore pictures of other formats too that were JPEGs;"
+                     " those that show none are left as they are."),
+    ] = False,
     preset: Preset = "balanced",
     sampling: Sampling,
     computing: Computing,
@@ -107,7 +112,7 @@ def restore(
     unlisted: list[OSError] = []
     others: list[Path] = []
     try:
-        tasks = plan(inputs, output, recursive, image_format, unlisted.append, others.append)
+        tasks = plan(inputs, output, recursive, image_format, unlisted.append, others.append, any_format)
         for task in tasks if depth == "16" else ():
             check_depth(16, task.image_format)
         to_stream = [task.target for task in tasks] == [STREAM]
@@ -118,11 +123,13 @@ def restore(
     except (ValueError, OSError) as error:
         fail(error, 2)
     nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
+    if not tasks and not any_format and any(map(is_other_picture, others)):
+        nothing += "; --any-format looks at other pictures too"
     if not tasks and not unlisted:
         fail(nothing)
 
     state = processes(computing.device)
-    statuses = {"restored": 0, "skipped": 0, "failed": 0}
+    statuses = {"restored": 0, "skipped": 0, "untouched": 0, "failed": 0}
     for error in unlisted if state.is_main_process else ():
         statuses["failed"] += 1
         complain(f"{error.filename}: {error.strerror}")
@@ -152,16 +159,22 @@ def restore(
                         continue
                     elif result.status == "skipped":
                         report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
+                    elif result.status == "untouched":
+                        report(f"{result.message.partition(';')[0]}; left as it is")
                     else:
                         report(_words(result))
         statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
-        done = statuses["restored"] + statuses["skipped"]
+        done = sum(statuses.values()) - statuses["failed"]
         fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if len(tasks) > 1 and not quiet_report and state.is_main_process:
         report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
     if others and not quiet_report and state.is_main_process:
-        report(f"{len(others)} {'files were' if len(others) > 1 else 'file was'} not JPEG pictures")
+        pictures = 0 if any_format else sum(map(is_other_picture, others))
+        hint = f", {pictures} of them other pictures (--any-format looks at these too)" if pictures else ""
+        kind = "picture" if any_format else "JPEG picture"
+        count = f"{len(others)} files were not {kind}s" if len(others) > 1 else f"1 file was not a {kind}"
+        report(count + hint)
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import comparison
 import figures
+import graphics
 import pages
 import presets
 import rate_distortion
@@ -84,7 +85,7 @@ def main() -> None:
             *(["--prior", str(arguments.prior)] if arguments.prior else []),
         )
         options += ("--lpips-weights", str(arguments.lpips_weights)) if arguments.lpips_weights else ()
-        decisive = json.dumps([weights, PRESETS[preset], str(arguments.pictures.resolve()), options])
+        decisive = json.dumps([weights, PRESETS[preset], [str(path.resolve()) for path in sets], options])
         folder = arguments.work / f"{preset}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
         command = ["-m", "pipeline_ddrm_jpeg", "evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
         command += ["--limit", str(min(limit, arguments.limit)), *options]
@@ -97,11 +98,13 @@ def main() -> None:
         return folder
 
     def make_results() -> None:
+        drawn = graphics.draw(arguments.work / "graphics", size=arguments.size)
         folders = [
             evaluate("balanced", sets, 1000, *others, "--quality", "5,10,20,30,40"),
             evaluate("balanced", sets, 8, *others, "--quality", "60,75,85,92,97"),
             evaluate("balanced", sets, 8, *others, "--quality", "10,40,75,92", "--subsampling", "4:4:4"),
             evaluate("balanced", sets, 8, "--convention", "released"),
+            evaluate("balanced", [drawn], 1000, *others, "--quality", "5,10,20,30,40"),
         ]
         results.make(folders, docs / "results")
 

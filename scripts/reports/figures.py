@@ -6,6 +6,7 @@ Pictures are public-domain originals of examples/ unless others are given. `figu
 restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
 original, JPEG and restoration at several quality factors. `samples.png`: mean of the samples, their standard deviation
 (spread), and the error of the mean. Each picture is zoomed at its bottom right where restoration changed most.
+`defects.png`, of pictures of its own: what restoration leaves or makes worse.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import io
 import sys
 from pathlib import Path
 
+import graphics
 import matplotlib
 import numpy as np
+import skimage.data
 import torch
 from common import ROOT
 from comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
@@ -24,6 +27,7 @@ from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
 ZOOM = 3
+DEFECT = 88  # pixels a side of what is shown of a defect
 SETTINGS = PRESETS["best"]
 
 
@@ -37,17 +41,22 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def labelled(picture: Image.Image, label: str) -> Image.Image:
+    sheet = Image.new("RGB", (picture.width, picture.height + LABEL), "white")
+    sheet.paste(picture, (0, LABEL))
+    ImageDraw.Draw(sheet).text((0, 2), label, fill="black", font=ImageFont.load_default(14))
+    return sheet
+
+
 def zoomed(picture: Image.Image, label: str, corner: tuple[int, int]) -> Image.Image:
     """The picture under its label, with a patch of it enlarged in the bottom right."""
     left, top = corner
     picture = picture.convert("RGB")
     side = PATCH * ZOOM
     inset = picture.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
-    sheet = Image.new("RGB", (picture.width, picture.height + LABEL), "white")
-    sheet.paste(picture, (0, LABEL))
+    sheet = labelled(picture, label)
     sheet.paste(inset, (picture.width - side, sheet.height - side))
     draw = ImageDraw.Draw(sheet)
-    draw.text((0, 2), label, fill="black", font=ImageFont.load_default(14))
     draw.rectangle((left, top + LABEL, left + PATCH, top + PATCH + LABEL), outline=MARK)
     draw.rectangle((picture.width - side, sheet.height - side, picture.width - 1, sheet.height - 1), outline=MARK)
     return sheet
@@ -120,6 +129,36 @@ def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 
     return beside([beside(pictures), beside(maps)], down=True)
 
 
+def defects(pipe: DDRMJPEGPipeline) -> Image.Image:
+    """Colour patches, smeared letters and waxy skin, each beside the original and the JPEG."""
+    face = Image.fromarray(skimage.data.astronaut()).crop((96, 0, 352, 256))
+    page = graphics.page(np.random.default_rng(0), 256)
+    cat = Image.open(EXAMPLES / "originals" / "cat.png").convert("RGB")
+    rows = []
+    for name, picture, quality_factor, (left, top) in (
+        ("patches of colour", cat, 5, (90, 150)),
+        ("letters smeared", page, 5, (20, 60)),
+        ("skin of wax", face, 10, (80, 70)),
+    ):
+        data = jpeg(picture, quality_factor)
+        panels = {
+            "original": picture,
+            f"JPEG, QF {quality_factor}": Image.open(io.BytesIO(data)),
+            f"restored: {name}": pipe(data, generator=generator(), **PRESETS["balanced"]).images[0],
+        }
+        box = (left, top, left + DEFECT, top + DEFECT)
+        size = (DEFECT * ZOOM, DEFECT * ZOOM)
+        rows.append(
+            beside(
+                [
+                    labelled(panel.convert("RGB").crop(box).resize(size, Image.Resampling.NEAREST), label)
+                    for label, panel in panels.items()
+                ]
+            )
+        )
+    return beside(rows, down=True)
+
+
 def make(pipe: DDRMJPEGPipeline, output: Path, paths: list[Path] | None = None) -> None:
     pictures = [Image.open(path) for path in paths or sorted((EXAMPLES / "originals").glob("*.png"))]
     pictures = [picture if picture.mode == "L" else picture.convert("RGB") for picture in pictures]
@@ -131,6 +170,7 @@ def make(pipe: DDRMJPEGPipeline, output: Path, paths: list[Path] | None = None) 
         "figure_1": lambda: figure_1(pipe, pictures),
         "figure_2": lambda: figure_2(pipe, pictures),
         "figure_4": lambda: figure_4(pipe, pictures),
+        "defects": lambda: defects(pipe),
         "samples": lambda: samples(pipe, max(pictures, key=lambda picture: picture.width * picture.height)),
     }
     for name, draw in figures.items():

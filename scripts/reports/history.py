@@ -12,7 +12,7 @@ import io
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,27 @@ def losses(pictures: list[Image.Image]) -> list[list[str]]:
     return rows
 
 
+def never_jpegs(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Pictures without a JPEG, or with one that resizing has destroyed, by what they are."""
+    rng = np.random.default_rng(0)
+    for number, path in enumerate(paths):
+        picture = Image.open(path).convert("RGB")
+        yield path.name, np.array(picture)
+        scale = rng.uniform(0.4, 0.95)
+        size = [max(round(scale * side), 64) for side in picture.size]
+        made = picture if number % 2 else Image.fromarray(decode(encode(picture, int(rng.integers(20, 95)))))
+        yield f"{path.name}, {'' if number % 2 else 'a JPEG, '}resized", np.array(made.resize(size))
+    for number in range(10):
+        yield f"noise {number}", rng.integers(0, 256, (128 + number, 160, 3), dtype=np.uint8)
+        drawn = Image.linear_gradient("L").rotate(9 * number + 3).resize((200, 150 + number))
+        yield f"gradient {number}", np.array(drawn.convert("RGB"))
+
+
+def evenly(items: list, count: int) -> list:
+    """So many of them, from the first to the last."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+
+
 def pictures_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
@@ -159,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="folder with a folder of pictures for each set")
     parser.add_argument("--clean", type=Path, nargs="*", default=[], help="more folders, for false alarms alone")
-    parser.add_argument("--most-clean", type=int, default=1000, help="at most so many pictures for false alarms (1000)")
+    parser.add_argument("--most-clean", type=int, default=1000, help="about so many pictures for false alarms (1000)")
     parser.add_argument("--limit", type=int, default=4, help="pictures of each set that are compressed (4)")
     parser.add_argument("--restored", type=int, default=4, help="how many of all these are restored (4)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "history")
@@ -167,23 +188,24 @@ def main() -> None:
     sets = [pictures_of(path) for path in sorted(arguments.pictures.iterdir()) if path.is_dir()]
     clean = [path for paths in (*sets, *map(pictures_of, arguments.clean)) for path in paths]
 
-    clean = clean[:: max(-(-len(clean) // arguments.most_clean), 1)]
-    start, alarms = time.process_time(), []
-    for path in clean:
-        if estimate_history(np.array(Image.open(path).convert("RGB"))) is not None:
-            alarms.append(path.name)
-    seconds = (time.process_time() - start) / len(clean)
-    print(f"{len(alarms)} of {len(clean)} pictures that never were JPEGs: {alarms}", flush=True)
+    alarms, seconds = [], []
+    for name, pixels in never_jpegs(evenly(clean, arguments.most_clean // 2)):
+        start = time.process_time()
+        if estimate_history(pixels) is not None:
+            alarms.append(name)
+        seconds.append(time.process_time() - start)
+    print(f"{len(alarms)} of {len(seconds)} pictures that show no JPEG: {alarms}", flush=True)
 
-    chosen = [[Image.open(path).convert("RGB") for path in paths[: arguments.limit]] for paths in sets]
+    chosen = [[Image.open(path).convert("RGB") for path in evenly(paths, arguments.limit)] for paths in sets]
     pictures = [picture for each in chosen for picture in each]
     found = detection(pictures, lambda line: print(line, flush=True))
     large = np.tile(decode(encode(pictures[0], 50)), (12, 16, 1))
     start = time.process_time()
     estimate_history(large)
     large_seconds = time.process_time() - start
-    again = second_saves(pictures[:: -(-len(pictures) // 2)])
-    lost = losses(pictures[: arguments.restored])
+    saved = evenly(pictures, 2)
+    again = second_saves(saved)
+    lost = losses(evenly(pictures, arguments.restored))
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
@@ -202,12 +224,13 @@ are the same pixels.
 
 {markdown([heads, *found])}
 
-Pictures that never were JPEGs, and in which one was found: {len(alarms)} of {len(clean)}. One takes {seconds:.2f} s on
-one core, one of {large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_seconds:.1f} s.
+Pictures that never were JPEGs, or were resized since, and noise and gradients, in which one was found: {len(alarms)} of
+{len(seconds)}. One takes {np.mean(seconds):.2f} s on one core, a JPEG of
+{large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_seconds:.1f} s.
 
 ## JPEG saved again
 
-Of {len(pictures[:: -(-len(pictures) // 2)])} pictures: the share whose first grid is found; and the share whose first
+Of {len(saved)} pictures: the share whose first grid is found; and the share whose first
 quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found.
 
 {markdown([["second QF", "shift", *first], *again])}

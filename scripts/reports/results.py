@@ -18,7 +18,8 @@ INTRODUCTION = """# Results
 What `ddrm-jpeg evaluate` printed, gathered by `make results`; nothing is typed by hand. The pictures are
 256-pixel versions of published sets (halved by averaging, then bicubic, then the central square): ImageNet validation
 (`imagenet`), Kodak (`kodak24`), the validation part of CID22 (`cid22val`), LIVE release 1 (`live1`, derived from
-Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spread evenly over it.
+Kodak) and McMaster (`mcmaster18`). Where a set has more, those restored are spread evenly over it. `graphics` are
+text, diagrams and screens, drawn by `scripts/reports/graphics.py`.
 
 - **JPEG** is the picture as Pillow decodes the file (convention `libjpeg`), or, without a file, as the
   operator decodes (convention `released`, the JPEG of the paper's program).
@@ -45,6 +46,11 @@ The paper's other problem, pictures of 9 bits a colour:
 How far eight samples differ, and how far their mean is from the original:
 
 ![mean, spread and error of the samples](figures/samples.png)
+
+What people notice, with the preset `balanced`: where chroma was crushed to nothing, patches of colour; letters that the
+file no longer holds, made into something like letters; skin without its texture:
+
+![original, JPEG and restoration, at defects](figures/defects.png)
 """
 
 
