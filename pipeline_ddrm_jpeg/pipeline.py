@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator as Coroutine
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ from .samples import (
 )
 from .scheduling_ddrm import check_step, needs_gradient, of_protocol, scheduled
 from .scheduling_pigdm import PiGDMScheduler  # noqa: F401
-from .tiling import count_windows, labels_for, predict, views_at, window_options
+from .tiling import State, count_windows, labels_for, predict_together, views_at, window_options
 
 
 class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
@@ -221,14 +222,14 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
                 graphics, mostly): then float values overshoot.
             generator: source of all noise, float32: one draw for the start, then one a step. With several samples
                 it serves the first, and a copy of it seeds the others. For a list of pictures it serves one after
-                the other; a list of generators serves one picture each.
+                the other; a list of generators serves one picture each, so that several can be restored at once.
             class_labels: class of each picture, or one for all, where the prior is class-conditional. `"auto"`: as an
                 image classifier of `transformers` tells it of the picture that the file decodes to.
             window_size: the prior sees the picture through windows of this many pixels; by default its own size,
                 but at least 256, or 384 for a prior without attention.
             window_overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
-            window_batch_size: windows in one call of the prior; by default one on a CPU, and as many as half of the
-                free memory holds on a CUDA device.
+            window_batch_size: windows in one call of the prior, also of several pictures that have a generator each;
+                by default one on a CPU, and as many as half of the free memory holds on a CUDA device.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors
@@ -274,12 +275,12 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             raise TypeError("generator must be a torch.Generator, or a list with one for each picture")
         if isinstance(generator, list) and len(sources) > 1 and len(generator) != len(sources):
             raise ValueError(f"got {len(generator)} generators for {len(sources)} pictures")
-        pictures = sum(len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources)
+        counts = [len(one) if isinstance(one, torch.Tensor) and one.ndim == 4 else 1 for one in sources]
         if image is None and measurement is not None and operator is not None:
-            pictures = operator.batch_size(measurement)
+            counts = [operator.batch_size(measurement)]
         device = self._execution_device
         classify = classifier_for(self.unet, class_labels, classifier)
-        labels = None if classify else labels_for(self.unet, class_labels, pictures, device)
+        labels = None if classify else labels_for(self.unet, class_labels, sum(counts), device)
 
         # 2. Prepare what all pictures share.
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
@@ -287,73 +288,118 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         windows = window_options(self.unet, window_size, window_overlap, window_batch_size, device)
         self._interrupt = False
 
-        def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        def on_step(i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
+            self._num_timesteps = steps
             if callback_on_step_end is None:
                 return tensors["sample"]
             changed = callback_on_step_end(self, i, t, {name: tensors[name] for name in wanted}) or {}
             return changed.get("sample", tensors["sample"])
 
-        # 3. One picture after the other: its measurement, its samples, their mean.
-        finished: list[dict[str, Any]] = []
+        # 3. Each picture: its measurement, its samples, their mean. The prior is asked by yielding a state.
+        def restored(
+            source: Any, own_labels: torch.Tensor | None, own: Generator
+        ) -> Coroutine[State, None, list[dict[str, Any]]]:
+            seen = observe(source, operator, measurement, size, device, history)
+            scheduler = scheduled(
+                self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
+            )
+            shape, timesteps = seen.operator.decode(seen.y).shape, scheduler.timesteps.tolist()
+            progress.total += shape[0] * num_samples * len(timesteps) * count_windows(self.unet, *shape[-2:], **windows)
+            progress.refresh()
+            own_labels = classify(seen).to(device) if classify else own_labels
+            samples = Samples(seen, output_type, consistent)
+            for noise in passes(own, num_samples, antithetic, temperature, shape, device):
+                correct = Correction(seen, correction, self._error, error_scale, noise_accounting)
+                sample = yield from self._sample(scheduler, own_labels, correct, noise, etas, equivariant, on_step)
+                for one in sample.split(shape[0]):
+                    samples.add(one)
+                del sample, one  # while the next are made, that memory is needed
+            if sharpness:
+                std = self._error.at(scheduler.noise_to_signal(scheduler.timesteps[-1]))
+                samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness)
+            return [fields | {"timesteps": timesteps} for fields in samples.finish()]
+
+        # 4. One after the other; but as many at once as it takes to fill a call of the prior, if none needs random
+        # numbers that another draws, nor a gradient.
+        generators = generator if isinstance(generator, list) and len(sources) > 1 else [generator] * len(sources)
+        several = len({id(one) for one in generators}) == len(sources) and not needs_gradient(self.scheduler)
+        most = windows["batch_size"] if several else 1
+        each = zip(sources, [None] * len(sources) if labels is None else labels.split(counts), generators, strict=True)
         with self.progress_bar(total=0) as progress:
-            for index, source in enumerate(sources):
-                seen = observe(source, operator, measurement, size, device, history)
-                scheduler = scheduled(
-                    self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
-                )
-                self._num_timesteps = len(scheduler.timesteps)
-                shape = seen.operator.decode(seen.y).shape
-                steps = shape[0] * num_samples * self._num_timesteps
-                progress.total += steps * count_windows(self.unet, *shape[-2:], **windows)
-                progress.refresh()
-                if classify:
-                    own_labels = classify(seen).to(device)
-                else:
-                    own_labels = None if labels is None else labels[len(finished) : len(finished) + shape[0]]
-                prior = partial(predict, self.unet, **windows, class_labels=own_labels, on_windows=progress.update)
-                samples = Samples(seen, output_type, consistent)
-                own = generator[index] if isinstance(generator, list) and len(sources) > 1 else generator
-                for noise in passes(own, num_samples, antithetic, temperature, shape, device):
-                    correct = Correction(seen, correction, self._error, error_scale, noise_accounting)
-                    sample = self._sample(scheduler, prior, correct, noise, etas, equivariant, on_step)
-                    for one in sample.split(shape[0]):
-                        samples.add(one)
-                    del sample, one  # while the next are made, that memory is needed
-                if sharpness:
-                    std = self._error.at(scheduler.noise_to_signal(scheduler.timesteps[-1]))
-                    samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness)
-                timesteps = scheduler.timesteps.tolist()
-                finished.extend(fields | {"timesteps": timesteps} for fields in samples.finish())
+            ask = partial(predict_together, self.unet, **windows, on_windows=progress.update)
+            count = partial(count_windows, self.unet, **windows)
+            finished = _in_step((restored(*one) for one in each), ask, count, most)
         self.maybe_free_model_hooks()
 
-        # 4. Gather.
-        output = gather(finished, output_type)
+        # 5. Gather.
+        output = gather([fields for picture in finished for fields in picture], output_type)
         return output if return_dict else (output.images,)
 
     def _sample(
         self,
         scheduler: Any,
-        prior: Callable[..., torch.Tensor],
+        labels: torch.Tensor | None,
         correct: Correction,
         noise: Noise,
         etas: dict[str, float],
         equivariant: bool,
-        on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor],
-    ) -> torch.Tensor:
-        """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`."""
+        on_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor], int], torch.Tensor],
+    ) -> Coroutine[State, None, torch.Tensor]:
+        """The sampler of the paper (section 3): from `decode(y)`, noised to the first timestep, to `x_0`.
+
+        Yields states, to be given what the prior says of them.
+        """
         options = {"noise": noise.step, "return_dict": False, **etas}
         sample = first_state(scheduler, correct, noise)
         steps, gradient = len(scheduler.timesteps), needs_gradient(scheduler)
         for i, t in enumerate(scheduler.timesteps):
-            views = views_at(noise.numbers, i, steps) if equivariant else None
+            sample = sample.detach().requires_grad_(gradient)
+            state = State(sample, t, labels, views_at(noise.numbers, i, steps) if equivariant else None)
+            yield state
             step = partial(scheduler.step, **correct.options(scheduler, t) | options)
             with torch.set_grad_enabled(gradient):
-                sample = sample.detach().requires_grad_(gradient)
                 # What the prior predicts has no name here, so that the scheduler can let go of it.
-                sample, pred_original_sample = step(prior(sample, t, views=views), t, sample)
+                sample, pred_original_sample = step(state.take(), t, sample)
             sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
-            sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample})
+            sample = on_step(i, t, {"sample": sample, "pred_original_sample": pred_original_sample}, steps)
             if self.interrupt:
                 return pred_original_sample
             del pred_original_sample
         return sample
+
+
+def _in_step(
+    pictures: Iterable[Coroutine[State, None, Any]],
+    predict: Callable[[list[State]], None],
+    count: Callable[[int, int], int],
+    most: int,
+) -> list[Any]:
+    """What generators return that yield states for the prior, in their order.
+
+    Args:
+        pictures: the generators; one is begun while the states of those that are have fewer than `most` windows.
+        predict: gives states their output.
+        count: the windows of a state, by its height and width.
+        most: windows.
+    """
+    following, asking, finished = enumerate(pictures), {}, {}
+
+    def go_on(index: int, picture: Coroutine[State, None, Any]) -> None:
+        asking.pop(index, None)
+        try:
+            asking[index] = picture, next(picture)
+        except StopIteration as end:
+            finished[index] = end.value
+
+    def windows() -> int:
+        return sum(len(state.sample) * count(*state.sample.shape[-2:]) for _, state in asking.values())
+
+    while True:
+        while (not asking or windows() < most) and (one := next(following, None)):
+            go_on(*one)
+        if not asking:
+            return [finished[index] for index in sorted(finished)]
+        with torch.set_grad_enabled(any(state.sample.requires_grad for _, state in asking.values())):
+            predict([state for _, state in asking.values()])
+        for index, (picture, _) in list(asking.items()):
+            go_on(index, picture)

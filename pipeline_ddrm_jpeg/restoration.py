@@ -10,10 +10,12 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -34,12 +36,16 @@ from .files import (
     upright,
 )
 from .inks import restore_any
-from .jpeg_file import MOST_BYTES, JPEGFile
+from .jpeg_file import FOUR_INKS, MOST_BYTES, JPEGFile
 from .jpeg_history import assume_history
 from .jpeg_markers import JPEGDamageError, JPEGFileError, picture_kind
 from .metadata import Metadata
 
 REPAIR_HINT = " (--repair restores what is left)"
+
+T = TypeVar("T")
+_PIXELS_TOGETHER = 2**24  # of files that go to the pipeline at once, where their windows share calls
+_MOST_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -336,7 +342,8 @@ def restore_files(
 
     Every file starts from the same seed, so its picture does not depend on the files around it. Outputs that exist
     are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
-    the next is read and the picture of the one before is written.
+    the next is read and the picture of the one before is written. Where calls of the prior hold several windows
+    (`window_batch_size`), so on a GPU, that is done with several files at once.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
@@ -353,81 +360,115 @@ def restore_files(
         A `Result` for each task, in order, once its picture is written. After Ctrl-C comes that of the picture which
         was just being written, then the `KeyboardInterrupt`.
     """
-    left = iter(tasks)
+    run = _Run(pipe, seed, repair, depth, assumed, settings)
 
-    def read_next() -> _Job | None:
-        if (task := next(left, None)) is None:
-            return None
-        job = _Job(task, repair)
-        job.begin(_skip_or_read, task, overwrite, repair, depth, assumed)
+    def read(task: Task) -> _Job:
+        job = _Job(task)
+        job.do(run.skip_or_read, task, overwrite)
         return job
 
-    ahead, behind = read_next(), None
-    try:
-        while ahead:
-            job = ahead
-            job.end()
-            ahead = read_next()
-            if on_start and not job.result:
-                on_start(job.task)
-            if job.task.is_shard:
-                job.do(_restored_shard, pipe, job.task, seed, repair, depth, assumed, settings)
-            else:
-                job.do(_restored, pipe, job.value, seed, depth, settings)
-            if behind:
-                result, behind = behind.told(), None
-                yield result
-            job.begin(_written, job.task, job.value)
-            behind = job
-        if behind:
-            result, behind = behind.told(), None
-            yield result
-    except KeyboardInterrupt:
-        if behind:
-            yield behind.told()
-        raise
-    finally:
-        if behind:
-            behind.end()
+    def restore(jobs: list[_Job]) -> list[_Job]:
+        for job in jobs:
+            if on_start and not (job.error or isinstance(job.value, Result)):
+                on_start(job.item)
+            if job.value is job.item:
+                job.do(run.restore_shard, job.item)
+        run.restore(jobs)
+        return jobs
+
+    def write(jobs: list[_Job]) -> list[Result]:
+        for job in jobs:
+            if isinstance(job.value, tuple):
+                job.do(_written, job.item, job.value)
+            if job.error:
+                job.value = Result(job.item, "failed", _sentence(job.error, job.item, repair))
+        return [replace(job.value, seconds=job.seconds) for job in jobs]
+
+    yield from _staged(_batches(map(read, tasks), run.most_pixels), restore, write)
 
 
 class _Job:
-    """A file on its way through the stages: what the last one gave for the next, or the result."""
+    """A file or a member of a shard on its way through the stages: what the last one gave, or what went wrong."""
 
-    def __init__(self, task: Task, repair: bool) -> None:
-        self.task, self.repair = task, repair
+    def __init__(self, item: Task | shards.Member) -> None:
+        self.item = item
         self.value: Any = None
-        self.result: Result | None = None
+        self.error: Exception | None = None
         self.seconds = 0.0
-        self.thread: Thread | None = None
 
     def do(self, stage: Callable, *arguments: Any) -> None:
-        """Go through a stage, unless there is a result; whatever is wrong with one file must not cost the others."""
-        if self.result:
-            return
+        """Go through a stage; whatever is wrong with one file must not cost the others."""
         start = time.monotonic()
         try:
             self.value = stage(*arguments)
         except Exception as error:
-            self.value = Result(self.task, "failed", _sentence(error, self.task, self.repair))
-        if isinstance(self.value, Result):
-            self.result = self.value
+            self.value, self.error = None, error
         self.seconds += time.monotonic() - start
 
-    def begin(self, stage: Callable, *arguments: Any) -> None:
-        """Go through a stage in a thread, which does not keep Python from ending: a pipe may say nothing for ever."""
-        self.thread = Thread(target=self.do, args=(stage, *arguments), daemon=True)
-        self.thread.start()
+    @property
+    def is_read(self) -> bool:
+        """Whether the value is a file that is to be restored."""
+        return isinstance(self.value, JPEGFile | DecodedJPEG)
 
-    def end(self) -> None:
-        """Wait for what has begun."""
-        if self.thread:
-            self.thread.join()
 
-    def told(self) -> Result:
-        """The result, once it is there."""
-        self.end()
-        return replace(self.result, seconds=self.seconds)
+def _batches(jobs: Iterable[_Job], most_pixels: int) -> Iterator[list[_Job]]:
+    """Files in lists that have so many pixels together or end with the one that makes them more."""
+    batch, pixels = [], 0
+    for job in jobs:
+        batch.append(job)
+        file = job.value
+        own = file.width * file.height if job.is_read else most_pixels if file is job.item else 0
+        own = max(own, len(job.item.data or b"")) if isinstance(job.item, shards.Member) else own
+        pixels += max(own, most_pixels // _MOST_TOGETHER)
+        if pixels >= most_pixels:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _staged(
+    batches: Iterator[list[_Job]],
+    work: Callable[[list[_Job]], list[_Job]],
+    finish: Callable[[list[_Job]], list[T]],
+) -> Iterator[T]:
+    """What `finish(work(batch))` gives of each batch, in order; meanwhile the next is made and the last finished.
+
+    That is done in threads, `work` in the caller's, which alone gets Ctrl-C; what was just being finished comes first.
+    """
+    ahead, behind = _begun(next, batches, None), None
+    try:
+        while (batch := ahead.result()) is not None:
+            ahead = _begun(next, batches, None)
+            done = work(batch)
+            if behind:
+                finished, behind = behind.result(), None
+                yield from finished
+            behind = _begun(finish, done)
+        if behind:
+            finished, behind = behind.result(), None
+            yield from finished
+    except KeyboardInterrupt:
+        if behind:
+            yield from behind.result()
+        raise
+    finally:
+        if behind:
+            wait([behind])
+
+
+def _begun(call: Callable, *arguments: Any) -> Future:
+    """What a call gives, in a thread, which does not keep Python from ending: a pipe may say nothing for ever."""
+    future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
 
 
 def restore_file(
@@ -451,80 +492,134 @@ def restore_file(
         **settings: arguments of the pipeline's call.
     """
     check_depth(depth, task.image_format)
-    return _written(task, _restored(pipe, _read(task, repair, assumed), seed, depth, settings))
+    run = _Run(pipe, seed, repair, depth, assumed, settings)
+    return _written(task, run.restored(run.read(task)))
 
 
-def _skip_or_read(
-    task: Task, overwrite: bool, repair: bool, depth: int, assumed: Assumed
-) -> JPEGFile | DecodedJPEG | Result | None:
-    if task.target != STREAM and task.target.exists() and not overwrite:
-        return Result(task, "skipped")
-    check_depth(depth, task.image_format)
-    try:
-        return None if task.is_shard else _read(task, repair, assumed)
-    except NoJPEGError as error:
-        if not task.any_format:
-            raise
-        return Result(task, "untouched", _sentence(error, task, repair))
+@dataclass(frozen=True)
+class _Run:
+    """What restores files, and in which way."""
 
+    pipe: Any
+    seed: int
+    repair: bool
+    depth: int
+    assumed: Assumed
+    settings: dict[str, Any]
 
-def _read(task: Task, repair: bool, assumed: Assumed, data: bytes | None = None) -> JPEGFile | DecodedJPEG:
-    """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
-    source = sys.stdin.buffer if task.source == STREAM else task.source
-    file = open_source(source if data is None else data, repair, assumed)
-    sides = (file.width, file.height)
-    check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
-    return file
+    @property
+    def most_pixels(self) -> int:
+        """Of the files that go to the pipeline at once: one at a time where calls of the prior hold one window."""
+        windows = self.settings.get("window_batch_size")
+        if windows is None and self.pipe is not None and self.pipe._execution_device.type != "cpu":
+            windows = 2
+        return _PIXELS_TOGETHER if (windows or 1) > 1 else 1
 
-
-def _restored(
-    pipe: Any, file: JPEGFile | DecodedJPEG, seed: int, depth: int, settings: dict[str, Any]
-) -> tuple[JPEGFile | DecodedJPEG, np.ndarray, float]:
-    """The file, the pixels of its picture, in 8 or 16 bits and not yet upright, and their consistency."""
-    import torch  # here, so that what only plans or writes files starts at once
-
-    output_type = "pil" if depth == 8 else "np"
-    result = restore_any(pipe, file, generator=torch.Generator().manual_seed(seed), output_type=output_type, **settings)
-    if depth == 8:
-        return file, np.asarray(result.images[0]), result.consistency_8bit[0]
-    pixels = np.rint(65535 * result.images[0].clip(0, 1)).astype(np.uint16)
-    return file, pixels[..., 0] if pixels.shape[2] == 1 else pixels, result.consistency[0]
-
-
-def _restored_shard(
-    pipe: Any, task: Task, seed: int, repair: bool, depth: int, assumed: Assumed, settings: dict[str, Any]
-) -> Result:
-    """Write a shard whose pictures are restored, but for those that cannot be, which stay as they are."""
-    kept: list[float] = []
-    failures: list[str] = []
-
-    def convert(name: str, data: bytes) -> bytes | None:
-        if not (data.startswith(JPEG_START) or (task.any_format and picture_kind(data))):
-            return None
+    def skip_or_read(self, task: Task, overwrite: bool) -> JPEGFile | DecodedJPEG | Task | Result:
+        """The file, or a shard as it is, or that there is nothing to do."""
+        if task.target != STREAM and task.target.exists() and not overwrite:
+            return Result(task, "skipped")
+        check_depth(self.depth, task.image_format)
         try:
-            file, pixels, consistency = _restored(pipe, _read(task, repair, assumed, data), seed, depth, settings)
-            made, _ = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
-        except Exception as error:  # as with files: not at the cost of the others
-            if isinstance(error, NoJPEGError) and task.any_format:
-                return None
-            failures.append(f"{name}: {str(error).removeprefix('<bytes>: ')}")
-            return None
-        kept.append(consistency)
-        return made
+            return task if task.is_shard else self.read(task)
+        except NoJPEGError as error:
+            if not task.any_format:
+                raise
+            return Result(task, "untouched", _sentence(error, task, self.repair))
 
-    try:
-        shards.rewrite(task.source, task.target, convert, FORMATS[task.image_format])
-    except tarfile.TarError as error:
-        raise ValueError(f"it is no tar, or cut short: {error}") from None
-    count = f"{len(failures)} of {len(failures) + len(kept)} pictures"
-    message = f"{task.source}: {count} stay as they were, first {failures[0]}" if failures else ""
-    return Result(
-        task,
-        "failed" if failures else "restored",
-        message,
-        consistency=min(kept, default=None),
-        pictures=len(kept),
-    )
+    def read(self, task: Task, data: bytes | None = None) -> JPEGFile | DecodedJPEG:
+        """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
+        source = sys.stdin.buffer if task.source == STREAM else task.source
+        file = open_source(source if data is None else data, self.repair, self.assumed)
+        sides = (file.width, file.height)
+        check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
+        return file
+
+    def restore(self, jobs: list[_Job]) -> None:
+        """Give those that have a file what `restored` makes of it; their windows share calls of the prior."""
+        together = [job for job in jobs if job.is_read and getattr(job.value, "color_space", None) not in FOUR_INKS]
+        if len(together) > 1:
+            start = time.monotonic()
+            with suppress(Exception):  # whose fault it is shows one by one
+                result = self._call([job.value for job in together], [self._generator() for _ in together])
+                for i, job in enumerate(together):
+                    job.value = self._pixels(job.value, result, i)
+            for job in together:
+                job.seconds += (time.monotonic() - start) / len(together)
+        for job in jobs:
+            if job.is_read:
+                job.do(self.restored, job.value)
+
+    def restored(self, file: JPEGFile | DecodedJPEG) -> tuple[JPEGFile | DecodedJPEG, np.ndarray, float]:
+        """The file, the pixels of its picture, in 8 or 16 bits and not yet upright, and their consistency."""
+        return self._pixels(file, self._call(file, self._generator()), 0)
+
+    def _generator(self) -> Any:
+        import torch  # here, so that what only plans or writes files starts at once
+
+        return torch.Generator().manual_seed(self.seed)
+
+    def _call(self, file: Any, generator: Any) -> Any:
+        output_type = "pil" if self.depth == 8 else "np"
+        return restore_any(self.pipe, file, generator=generator, output_type=output_type, **self.settings)
+
+    def _pixels(
+        self, file: JPEGFile | DecodedJPEG, result: Any, i: int
+    ) -> tuple[JPEGFile | DecodedJPEG, np.ndarray, float]:
+        if self.depth == 8:
+            return file, np.asarray(result.images[i]), result.consistency_8bit[i]
+        pixels = np.rint(65535 * result.images[i].clip(0, 1)).astype(np.uint16)
+        return file, pixels[..., 0] if pixels.shape[2] == 1 else pixels, result.consistency[i]
+
+    def restore_shard(self, task: Task) -> Result:
+        """Write a shard whose pictures are restored, but for those that cannot be, which stay as they are."""
+        kept: list[float] = []
+        failures: list[str] = []
+
+        def read(member: shards.Member) -> _Job:
+            job, data = _Job(member), member.data or b""
+            if data.startswith(JPEG_START) or (task.any_format and picture_kind(data)):
+                job.do(self.read, task, data)
+            if isinstance(job.error, NoJPEGError) and task.any_format:
+                job.error = None
+            return job
+
+        def restore(jobs: list[_Job]) -> list[_Job]:
+            self.restore(jobs)
+            return jobs
+
+        def encoded(file: JPEGFile | DecodedJPEG, pixels: np.ndarray, consistency: float) -> tuple[bytes, float]:
+            made, _ = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
+            return made, consistency
+
+        def finish(jobs: list[_Job]) -> list[_Job]:
+            for job in jobs:
+                if job.value:
+                    job.do(encoded, *job.value)
+            return jobs
+
+        def convert(members: Iterator[shards.Member]) -> Iterator[tuple[shards.Member, bytes | None]]:
+            for job in _staged(_batches(map(read, members), self.most_pixels), restore, finish):
+                made, consistency = job.value or (None, None)
+                if job.error:
+                    failures.append(f"{job.item.name}: {str(job.error).removeprefix('<bytes>: ')}")
+                elif made:
+                    kept.append(consistency)
+                yield job.item, made
+
+        try:
+            shards.rewrite(task.source, task.target, convert, FORMATS[task.image_format])
+        except tarfile.TarError as error:
+            raise ValueError(f"it is no tar, or cut short: {error}") from None
+        count = f"{len(failures)} of {len(failures) + len(kept)} pictures"
+        message = f"{task.source}: {count} stay as they were, first {failures[0]}" if failures else ""
+        return Result(
+            task,
+            "failed" if failures else "restored",
+            message,
+            consistency=min(kept, default=None),
+            pictures=len(kept),
+        )
 
 
 def _written(task: Task, restored: tuple[JPEGFile | DecodedJPEG, np.ndarray, float]) -> Result:

@@ -6,6 +6,7 @@ import copy
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .files import write_atomically
@@ -13,7 +14,23 @@ from .files import write_atomically
 SUFFIX = ".tar"
 
 
-def rewrite(source: Path, target: Path, convert: Callable[[str, bytes], bytes | None], suffix: str) -> None:
+@dataclass(frozen=True)
+class Member:
+    """What a shard has under a name."""
+
+    header: tarfile.TarInfo
+    data: bytes | None
+    """Of a file, what is in it."""
+
+    @property
+    def name(self) -> str:
+        return self.header.name
+
+
+Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, bytes | None]]]
+
+
+def rewrite(source: Path, target: Path, convert: Convert, suffix: str) -> None:
     """Write a shard anew, whole or not at all.
 
     A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
@@ -22,8 +39,8 @@ def rewrite(source: Path, target: Path, convert: Callable[[str, bytes], bytes | 
     Args:
         source: the tar, not compressed or compressed; what is written is not.
         target: where the new one goes.
-        convert: given the name and the bytes of each file, returns those that take their place, or `None` for them to
-            stay.
+        convert: given all members, returns each in its order, with the bytes that take the place of its own, or `None`
+            for it to stay. It may ask for them ahead, and from another thread.
         suffix: of what is converted, such as `".png"`.
 
     Raises:
@@ -32,31 +49,26 @@ def rewrite(source: Path, target: Path, convert: Callable[[str, bytes], bytes | 
     """
     with tarfile.open(source) as shard:
         taken = set(shard.getnames())
-        write_atomically(target, lambda stream: _write(shard, taken, stream, convert, suffix))
+
+        def write(stream: io.BufferedWriter) -> None:
+            with tarfile.open(fileobj=stream, mode="w") as written:
+                for member, made in convert(_members(shard)):
+                    header, data = member.header, member.data
+                    if made is not None:
+                        renamed = str(PurePosixPath(header.name).with_suffix(suffix))
+                        header.name = (
+                            renamed if renamed == header.name or renamed not in taken else header.name + suffix
+                        )
+                        header.size, data = len(made), made
+                    written.addfile(header, None if data is None else io.BytesIO(data))
+
+        write_atomically(target, write)
 
 
-def _write(
-    shard: tarfile.TarFile,
-    taken: set[str],
-    stream: io.BufferedWriter,
-    convert: Callable[[str, bytes], bytes | None],
-    suffix: str,
-) -> None:
-    with tarfile.open(fileobj=stream, mode="w") as written:
-        for member, data in _members(shard):
-            made = convert(member.name, data) if data else None
-            if made is not None:
-                renamed = str(PurePosixPath(member.name).with_suffix(suffix))
-                member.name = renamed if renamed == member.name or renamed not in taken else member.name + suffix
-                member.size, data = len(made), made
-            written.addfile(member, None if data is None else io.BytesIO(data))
-
-
-def _members(shard: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Each member's header and, of files, the content."""
+def _members(shard: tarfile.TarFile) -> Iterator[Member]:
     for found in shard:
-        member, file = copy.copy(found), shard.extractfile(found) if found.isfile() else None
+        header, file = copy.copy(found), shard.extractfile(found) if found.isfile() else None
         # What the header says itself has to hold: name and size may change, and holes are filled.
-        member.pax_headers = {key: value for key, value in found.pax_headers.items() if key not in ("path", "size")}
-        member.type = tarfile.REGTYPE if found.isfile() else found.type
-        yield member, file and file.read()
+        header.pax_headers = {key: value for key, value in found.pax_headers.items() if key not in ("path", "size")}
+        header.type = tarfile.REGTYPE if found.isfile() else found.type
+        yield Member(header, file and file.read())

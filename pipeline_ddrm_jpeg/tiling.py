@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,17 +24,17 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, prior: Callable, windows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        ctx.prior, ctx.labels = prior, labels
+    def forward(ctx: Any, prior: Callable, windows: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        ctx.prior, ctx.others = prior, others
         ctx.save_for_backward(windows)
-        return prior(windows, labels)
+        return prior(windows, *others)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
         with torch.enable_grad():
             windows = ctx.saved_tensors[0].detach().requires_grad_()
-            output = ctx.prior(windows, ctx.labels)
-        return None, torch.autograd.grad(output, windows, gradient)[0], None
+            output = ctx.prior(windows, *ctx.others)
+        return None, torch.autograd.grad(output, windows, gradient)[0], None, None
 
 
 def count_windows(
@@ -40,8 +42,7 @@ def count_windows(
 ) -> int:
     """Windows (not calls of the prior with `batch_size` of them) that `predict` makes for one state of this size."""
     multiple = _check(unet, window_size, overlap)
-    sizes = (size + -size % multiple for size in (height, width))
-    rows, columns = (len(_starts(size, window_size, overlap)[0]) for size in sizes)
+    rows, columns = (len(_starts(size + -size % multiple, window_size, overlap)[0]) for size in (height, width))
     return rows * columns
 
 
@@ -57,6 +58,26 @@ def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
     return multiple
 
 
+@dataclass
+class State:
+    """States of one picture at one timestep, and what the prior says of them once it was asked."""
+
+    sample: torch.Tensor | None
+    """`[B, 3, H, W]`, float32."""
+    timestep: int | torch.Tensor
+    class_labels: torch.Tensor | None = None
+    """`[B]` or `[1]` classes, for a class-conditional prior."""
+    views: Sequence[int] | None = None
+    """Of each, which of `VIEWS` the prior sees; its output is turned back."""
+    output: torch.Tensor | None = None
+    """`[B, C, H, W]`, float32."""
+
+    def take(self) -> torch.Tensor:
+        """The output, of which nothing is kept here: of a large picture few copies fit into memory."""
+        output, self.output, self.sample = self.output, None, None
+        return output
+
+
 def predict(
     unet: torch.nn.Module,
     sample: torch.Tensor,
@@ -67,78 +88,112 @@ def predict(
     class_labels: torch.Tensor | None = None,
     on_windows: Callable[[int], None] | None = None,
     views: Sequence[int] | None = None,
-    recompute: bool = False,
 ) -> torch.Tensor:
-    """Output of a `UNet2DModel` on a state of any size, as if its window were that large.
+    """Output of a `UNet2DModel` on states of one size, `[B, C, H, W]` float32; see `predict_together`."""
+    state = State(sample, timestep, class_labels, views)
+    predict_together(unet, [state], window_size, overlap, batch_size, on_windows)
+    return state.take()
+
+
+def predict_together(
+    unet: torch.nn.Module,
+    states: Sequence[State],
+    window_size: int = 256,
+    overlap: int = 64,
+    batch_size: int = 1,
+    on_windows: Callable[[int], None] | None = None,
+) -> None:
+    """Give states of any sizes and timesteps their output of a `UNet2DModel`, as if its window were that large.
 
     Windows lie on a grid of `window_size - overlap` pixels, the last ones flush with the far border, and are blended
-    with weights that rise linearly over the overlap. A state that fits one window is one ordinary call.
+    with weights that rise linearly over the overlap. Windows of one extent share calls, whatever states they are of.
 
-    With gradients enabled the output can be differentiated by the state. Activations are kept for a single call; of
+    With gradients enabled an output can be differentiated by its state. Activations are kept for a single call; of
     several calls, each is computed again on the way back, so that no more than one call's are ever there.
 
     Args:
-        unet: the prior; its height and width must be multiples of `2**(levels - 1)`, to which a smaller state is
-            padded by mirroring.
-        sample: state `[B, 3, H, W]`, float32.
-        timestep: the timestep of the whole state.
+        unet: the prior; its height and width must be multiples of `2**(levels - 1)`, to which a window that ends at a
+            border is padded by mirroring.
+        states: which get their `output`.
         window_size: height and width of a window in pixels, a multiple of `2**(levels - 1)`.
         overlap: pixels that neighbouring windows share, less than `window_size`.
         batch_size: windows in one call of the prior.
-        class_labels: `[B]` or `[1]` classes, for a class-conditional prior.
         on_windows: told, after each call of the prior, how many windows it held.
-        views: of each state, which of `VIEWS` the prior sees; its output is turned back.
-        recompute: whether a gradient computes a single call again too.
-
-    Returns:
-        `[B, C, H, W]` float32, `C` being the prior's number of output channels.
 
     Raises:
         ValueError: for a window size or overlap that does not fit.
     """
-    if views is not None and any(views):
-        options = {"window_size": window_size, "overlap": overlap, "batch_size": batch_size, "on_windows": on_windows}
-        outputs = []
-        for i, view in enumerate(views):
-            labels = None if class_labels is None else class_labels.expand(len(sample))[i : i + 1]
-            turned, several = _turned(sample[i : i + 1], view), len(views) > 1
-            output = predict(unet, turned, timestep, class_labels=labels, recompute=several, **options)
-            outputs.append(_turned(output, view, back=True))
-        return torch.cat(outputs)
     multiple = _check(unet, window_size, overlap)
-    batch, _, height, width = sample.shape
-    padded = _mirror(sample, -height % multiple, -width % multiple)
-    tops, window_height = _starts(padded.shape[2], window_size, overlap)
-    lefts, window_width = _starts(padded.shape[3], window_size, overlap)
-    corners = [(b, top, left) for b in range(batch) for top in tops for left in lefts]
-    recompute = torch.is_grad_enabled() and (recompute or len(corners) > batch_size)
+    groups: dict[tuple[int, int], list[_Window]] = {}
+    for state in states:
+        batch, _, *size = state.sample.shape
+        state.output = state.sample.new_zeros(batch, unet.config.out_channels, *size)
+        for i, view in enumerate(state.views or [0] * batch):
+            seen, device = size[::-1] if view & 4 else size, state.output.device
+            rows, columns = (_spans(n, window_size, overlap, multiple, device) for n in seen)
+            for window in (_Window(state, i, view, *place) for place in product(rows, columns)):
+                groups.setdefault((len(window.rows.weight), len(window.columns.weight)), []).append(window)
+    calls = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
-    def prior(windows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        return unet(windows.to(unet.dtype), timestep, class_labels=labels, return_dict=False)[0].float()
+    def prior(windows: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return unet(windows.to(unet.dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
 
-    call = partial(_Recomputed.apply, prior) if recompute else prior
-
-    total = weights = None
-    for start in range(0, len(corners), batch_size):
-        chunk = corners[start : start + batch_size]
-        windows = torch.stack([padded[b, :, y : y + window_height, x : x + window_width] for b, y, x in chunk])
-        labels = None if class_labels is None else torch.stack([class_labels.expand(batch)[b] for b, _, _ in chunk])
-        outputs = call(windows, labels)
+    call = partial(_Recomputed.apply, prior) if torch.is_grad_enabled() and len(calls) > 1 else prior
+    for own in calls:
+        windows = torch.stack([window.cut() for window in own])
+        timesteps = torch.stack([torch.as_tensor(window.state.timestep) for window in own]).to(windows.device)
+        labels = None if own[0].state.class_labels is None else torch.stack([window.label for window in own])
+        outputs = call(windows, timesteps, labels)
+        for window, output in zip(own, outputs, strict=True):
+            window.add(output)
         if on_windows is not None:
-            on_windows(len(chunk))
-        if len(corners) == len(chunk) == batch:  # every state fits one window
-            return outputs[..., :height, :width]
-        if total is None:
-            total = outputs.new_zeros(batch, outputs.shape[1], *padded.shape[2:])
-            weights = outputs.new_zeros(padded.shape[2:])
-        for (b, y, x), output in zip(chunk, outputs, strict=True):
-            ramp_y = _ramp(y, window_height, padded.shape[2], overlap, outputs.device)
-            ramp_x = _ramp(x, window_width, padded.shape[3], overlap, outputs.device)
-            weight = ramp_y[:, None] * ramp_x
-            total[b, :, y : y + window_height, x : x + window_width] += weight * output
-            if b == 0:
-                weights[y : y + window_height, x : x + window_width] += weight
-    return total.div_(weights)[..., :height, :width]
+            on_windows(len(own))
+
+
+class _Span(NamedTuple):
+    """The extent of a window along one axis of what the prior sees."""
+
+    start: int
+    stop: int
+    """At the latest the end of the picture, which a padded window reaches beyond."""
+    weight: torch.Tensor
+    """Of each pixel, also of those beyond; all windows' weights of a pixel sum to one."""
+
+
+class _Window(NamedTuple):
+    """A window on one of some states as the prior sees it."""
+
+    state: State
+    number: int
+    view: int
+    rows: _Span
+    columns: _Span
+
+    def cut(self) -> torch.Tensor:
+        """Its pixels, `[3, h, w]`."""
+        seen = _turned(self._place(self.state.sample), self.view)
+        return _mirror(seen, *(len(s.weight) - (s.stop - s.start) for s in (self.rows, self.columns)))
+
+    def add(self, output: torch.Tensor) -> None:
+        """Take over what the prior says of them, `[C, h, w]`."""
+        rows, columns = (s.weight[: s.stop - s.start] for s in (self.rows, self.columns))
+        weighted = output[:, : len(rows), : len(columns)] * (rows[:, None] * columns)
+        self._place(self.state.output).add_(_turned(weighted, self.view, back=True))
+
+    @property
+    def label(self) -> torch.Tensor:
+        """The class of its state."""
+        return self.state.class_labels.expand(len(self.state.sample))[self.number]
+
+    def _place(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Its place in a picture that is not turned."""
+        spans = (self.columns, self.rows) if self.view & 4 else (self.rows, self.columns)
+        flips = (self.view & 2, self.view & 1)
+        rows, columns = (
+            slice(size - s.stop, size - s.start) if flip else slice(s.start, s.stop)
+            for s, flip, size in zip(spans, flips, pictures.shape[-2:], strict=True)
+        )
+        return pictures[self.number, :, rows, columns]
 
 
 def window_options(
@@ -209,7 +264,7 @@ def default_window_size(config: Any) -> int:
 
 
 def _turned(picture: torch.Tensor, view: int, back: bool = False) -> torch.Tensor:
-    """A view of `[B, C, H, W]`, or what it is a view of."""
+    """A view of `[..., H, W]`, or what it is a view of."""
     dims = [dim for bit, dim in ((1, -1), (2, -2)) if view & bit]
     if back and view & 4:
         picture = picture.transpose(-1, -2)
@@ -217,17 +272,28 @@ def _turned(picture: torch.Tensor, view: int, back: bool = False) -> torch.Tenso
     return picture.transpose(-1, -2) if view & 4 and not back else picture
 
 
-def _mirror(sample: torch.Tensor, down: int, across: int) -> torch.Tensor:
-    """Extend at the bottom and the right by reflection, as often as it takes."""
-    if not down and not across:
-        return sample
-    rows, columns = (
-        torch.arange(size + extra, device=sample.device) % (2 * size)
-        for size, extra in ((sample.shape[2], down), (sample.shape[3], across))
-    )
-    rows = torch.where(rows < sample.shape[2], rows, 2 * sample.shape[2] - 1 - rows)
-    columns = torch.where(columns < sample.shape[3], columns, 2 * sample.shape[3] - 1 - columns)
-    return sample[:, :, rows][..., columns]
+def _mirror(picture: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """Extend `[..., H, W]` at the bottom and the right by reflection, as often as it takes."""
+    for dim, extra in ((-2, down), (-1, across)):
+        if extra:
+            size = picture.shape[dim]
+            there = torch.arange(size + extra, device=picture.device) % (2 * size)
+            picture = picture.index_select(dim, torch.where(there < size, there, 2 * size - 1 - there))
+    return picture
+
+
+@lru_cache(maxsize=256)
+def _spans(size: int, window_size: int, overlap: int, multiple: int, device: torch.device) -> tuple[_Span, ...]:
+    """The windows along one axis of so many pixels."""
+    padded = size + -size % multiple
+    starts, extent = _starts(padded, window_size, overlap)
+    with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
+        ramps = [_ramp(start, extent, padded, overlap) for start in starts]
+        total = torch.zeros(padded, dtype=torch.float32)
+        for start, ramp in zip(starts, ramps, strict=True):
+            total[start : start + extent] += ramp
+        weights = [(ramp / total[start : start + extent]).to(device) for start, ramp in zip(starts, ramps, strict=True)]
+    return tuple(_Span(start, min(start + extent, size), weight) for start, weight in zip(starts, weights, strict=True))
 
 
 def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
@@ -238,9 +304,9 @@ def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
     return [*starts, size - window_size], window_size
 
 
-def _ramp(start: int, extent: int, size: int, overlap: int, device: torch.device) -> torch.Tensor:
+def _ramp(start: int, extent: int, size: int, overlap: int) -> torch.Tensor:
     """Blending weights of a window along one axis: rising at its inner borders, flat at the picture's own."""
-    position = torch.arange(extent, device=device, dtype=torch.float32) + 0.5
+    position = torch.arange(extent, dtype=torch.float32) + 0.5
     weight = torch.ones_like(position)
     if overlap and start > 0:
         weight = weight.minimum(position / overlap)

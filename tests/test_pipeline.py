@@ -120,6 +120,53 @@ def test_a_list_gives_what_each_file_gives_alone(pipe, data, photo):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_samples": 2, "antithetic": True}, {"equivariant": True}, {"sharpness": 0.5}]
+)
+def test_pictures_with_generators_of_their_own_share_calls_of_the_prior(pipe, photo, options):
+    """Results are those of one file at a time but for the order of sums: 1e-6 of the range."""
+    sizes = [(40, 40), (47, 48), (33, 40), (20, 70), (100, 56), (40, 24), (24, 40), (48, 48)]
+    files = [jpeg_bytes(photo.resize(size), quality=8 + 12 * i) for i, size in enumerate(sizes)]
+    options = options | {"num_inference_steps": 3, "init_timestep": "auto", "correction": "posterior"}
+    options |= {"output_type": "pt", "window_size": 64, "window_overlap": 16}
+    steps, batches = [], []
+    pipe.unet.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    alone = [
+        pipe(
+            file,
+            generator=seeded(i),
+            callback_on_step_end=lambda p, i, t, _: steps.append((p.num_timesteps, int(t))) or {},
+            **options,
+        )
+        for i, file in enumerate(files)
+    ]
+    windows, one_by_one, seen = sum(batches), len(batches), sorted(steps)
+    assert len({result.timesteps[0][0] for result in alone}) > 1, "they start at different timesteps"
+    steps.clear(), batches.clear()
+    together = pipe(
+        files,
+        generator=[seeded(i) for i in range(len(files))],
+        window_batch_size=16,
+        callback_on_step_end=lambda p, i, t, _: steps.append((p.num_timesteps, int(t))) or {},
+        **options,
+    )
+    assert (sum(batches), sorted(steps)) == (windows, seen)
+    assert max(batches) <= 16
+    assert len(batches) <= one_by_one / 2
+    for i, result in enumerate(alone):
+        assert together.timesteps[i] == result.timesteps[0]
+        torch.testing.assert_close(together.images[i], result.images[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(together.std[i], result.std[0], atol=1e-6, rtol=0)
+
+
+def test_pictures_that_share_a_generator_are_restored_one_after_the_other(pipe, data):
+    shared, alone = seeded(), seeded()
+    expected = [pipe(data, generator=alone, output_type="pt", **QUICK).images[0] for _ in range(2)]
+    together = pipe([data, data], generator=shared, output_type="pt", window_batch_size=8, **QUICK).images
+    torch.testing.assert_close(together, torch.stack(expected), atol=1e-6, rtol=0)
+    assert not torch.equal(*expected)
+
+
 def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one(pipe, data):
     single = pipe(data, generator=seeded(), output_type="np", **QUICK)
     average = pipe(data, generator=seeded(), output_type="np", num_samples=3, **QUICK)

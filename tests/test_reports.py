@@ -126,6 +126,16 @@ def test_throughput_counts_files_and_compares_with_the_released_loop(photo, tmp_
     record = json.loads((tmp_path / "t.json").read_text())
     (row,) = record["folders"]
     assert 0 < row["network"] < row["seconds"]
+    assert "24x16: 2 files take about" in done.stderr
+    piece = ["--only", "folders", "--folders", "32x16:40", "--limit", "0.001", "--output", tmp_path / "t"]
+    again = run("throughput.py", tmp_path / "set", *piece)
+    assert again.returncode == 0, again.stderr
+    pieces = json.loads((tmp_path / "t.json").read_text())
+    assert pieces["compared"] == record["compared"]
+    assert pieces["folders"][0] == row
+    cut = pieces["folders"][1]
+    assert (cut["width"], cut["files"], cut["asked"]) == (32, 1, 40)
+    assert len(pieces["commands"]) == 2
     compared = record["compared"]
     released = compared["the released loop, 160 evaluations"]
     assert released["psnr"] > compared["JPEG"]["psnr"] + 0.1

@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import png
 import pytest
 import tifffile
 import torch
@@ -210,6 +212,83 @@ def test_a_picture_does_not_depend_on_the_files_around_it(pipe, small, photo, tm
     together = list(restore_files(pipe, plan([tmp_path], tmp_path / "together"), seed=3, **QUICK))
     (alone,) = restore_files(pipe, plan([tmp_path / "b.jpg"], tmp_path / "alone"), seed=3, **QUICK)
     assert together[1].task.target.read_bytes() == alone.task.target.read_bytes()
+
+
+def together_and_alone(pipe, tmp_path, **options):
+    """Results of a folder whose windows share calls of the prior, eight at most, and of its files one by one."""
+    calls = []
+    hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    options = {**QUICK, "correction": "posterior", "depth": 16, **options}
+    alone = list(restore_files(pipe, plan([tmp_path / "in"], tmp_path / "alone"), **options))
+    assert set(calls) == {1}
+    calls.clear()
+    together = list(restore_files(pipe, plan([tmp_path / "in"], tmp_path / "out"), window_batch_size=8, **options))
+    hook.remove()
+    return together, alone, calls
+
+
+def test_files_share_calls_of_the_prior_and_come_out_as_alone(pipe, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, size in enumerate([(40, 40), (36, 48), (33, 20), (40, 40), (24, 40), (48, 40), (100, 60)]):
+        (tmp_path / "in" / f"{i}.jpg").write_bytes(jpeg_bytes(photo.resize(size), quality=10 + 10 * i))
+    (tmp_path / "in" / "1a.jpg").write_bytes(jpeg_bytes(photo)[:-300])
+    (tmp_path / "in" / "3a.jpg").write_bytes(inks(photo.resize((40, 40)), ycck=False, quality=30))
+    with tarfile.open(tmp_path / "in" / "s.tar", "w") as shard:
+        for name in ("0.jpg", "1a.jpg", "3a.jpg", "4.jpg"):
+            shard.add(tmp_path / "in" / name, name)
+    together, alone, calls = together_and_alone(pipe, tmp_path, window_size=64, window_overlap=16)
+    assert max(calls) >= 4, "files of one size"
+    assert [result.status for result in together] == [result.status for result in alone]
+    assert [r.task.source for r in together] == [r.task.source for r in alone] == sorted((tmp_path / "in").iterdir())
+    assert [r.message.replace("/out/", "/alone/") for r in together] == [r.message for r in alone]
+    assert [result.pictures for result in together] == [1, 1, 0, 1, 1, 1, 1, 1, 1, 3]
+    for i, result in enumerate(together):
+        assert result.consistency == pytest.approx(alone[i].consistency, abs=1e-3) or result.pictures == 0
+    read = {folder: [] for folder in ("out", "alone")}
+    for folder, found in read.items():
+        for path in sorted((tmp_path / folder).iterdir()):
+            if path.suffix == ".tar":
+                with tarfile.open(path) as shard:
+                    found += [shard.extractfile(name).read() for name in shard.getnames() if name.endswith(".png")]
+            else:
+                found.append(path.read_bytes())
+    assert len(read["out"]) == len(read["alone"]) == 11
+    for one, other in zip(*read.values(), strict=True):
+        pixels = [np.asarray(list(png.Reader(bytes=data).asDirect()[2]), int) for data in (one, other)]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1, "of 65535"
+
+
+def test_what_fails_a_call_for_several_files_costs_its_own_only(pipe, small, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / "in" / name).write_bytes(small)
+    (tmp_path / "in" / "b.jpg").write_bytes(jpeg_bytes(photo.resize((16, 8)), quality=30))
+
+    def refuse(pipeline, i, t, tensors):
+        if tensors["sample"].shape[-1] == 16:
+            raise MemoryError
+        return {}
+
+    together, alone, _ = together_and_alone(pipe, tmp_path, callback_on_step_end=refuse)
+    for results in (together, alone):
+        assert [result.status for result in results] == ["restored", "failed", "restored", "restored"]
+        assert results[1].message == f"{tmp_path / 'in' / 'b.jpg'}: not enough memory"
+
+
+def test_ctrl_c_among_files_that_share_calls_leaves_whole_pictures(pipe, small, tmp_path):
+    for i in range(6):
+        (tmp_path / f"{i}.jpg").write_bytes(small)
+    steps = []
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) > 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        list(restore_files(pipe, plan([tmp_path]), callback_on_step_end=interrupt, window_batch_size=4, **QUICK))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jpg"}
 
 
 def test_the_reported_consistency_is_that_of_the_file_written(pipe, small, tmp_path):

@@ -152,3 +152,17 @@ def test_sixteen_bits_in_a_shard(pipe, files, tmp_path):
     (refused,) = restore_files(pipe, plan([task.source], tmp_path / "w", image_format="webp"), depth=16, **QUICK)
     assert "webp has 8 bits" in refused.message
     assert np.all([not path.exists() for path in (tmp_path / "w",)])
+
+
+def test_a_full_disk_fails_the_shard_and_leaves_nothing_half_written(files, prior_folder, tmp_path):
+    del files["00/d.jpg"]
+    shard(tmp_path / "one.tar", files | {"z.bin": bytes(60_000)})  # more than the limit, and not what a reader writes
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
+        "from pipeline_ddrm_jpeg.cli import app; app()"
+    )
+    command = [sys.executable, "-c", code, "restore", tmp_path / "one.tar", "-o", tmp_path / "out"]
+    done = subprocess.run([*command, "--prior", prior_folder, "--steps", "2"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'out' / 'one.tar'}: File too large" in done.stderr
+    assert not list((tmp_path / "out").iterdir())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import make_unet
 
-from pipeline_ddrm_jpeg.tiling import count_windows, predict, windows_in_a_call
+from pipeline_ddrm_jpeg.tiling import VIEWS, State, count_windows, predict, predict_together, windows_in_a_call
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,38 @@ def test_the_number_of_windows_in_a_call_changes_nothing(unet):
     x = torch.randn(2, 3, 90, 70)
     one, many = (predict(unet, x, 50, window_size=32, overlap=8, batch_size=size) for size in (1, 5))
     torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_states_of_any_sizes_timesteps_and_views_share_calls_and_come_out_as_alone(unet):
+    sizes = [(1, 24, 40), (3, 40, 24), (2, 32, 32), (1, 90, 70), (1, 5, 3)]
+    views = [None, VIEWS[1:4], None, [5], [7]]
+    options = {"window_size": 32, "overlap": 8}
+    states = [
+        State(torch.randn(batch, 3, *size), timestep, views=own)
+        for (batch, *size), own, timestep in zip(sizes, views, (3, torch.tensor(700), 50, 0, 999), strict=True)
+    ]
+    alone = [predict(unet, one.sample, one.timestep, views=one.views, **options) for one in states]
+    windows, calls = [], []
+    hook = unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    predict_together(unet, states, batch_size=7, on_windows=windows.append, **options)
+    hook.remove()
+    assert windows == calls
+    assert sum(windows) == sum(batch * count_windows(unet, *size, **options) for batch, *size in sizes)
+    assert len(calls) < sum(windows) / 4
+    for state, expected in zip(states, alone, strict=True):
+        torch.testing.assert_close(state.take(), expected, atol=1e-6, rtol=0)
+        assert state.sample is None, "what is taken is let go of"
+
+
+@torch.no_grad()
+def test_a_view_of_a_picture_is_what_the_prior_sees_of_it(unet):
+    x = torch.randn(1, 3, 45, 70)
+    for view in VIEWS:
+        turned = x.flip([dim for bit, dim in ((1, -1), (2, -2)) if view & bit])
+        seen = predict(unet, turned.mT if view & 4 else turned, 50, window_size=32, overlap=8)
+        seen = (seen.mT if view & 4 else seen).flip([dim for bit, dim in ((1, -1), (2, -2)) if view & bit])
+        torch.testing.assert_close(predict(unet, x, 50, window_size=32, overlap=8, views=[view]), seen)
 
 
 @torch.no_grad()

@@ -1,13 +1,16 @@
 """Files and megapixels a second of folders of files, and the same work done by the released program and by others.
 
-python scripts/reports/throughput.py PICTURES [--folders 256x256:100 1000x500:12 4000x3000:1] [--compared 3]
-    [--quality 10] [--output docs/throughput]
+python scripts/reports/throughput.py PICTURES [--only folders|compared] [--folders 256x256:1000 1000x500:100
+    4000x3000:10] [--preset balanced] [--limit SECONDS] [--compared 3] [--quality 10] [--output docs/throughput]
 
-Each folder of --folders, so many files of so many pixels made of a picture of examples/, is restored with the preset
-`balanced` by a process of its own: files and megapixels a second without loading, the share of that time in which the
-network works, and the peak resident memory. Then --compared pictures of the folder PICTURES, cut to a square, are
-restored from files of one quality factor by our presets, by the loop of the released program, written anew here, with
-the same network and dtype, and by the other programs that are installed. Writes OUTPUT.json and OUTPUT.md.
+Each folder of --folders, so many files of so many pixels made of a picture of examples/, is restored by a process of
+its own: files and megapixels a second without loading, the share of that time in which the network works, what a file
+takes beside it, and the peak resident memory of that process (a reader has its own, 96 MiB and some bytes a pixel).
+What a folder will take is printed before; with --limit it ends after so many seconds, and what is reported is of the
+files that were finished until then. Then --compared pictures of the folder PICTURES, cut to a square, are restored from
+files of one quality factor by our presets, by the loop of the released program, written anew here, with the same
+network and dtype, and by the other programs that are installed, all in one run. Writes OUTPUT.json and OUTPUT.md; what
+--only leaves out, and folders of other sizes, are taken from OUTPUT.json, so that the whole can be made in pieces.
 """
 
 import argparse
@@ -32,12 +35,14 @@ from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.restoration import plan, restore_files
+from pipeline_ddrm_jpeg.formatting import duration
+from pipeline_ddrm_jpeg.restoration import Task, plan, restore_files
+from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
 
 
-def folder_of(width: int, height: int, count: int) -> dict[str, Any]:
+def folder_of(width: int, height: int, count: int, preset: str, limit: float) -> dict[str, Any]:
     """What a folder of equal files takes, in this process."""
     pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
     pipe.set_progress_bar_config(disable=True)
@@ -52,23 +57,37 @@ def folder_of(width: int, height: int, count: int) -> dict[str, Any]:
         working += time.perf_counter() - since
 
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(count + 1):
-            Path(folder, f"{i:05}.jpg").write_bytes(make_file(width, height))
-        first, *tasks = plan([folder], Path(folder, "out"))
-        list(restore_files(pipe, [first], **PRESETS["balanced"]))  # what is slow once
+        data = make_file(width, height)
+        for i in range(count):
+            Path(folder, f"{i:05}.jpg").write_bytes(data)
+        tasks = plan([folder], Path(folder, "out"))
+        file = Path(folder, "first.jpg")
+        file.write_bytes(make_file(min(width, 384), min(height, 384)))  # of one window
+        first = [Task(file, Path(folder, f"first{i}.png")) for i in range(2)]
+        list(restore_files(pipe, first[:1], **PRESETS[preset]))  # what is slow once
         pipe.unet.register_forward_pre_hook(begin)
         pipe.unet.register_forward_hook(end)
-        start = time.perf_counter()
-        results = list(restore_files(pipe, tasks, **PRESETS["balanced"]))
-        seconds = time.perf_counter() - start
-    if any(result.status != "restored" for result in results):
-        sys.exit(results[0].message)
+        list(restore_files(pipe, first[1:], **PRESETS[preset]))
+        windows = count_windows(pipe.unet, height, width, **window_options(pipe.unet, None, None, None, pipe.device))
+        expected = count * windows * working
+        print(f"{width}x{height}: {count} files take about {duration(expected)}", file=sys.stderr, flush=True)
+        working, start, ends = 0.0, time.perf_counter(), []
+        for result in restore_files(pipe, tasks, **PRESETS[preset]):
+            if result.status != "restored":
+                sys.exit(result.message)
+            ends.append((time.perf_counter() - start, working))
+            if limit and ends[-1][0] > limit:
+                break
+        # What was told last was written while the network was at the next: cut short, the rate is a little low.
+        seconds, network = ends[-1]
     return {
         "width": width,
         "height": height,
-        "files": count,
+        "asked": count,
+        "files": len(ends),
+        "preset": preset,
         "seconds": seconds,
-        "network": working,
+        "network": network,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -129,39 +148,59 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
     return found
 
 
-def page(command: str, rows: list[dict[str, Any]], compared: dict[str, dict[str, float]], what: str) -> str:
-    lines = [["files", "size", "files a second", "megapixels a second", "network at work", "peak memory, MiB"]]
+def page(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    rows, compared = record["folders"], record["compared"]
+    lines = [
+        [
+            *("files", "of", "size", "preset", "files a second", "megapixels a second", "network at work"),
+            *("ms a file beside it", "peak memory, MiB"),
+        ]
+    ]
     for row in rows:
         rate = row["files"] / row["seconds"]
         lines.append(
             [
                 str(row["files"]),
+                str(row["asked"]),
                 f"{row['width']} x {row['height']}",
+                f"`{row['preset']}`",
                 f"{rate:.2f}",
                 f"{rate * row['width'] * row['height'] / 1e6:.3f}",
                 f"{100 * row['network'] / row['seconds']:.1f} %",
+                f"{1000 * (row['seconds'] - row['network']) / row['files']:.1f}",
                 f"{row['peak_memory_mib']:.0f}",
             ]
         )
-    ways = [["", "seconds a picture", "times as fast as the released loop", "PSNR, dB"]]
-    slowest = compared["the released loop, 160 evaluations"]["seconds"]
-    for name, one in compared.items():
-        speed = "" if name == "JPEG" else f"{slowest / one['seconds']:.1f}"
-        ways.append([name, f"{one['seconds']:.2f}", speed, f"{one['psnr']:.2f}"])
-    return (
-        f"# Throughput\n\n`{command}`\n\nFolders of equal files, preset `balanced`, {rows[0]['dtype']}, "
-        f"{rows[0]['threads']} threads, torch {torch.__version__}; loading is not counted:\n\n{markdown(lines)}\n\n"
-        f"{what}, the same network and dtype in all that have one:\n\n{markdown(ways)}\n\n"
-        "The released loop is that of the paper's program, written anew in the script: eight samples of twenty steps,\n"
-        "one after the other, its operator as a sum over 8 x 8 pixels for each frequency. waifu2x and jpegqs have one\n"
-        "thread.\n"
-    )
+    text = "# Throughput\n\n" + "".join(f"`{command}`  \n" for command in record["commands"])
+    if rows:
+        kinds = sorted({f"{row['dtype']}, {row['threads']} threads" for row in rows})
+        text += (
+            f"\nFolders of equal files, {' or '.join(kinds)}, torch {record['torch']}; loading is not counted, and"
+            f" where fewer files were run than asked for, time was up:\n\n{markdown(lines)}\n"
+        )
+    if compared:
+        ways = [["", "seconds a picture", "times as fast as the released loop", "PSNR, dB"]]
+        slowest = compared["the released loop, 160 evaluations"]["seconds"]
+        for name, one in compared.items():
+            speed = "" if name == "JPEG" else f"{slowest / one['seconds']:.1f}"
+            ways.append([name, f"{one['seconds']:.2f}", speed, f"{one['psnr']:.2f}"])
+        text += (
+            f"\n{record['what']}, the same network and dtype in all that have one:\n\n{markdown(ways)}\n\n"
+            "The released loop is that of the paper's program, written anew in the script: eight samples of twenty\n"
+            "steps, one after the other, its operator as a sum over 8 x 8 pixels for each frequency. waifu2x and\n"
+            "jpegqs have one thread.\n"
+        )
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="folder of clean pictures")
-    parser.add_argument("--folders", nargs="+", default=["256x256:100", "1000x500:12", "4000x3000:1"])
+    parser.add_argument("--only", choices=["folders", "compared"], help="one part; the other is left as it was")
+    parser.add_argument("--folders", nargs="+", default=["256x256:1000", "1000x500:100", "4000x3000:10"])
+    parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the folders (balanced)")
+    parser.add_argument("--limit", type=float, default=0, metavar="SECONDS", help="of each folder; 0: none (0)")
     parser.add_argument("--compared", type=int, default=3, metavar="N", help="pictures for the comparison (3)")
     parser.add_argument("--quality", type=int, default=10, help="quality factor of the comparison (10)")
     parser.add_argument("--size", type=int, default=256, help="its pictures' side in pixels (256)")
@@ -170,27 +209,38 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         size, _, count = arguments.one.partition(":")
-        print(json.dumps(folder_of(*map(int, size.split("x")), int(count))))
+        print(json.dumps(folder_of(*map(int, size.split("x")), int(count), arguments.preset, arguments.limit)))
         return
-    rows = []
-    for folder in arguments.folders:
-        command = [sys.executable, __file__, str(arguments.pictures), "--one", folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(f"{folder} failed with status {done.returncode}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{folder} done", file=sys.stderr)
-    compared = compare(arguments.pictures, arguments.compared, arguments.quality, arguments.size)
+    stored = arguments.output.with_suffix(".json")
+    empty = {"commands": [], "folders": [], "compared": {}, "what": ""}
+    record = json.loads(stored.read_text()) if arguments.only and stored.exists() else empty
+    record["torch"] = torch.__version__
     name = arguments.pictures.resolve().name
-    command = f"python scripts/reports/throughput.py {name} --folders {' '.join(arguments.folders)}"
-    command += f" --compared {arguments.compared} --quality {arguments.quality} --size {arguments.size}"
-    what = (
-        f"{arguments.compared} pictures of {name}, {arguments.size} pixels a side, quality factor {arguments.quality}"
-    )
-    text = page(command, rows, compared, what)
+    command = f"python scripts/reports/throughput.py {name}" + (f" --only {arguments.only}" if arguments.only else "")
+    if arguments.only != "compared":
+        command += f" --folders {' '.join(arguments.folders)} --preset {arguments.preset}"
+        command += f" --limit {arguments.limit:g}" if arguments.limit else ""
+        for folder in arguments.folders:
+            one = [sys.executable, __file__, str(arguments.pictures), "--one", folder, "--preset", arguments.preset]
+            done = subprocess.run([*one, "--limit", str(arguments.limit)], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit(f"{folder} failed with status {done.returncode}")
+            row = json.loads(done.stdout.splitlines()[-1])
+            same = ("width", "height", "preset")
+            kept = [other for other in record["folders"] if any(other[key] != row[key] for key in same)]
+            record["folders"] = sorted([*kept, row], key=lambda row: (row["width"] * row["height"], row["preset"]))
+            print(f"{folder} done: {row['files']} files in {duration(row['seconds'])}", file=sys.stderr)
+    if arguments.only != "folders":
+        command += f" --compared {arguments.compared} --quality {arguments.quality} --size {arguments.size}"
+        record["compared"] = compare(arguments.pictures, arguments.compared, arguments.quality, arguments.size)
+        record["what"] = (
+            f"{arguments.compared} pictures of {name}, {arguments.size} pixels a side, quality factor"
+            f" {arguments.quality}"
+        )
+    record["commands"] = [*(one for one in record["commands"] if one != command), command]
+    text = page(record)
     print(text)
-    record = {"command": command, "folders": rows, "compared": compared}
-    write(arguments.output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    write(stored, json.dumps(record, indent=1) + "\n")
     write(arguments.output.with_suffix(".md"), text)
 
 
