@@ -326,7 +326,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         most = windows["batch_size"] if several else 1
         each = zip(sources, [None] * len(sources) if labels is None else labels.split(counts), generators, strict=True)
         with self.progress_bar(total=0) as progress:
-            ask = partial(predict_together, self.unet, **windows, on_windows=progress.update)
+            ask = partial(predict_together, self.unet, **windows, on_windows=progress.update, dtype=self.unet.dtype)
             count = partial(count_windows, self.unet, **windows)
             finished = _in_step((restored(*one) for one in each), ask, count, most)
         self.maybe_free_model_hooks()

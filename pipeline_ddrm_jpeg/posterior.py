@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -73,20 +75,22 @@ def subsampled_variance(variance: torch.Tensor, down: int, across: int) -> torch
     return _folding(down).to(variance) @ variance @ _folding(across).to(variance).T
 
 
+@lru_cache(maxsize=8)
 def _folding(factor: int) -> torch.Tensor:
     """`[8, 8]`: what variances at the frequencies of a line become when every `factor` pixels of it are averaged."""
-    matrix = torch.zeros(8, 8, dtype=torch.float64)
-    for u in range(8):
-        for alias in range(factor):
-            frequency = (u / 16 + alias) / factor  # cycles a pixel of the full resolution
-            response = 1.0
-            if frequency:
-                response = np.sin(np.pi * frequency * factor) / (factor * np.sin(np.pi * frequency))
-            index = min(16 * min(frequency, 1 - frequency), 7.0)  # spectra are even, and periodic
-            below = min(int(index), 6)
-            matrix[u, below] += response**2 * (below + 1 - index) / factor
-            matrix[u, below + 1] += response**2 * (index - below) / factor
-    return matrix.float()
+    with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
+        matrix = torch.zeros(8, 8, dtype=torch.float64)
+        for u in range(8):
+            for alias in range(factor):
+                frequency = (u / 16 + alias) / factor  # cycles a pixel of the full resolution
+                response = 1.0
+                if frequency:
+                    response = np.sin(np.pi * frequency * factor) / (factor * np.sin(np.pi * frequency))
+                index = min(16 * min(frequency, 1 - frequency), 7.0)  # spectra are even, and periodic
+                below = min(int(index), 6)
+                matrix[u, below] += response**2 * (below + 1 - index) / factor
+                matrix[u, below + 1] += response**2 * (index - below) / factor
+        return matrix.float()
 
 
 def rgb_variance(variance: torch.Tensor) -> torch.Tensor:

@@ -102,6 +102,7 @@ def predict_together(
     overlap: int = 64,
     batch_size: int = 1,
     on_windows: Callable[[int], None] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Give states of any sizes and timesteps their output of a `UNet2DModel`, as if its window were that large.
 
@@ -119,11 +120,12 @@ def predict_together(
         overlap: pixels that neighbouring windows share, less than `window_size`.
         batch_size: windows in one call of the prior.
         on_windows: told, after each call of the prior, how many windows it held.
+        dtype: what the prior computes in, if it is known: to look it up takes milliseconds.
 
     Raises:
         ValueError: for a window size or overlap that does not fit.
     """
-    multiple = _check(unet, window_size, overlap)
+    multiple, dtype = _check(unet, window_size, overlap), dtype or unet.dtype
     groups: dict[tuple[int, int], list[_Window]] = {}
     for state in states:
         batch, _, *size = state.sample.shape
@@ -136,7 +138,7 @@ def predict_together(
     calls = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
     def prior(windows: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        return unet(windows.to(unet.dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
+        return unet(windows.to(dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
 
     call = partial(_Recomputed.apply, prior) if torch.is_grad_enabled() and len(calls) > 1 else prior
     for own in calls:
