@@ -37,7 +37,7 @@ _MODULES = {
     "PictureOperator": "operators",
     "QuantizationOperator": "operators",
     "assume_history": "jpeg_history",
-    "estimate_history": "jpeg_history",
+    "estimate_history": "history_estimation",
     "observe": "inputs",
     "read_picture": "decoded_jpeg",
 }

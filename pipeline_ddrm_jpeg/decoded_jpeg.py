@@ -11,13 +11,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from .jpeg_history import (
-    HistoryCoefficients,
-    JPEGHistory,
-    estimate_earlier,
-    estimate_history,
-    read_history,
-)
+from .decoded_coefficients import DecodedCoefficients, read_coefficients
+from .history_estimation import estimate_earlier, estimate_history
+from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .metadata import Metadata
 
@@ -90,21 +86,29 @@ class DecodedJPEG:
         """Pixels across, as stored."""
         return self.pixels.shape[1]
 
+    @property
+    def part(self) -> np.ndarray:
+        """The pixels that were the JPEG: all, or those of its region."""
+        return self.history.part(self.pixels)
+
     @cached_property
     def orientation(self) -> int:
         """EXIF orientation, 1 (upright) to 8; 1 where the picture's file does not say."""
         return self.metadata.orientation
 
     @cached_property
-    def coefficients(self) -> HistoryCoefficients:
+    def coefficients(self) -> DecodedCoefficients:
         """Those of the JPEG that it was."""
-        return read_history(self.pixels, self.history)
+        return read_coefficients(self.pixels, self.history)
 
     @property
     def description(self) -> str:
         """What it was, and how sure that is, in words."""
         known = self.history
         words = f"a JPEG of about quality {known.quality_factor}, {known.chroma_subsampling or 'grey'}"
+        if known.region:
+            top, left, height, width = known.region
+            words += f", on {width} x {height} pixels from column {left} and row {top} on"
         if any(known.offset):
             words += f", cropped by {known.offset[0]} rows and {known.offset[1]} columns of its blocks"
         if known.assumed:

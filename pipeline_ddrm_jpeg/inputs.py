@@ -25,6 +25,34 @@ _LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """A picture of which only a region is restored."""
+
+    pixels: torch.Tensor
+    """`[C, H, W]`, uint8, with as many channels as what is presented."""
+    top: int
+    """Its row at which the region begins."""
+    left: int
+    """And its column."""
+
+    def around(self, values: torch.Tensor) -> torch.Tensor:
+        """The picture with values `[C, height, width]` in the region: uint8, or floating-point values on [0, 1]."""
+        whole = self.pixels.to(values.dtype)
+        if values.is_floating_point():
+            whole = whole / 255
+        return self._with(whole.clone(), values)
+
+    def nothing_around(self, values: torch.Tensor) -> torch.Tensor:
+        """Zeros, and in the region values `[C, height, width]`."""
+        return self._with(torch.zeros_like(self.pixels, dtype=values.dtype), values)
+
+    def _with(self, whole: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        height, width = values.shape[-2:]
+        whole[:, self.top : self.top + height, self.left : self.left + width] = values
+        return whole
+
+
+@dataclass(frozen=True)
 class Observation:
     """What is known of a picture, or of a batch of one size."""
 
@@ -39,6 +67,8 @@ class Observation:
     """Row and column of what the operator sees at which the true picture begins."""
     tint: tuple[float, float, float] | None = None
     """What is added to a grey picture of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
+    surroundings: Surroundings | None = field(default=None, repr=False)
+    """Where it is a part of a larger picture, such as a screenshot: that picture."""
 
 
 def observe(
@@ -139,8 +169,11 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
     info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
     info = {name: value for name, value in info.items() if value is not None}
     tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
-    size = picture.height, picture.width
-    return Observation(operator, operator.to(y, device), size, info, history.offset, tint)
+    size, surroundings = picture.part.shape[:2], None
+    if history.region:
+        pixels = torch.from_numpy(np.atleast_3d(picture.pixels)).permute(2, 0, 1)
+        surroundings = Surroundings(pixels, history.region.top, history.region.left)
+    return Observation(operator, operator.to(y, device), size, info, history.offset, tint, surroundings)
 
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:

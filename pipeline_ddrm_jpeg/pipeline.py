@@ -15,15 +15,19 @@ from PIL import Image
 
 from .classification import classifier_for
 from .corrections import CORRECTIONS, Correction, first_state, step_arguments
+from .decoded_coefficients import DecodedCoefficients  # noqa: F401
 from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
+from .history_estimation import estimate_history  # noqa: F401
 from .hub import PublishedPipeline
 from .inputs import Source, observe
+from .jpeg_detection import detect  # noqa: F401
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
 from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError  # noqa: F401
 from .jpeg_operator import JPEGOperator  # noqa: F401
+from .jpeg_planes import planes_of  # noqa: F401
 from .jpeg_reader import read_coefficients  # noqa: F401
 from .jpeg_tables import quality_tables  # noqa: F401
 from .metadata import Metadata  # noqa: F401

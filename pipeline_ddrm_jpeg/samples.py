@@ -261,7 +261,7 @@ class Samples:
             fields = {
                 "images": self._present(own[0]),
                 "samples": [sample[i] for sample in self.presented],
-                "std": self._array(self._coloured(self.squares[i].div(4 * len(self.presented)).sqrt_())),
+                "std": self._spread(self.squares[i].div(4 * len(self.presented)).sqrt_()),
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
@@ -273,19 +273,28 @@ class Samples:
         picture = (picture / 2).add_(0.5)
         if self.observation.tint is not None:
             picture = picture + picture.new_tensor(self.observation.tint).reshape(3, 1, 1)
+        picture, surroundings = self._cropped(picture), self.observation.surroundings
+        if self.output_type == "pil":
+            picture = picture.clamp_(0, 1).mul_(255).round_().byte()
+        pixels = self._array(surroundings.around(picture) if surroundings else picture)
         if self.output_type != "pil":
-            return self._array(picture)
-        pixels = self._array(picture.clamp_(0, 1).mul_(255).round_().byte())
+            return pixels
         image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
         image.info.update(self.observation.info)
         return image
 
-    def _coloured(self, values: torch.Tensor) -> torch.Tensor:
-        """One channel thrice where a grey picture is presented in RGB."""
-        return values if self.observation.tint is None else values.repeat(3, 1, 1)
+    def _spread(self, std: torch.Tensor) -> torch.Tensor | np.ndarray:
+        """The standard deviation of samples as the caller wants it: one channel thrice where grey is presented in RGB,
+        and zero where nothing was restored."""
+        std, surroundings = self._cropped(std), self.observation.surroundings
+        std = std if self.observation.tint is None else std.repeat(3, 1, 1)
+        return self._array(surroundings.nothing_around(std) if surroundings else std)
+
+    def _cropped(self, values: torch.Tensor) -> torch.Tensor:
+        """`[C, H, W]` without padding, on the CPU."""
+        (top, left), (height, width) = self.observation.origin, self.observation.size
+        return values[:, top : top + height, left : left + width].cpu()
 
     def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
-        """`[C, H, W]` without padding, or for any type of output but `"pt"` an array of `[H, W, C]`."""
-        (top, left), (height, width) = self.observation.origin, self.observation.size
-        values = values[:, top : top + height, left : left + width].cpu()
+        """`[C, H, W]`, or for any type of output but `"pt"` an array of `[H, W, C]`."""
         return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()

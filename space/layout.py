@@ -327,7 +327,7 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
                 with refusals(path):
                     assumed = work.what_is_assumed(saved_again, quality, subsampling)
                     file, _ = read_source(path, repair, assumed)
-                    times = gr.Radio(_choices(file.width, file.height))
+                    times = gr.Radio(_choices(*work.restored_size(file)))
                     damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.saved_again
                     earlier = _earlier(path) if isinstance(file, JPEGFile) and not file.damage else None
                     saved_again = saved_again or earlier is not None

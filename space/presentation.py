@@ -88,8 +88,11 @@ def facts(file: JPEGFile | DecodedJPEG, name: str, earlier: DecodedJPEG | None =
 def _traces(picture: DecodedJPEG, name: str) -> str:
     history = picture.history
     down, across = history.offset
-    rows = {
-        "Size": f"{picture.width} &times; {picture.height}",
+    rows = {"Size": f"{picture.width} &times; {picture.height}"}
+    if history.region:
+        top, left, height, width = history.region
+        rows["The JPEG in it"] = f"{width} &times; {height} from column {left}, row {top}; the rest stays as it is"
+    rows |= {
         "Quality factor": f"about {history.quality_factor}",
         "Colour": "greyscale" if history.chroma_subsampling is None else f"YCbCr {history.chroma_subsampling}",
         "Cropped by": f"{down} rows, {across} columns" if down or across else "nothing",

@@ -187,7 +187,8 @@ def run(
 def _preview(x: torch.Tensor, source: Any) -> Image.Image:
     """The mean of samples as a small picture, cropped and upright as that of its source will be."""
     top, left = source.history.offset if isinstance(source, DecodedJPEG) else (0, 0)
-    x = x[:, :, top : top + source.height, left : left + source.width].mean(dim=0)
+    width, height = restored_size(source)
+    x = x[:, :, top : top + height, left : left + width].mean(dim=0)
     scale = max(1, math.ceil(max(x.shape[1:]) / _PREVIEW_SIDE))
     pixels = ((x[:, ::scale, ::scale] + 1) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
     return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
@@ -200,6 +201,12 @@ if spaces is not None:
 # --- How long it takes ---
 
 _pace = math.inf  # seconds for a pixel and an evaluation of the prior, at the fastest that a restoration here has been
+
+
+def restored_size(source: JPEGFile | DecodedJPEG) -> tuple[int, int]:
+    """Width and height of what is restored of a source: of a screenshot the part that was a JPEG."""
+    height, width = source.part.shape[:2] if isinstance(source, DecodedJPEG) else (source.height, source.width)
+    return width, height
 
 
 def evaluated_pixels(settings: dict[str, Any], width: int, height: int) -> int:
@@ -332,7 +339,7 @@ def _restored(
     """A restored file: the verdict on it, what it is, and what `presentation.compared` says of it."""
     start = time.monotonic()
     file, left = read_source(path, repair, assumed)
-    result = yield from timed_run(file, None, settings, seed, go, show, (file.width, file.height))
+    result = yield from timed_run(file, None, settings, seed, go, show, restored_size(file))
     made_up = float(file.invented.mean()) if file.damage else None
     seconds = time.monotonic() - start
     kept_of = "remaining coefficients" if file.damage else "coefficients"

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError, assume_history, observe
-from pipeline_ddrm_jpeg.jpeg_history import estimate_earlier, estimate_history, read_history
+from pipeline_ddrm_jpeg.decoded_coefficients import read_coefficients
+from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
 from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
 
 ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
@@ -99,7 +100,7 @@ def test_the_decoder_may_be_djpeg_with_either_upsampling(photo, options):
 def test_the_coefficients_of_a_decoded_file_are_those_of_the_file(photo, quality):
     data = encoded(photo, quality=quality)
     pixels = decoded(data)
-    read = read_history(pixels, estimate_history(pixels))
+    read = read_coefficients(pixels, estimate_history(pixels))
     for ours, theirs in zip(read.levels, JPEGFile.open(data).coefficients, strict=True):
         assert (ours == theirs).mean() > 0.999
 
@@ -131,10 +132,46 @@ def test_what_never_was_a_jpeg_shows_none(photo):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
     resized = Image.fromarray(decoded(encoded(photo, quality=30))).resize((200, 200), Image.Resampling.BICUBIC)
     flat = np.full((64, 64), 200, np.uint8)
-    for pixels in (np.asarray(photo), noise, ramp, np.asarray(resized), flat, flat[:5]):
+    slope = np.array(Image.linear_gradient("L").rotate(3).resize((200, 150)).convert("RGB"))
+    for pixels in (np.asarray(photo), noise, ramp, np.asarray(resized), flat, flat[:5], slope):
         assert estimate_history(pixels) is None
     with pytest.raises(JPEGFileError, match="--assume-quality"):
         DecodedJPEG.open(photo)
+
+
+@pytest.fixture(scope="module")
+def page(photo) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """A page of text with a JPEG on it, and where that is."""
+    jpeg, top, left = Image.fromarray(decoded(encoded(photo.crop((0, 0, 244, 235)), quality=30))), 117, 203
+    page = Image.new("RGB", (640, 480), "#fbfaf8")
+    lines = "\n".join(f"{n} lines of text, which no JPEG was ever made of, around a picture" * 2 for n in range(30))
+    ImageDraw.Draw(page).text((5, 3), lines, "#222")
+    page.paste(jpeg, (left, top))
+    return page, (top, left, 235, 244)
+
+
+def test_the_jpeg_on_a_page_is_found_and_the_page_stays_as_it_is(pipe, page):
+    picture, place = page
+    history = estimate_history(np.asarray(picture))
+    assert history.region == place
+    assert (history.offset, history.chroma_subsampling, history.quality_factor) == ((0, 0), "4:2:0", 30)
+    result = pipe(picture, history="estimate", num_samples=2, **FAST)
+    restored, (top, left, height, width) = np.asarray(result.images[0]), place
+    changed = (restored != np.asarray(picture)).any(axis=2)
+    assert changed[top : top + height, left : left + width].mean() > 0.5
+    changed[top : top + height, left : left + width] = False
+    assert not changed.any()
+    assert result.std[0].shape == restored.shape
+    assert (result.std[0] > 0).any(axis=2).sum() <= height * width
+    as_floats = pipe(picture, history="estimate", num_samples=2, output_type="np", **FAST).images[0]
+    assert np.abs(as_floats - np.asarray(picture) / 255)[:top].max() < 1e-6
+
+
+def test_a_page_without_a_jpeg_shows_none(page):
+    picture, (top, left, height, width) = page
+    picture = picture.copy()
+    ImageDraw.Draw(picture).rectangle((left, top, left + width, top + height), "#fbfaf8")
+    assert estimate_history(np.asarray(picture)) is None
 
 
 def test_a_file_saved_again_shows_the_first_one(photo):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -661,6 +662,30 @@ def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
     assert data == (tmp_path / name).read_bytes()
+
+
+@browser_test
+def test_a_real_screenshot_is_restored_where_the_jpeg_is(visitor, chromium, photo) -> None:
+    jpeg = base64.b64encode(jpeg_bytes(photo.crop((0, 0, 230, 210)), quality=30)).decode()
+    shown = chromium.new_page(viewport={"width": 560, "height": 440})
+    shown.set_content(
+        f'<body style="margin:0"><p>{"What the page says beside the picture. " * 90}</p>'
+        f'<img src="data:image/jpeg;base64,{jpeg}" style="position:absolute; left:217px; top:121px">'
+    )
+    shown.wait_for_function("document.images[0].complete")
+    data = shown.screenshot()
+    shown.close()
+    page = visitor("?num_samples=1&num_inference_steps=3")
+    choose(page, data, "page.png")
+    page.locator("#facts h2").get_by_text("What the pixels of page.png show").wait_for()
+    for text in ("about 30", "230 \N{MULTIPLICATION SIGN} 210 from column 217, row 121"):
+        assert text in page.locator("#facts").inner_text()
+    press(page, "Restore")
+    before, after = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (data, downloaded(page)[1]))
+    changed = (before != after).any(axis=2)
+    assert changed[121 : 121 + 210, 217 : 217 + 230].mean() > 0.5
+    changed[121 : 121 + 210, 217 : 217 + 230] = False
+    assert not changed.any()
 
 
 @browser_test

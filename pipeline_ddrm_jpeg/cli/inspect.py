@@ -43,7 +43,7 @@ def inspect(
         facts = {"file": str(file), "width": jpeg.width, "height": jpeg.height} | _history_facts(jpeg)
         tables, determined = facts["quantization_tables"], facts["determined"]
         if not as_json:
-            del facts["quantization_tables"], facts["determined"]
+            del facts["region"], facts["quantization_tables"], facts["determined"]
         _print(facts, as_json)
         for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False) if not as_json else ():
             say(f"quantization table of {kind}; in brackets: not shown by the picture, but libjpeg's")
@@ -117,6 +117,7 @@ def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
         "color_space": history.color_space,
         "chroma_subsampling": history.chroma_subsampling,
         "fancy_upsampling": history.fancy_upsampling,
+        "region": history.region and history.region._asdict(),
         "offset": history.offset,
         "quality_factor": history.quality_factor,
         "share_determined": round(history.share_determined, 4),

@@ -22,7 +22,8 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.jpeg_history import JPEGHistory, estimate_earlier, estimate_history
+from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
+from pipeline_ddrm_jpeg.jpeg_history import JPEGHistory
 from pipeline_ddrm_jpeg.jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
 
 QUALITIES = (5, 10, 20, 50, 75, 90)

@@ -1,0 +1,155 @@
+"""Where in pixels a JPEG is to be found: all over, in a part of them, as in a screenshot, or below a later save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .decoded_coefficients import exact_blocks
+from .jpeg_detection import detect
+from .jpeg_history import JPEGHistory, Region
+from .jpeg_planes import checked, in_units, planes_of
+from .jpeg_tables import estimate_quality_factor
+
+_COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
+_LOWER = 5  # and how far its quality factor is below that of the file
+_TILE, _TILES = 128, 4  # pixels a side, and number, of the parts in which a JPEG is looked for
+_JUMP, _EDGE = 6.0, 32.0  # grey levels: the largest jump that counts in full, and the least that is drawn
+_MOSTLY = 0.6  # share of the blocks of a part that its JPEG must explain
+_LEAST = 16  # blocks of a part
+_EDGE_JUMP = 2.0  # times the usual difference of neighbouring lines, that at the edge of a picture on a page
+_FLAT = -0.05  # of a block: what one in a single colour says for its being in that part
+
+
+def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
+    """The JPEG that a picture, or a rectangle in it, went through last; `None` where it shows none.
+
+    Of several that lie side by side that which shows most is found.
+
+    Args:
+        pixels: `[H, W]` or `[H, W, 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since.
+
+    Raises:
+        ValueError: for another shape or type.
+    """
+    pixels = checked(pixels)
+    whole = detect(pixels)
+    found = whole or _in_a_tile(pixels)
+    for _ in range(2):  # its tables are known better once its region is
+        region = found and _region(pixels, found)
+        if not region:
+            return whole
+        found = detect(region.of(pixels))
+        if found is None or found.explained < _MOSTLY:
+            return whole
+        found = replace(found, region=region)
+    return found
+
+
+def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHistory | None:
+    """The coarser JPEG that a picture had been before it was saved as the JPEG at hand; `None` where it shows none.
+
+    Args:
+        pixels: of the file, decoded, as for `estimate_history`.
+        tables: quantization tables of the file, which say how much noise saving it again has added.
+    """
+    earlier = detect(pixels, float(np.median(tables[0])) / 12**0.5)
+    if earlier is None or np.median(earlier.quantization_tables[0]) < _COARSER * np.median(tables[0]):
+        return None
+    # Where its own steps are hardly wider than rounding, a file is taken for one of about its own quality.
+    return earlier if earlier.quality_factor <= estimate_quality_factor(tables)[0] - _LOWER else None
+
+
+# --- Regions ---
+
+
+def _in_a_tile(pixels: np.ndarray) -> JPEGHistory | None:
+    """The JPEG of that tile which shows one most clearly, of those whose rows and columns jump most every 8 pixels."""
+    height, width = (side // _TILE for side in pixels.shape[:2])
+    if height * width < 2:
+        return None
+    luma = planes_of(pixels)[0]
+    jumps = _jumps(luma) + _jumps(luma.T).T
+    tiles = [Region(_TILE * y, _TILE * x, _TILE, _TILE) for y, x in np.ndindex(height, width)]
+    best = None
+    for i in np.argsort(-jumps, axis=None, kind="stable")[:_TILES]:
+        found = detect(tiles[i].of(pixels))
+        if found and (best is None or found.evidence > best.evidence):
+            best = replace(found, region=tiles[i])
+    return best
+
+
+def _jumps(plane: np.ndarray) -> np.ndarray:
+    """How much more the columns of each tile jump at one of every 8 than at any other, `[down, across]`."""
+    down, across = (side // _TILE for side in plane.shape)
+    steps = np.abs(np.diff(plane, axis=1))
+    excess = steps[:, 1:-1] - (steps[:, :-2] + steps[:, 2:]) / 2
+    excess = np.where(np.maximum(np.maximum(steps[:, :-2], steps[:, 1:-1]), steps[:, 2:]) < _EDGE, excess, 0)
+    excess = np.pad(excess.clip(-_JUMP, _JUMP), ((0, 0), (2, 1)))[: _TILE * down, : _TILE * across]
+    columns = excess.reshape(down, _TILE, across, _TILE // 8, 8).mean(axis=(1, 3))
+    columns.sort(axis=-1)
+    return columns[..., -1] - columns[..., -2]
+
+
+def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
+    """The part of a picture that a JPEG explains; `None` for all of it."""
+    luma = planes_of(pixels)[0]
+    exact, start = exact_blocks(pixels, history.beyond_region())
+    blocks = in_units(luma, (8, 8), start)
+    flat = np.ptp(blocks, axis=(2, 3)) == 0
+    votes = np.where(flat, _FLAT, np.where(exact, 1.0, -1.0))
+    top, bottom, left, right = _densest(votes)
+    inside = np.zeros(flat.shape, bool)
+    inside[top:bottom, left:right] = True
+    outside = votes[~inside]
+    if (outside == -1).sum() <= max(_LEAST, (outside == 1).sum()) or votes[inside].sum() < _LEAST:
+        return None
+    rows, columns = slice(top, bottom), slice(left, right)
+    rows = _grown(rows, exact[:, columns], blocks[:, columns])
+    columns = _grown(columns, exact[rows].T, blocks[rows].swapaxes(0, 1))
+    rows, columns = (
+        slice(8 * n.start + first, 8 * n.stop + first) for n, first in zip((rows, columns), start, strict=True)
+    )
+    top, bottom = _to_edges(rows, luma[:, columns])
+    left, right = _to_edges(columns, luma[rows].T)
+    return Region(top, left, bottom - top, right - left)
+
+
+def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:
+    """Lines of blocks `[lines, blocks]`, with those beside them that are exact and not in one colour, as pages are."""
+    good = exact.all(axis=1) & (np.ptp(blocks, axis=(1, 2, 3)) > 0)
+    first, last = inside.start, inside.stop
+    while first and good[first - 1]:
+        first -= 1
+    while last < len(good) and good[last]:
+        last += 1
+    return slice(first, last)
+
+
+def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
+    """The first and the end of lines of pixels, with those of a block that its JPEG's edge cuts, where there is one."""
+    jumps = np.abs(np.diff(lines, axis=0)).mean(axis=1)  # of line i + 1 from line i
+    usual = _EDGE_JUMP * max(jumps[inside][:-1].mean(), 1.0)
+
+    def more(jumps: np.ndarray) -> int:
+        near = jumps[:8]
+        if near.max(initial=0) > usual:
+            return int((near >= near.max() / 2).argmax())
+        return len(jumps) if len(jumps) < 8 else 0  # the picture ends before the block does
+
+    return inside.start - more(jumps[: inside.start][::-1]), inside.stop + more(jumps[inside.stop - 1 :])
+
+
+def _densest(votes: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the rectangle with the largest sum (Bentley, 1984, for all pairs of rows)."""
+    best, found = 0, (0, 0, 0, 0)
+    for top in range(len(votes)):
+        sums = np.pad(votes[top:].cumsum(axis=0).cumsum(axis=1), ((0, 0), (1, 0)))
+        gains = sums - np.minimum.accumulate(sums, axis=1)
+        if gains.max() > best:
+            rows, right = np.unravel_index(gains.argmax(), gains.shape)
+            left = int(sums[rows, : right + 1].argmin())
+            best, found = gains.max(), (top, top + int(rows) + 1, left, int(right))
+    return found

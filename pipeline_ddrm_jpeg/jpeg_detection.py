@@ -1,0 +1,323 @@
+"""The grid, chroma subsampling and quantization tables of the JPEG that decoded pixels are.
+
+Coefficients of a decoded JPEG, on its grid and in its colour space, lie at multiples of its quantization steps, up to
+what rounding to 8 bits adds (Fan and de Queiroz, 2003, "Identification of bitmap compression history: JPEG detection
+and quantizer estimation", IEEE Trans. Image Processing 12(2)). Steps are proposed by their likelihoods, as there; what
+is proposed is then tried on whole blocks, whose every sample must come out as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .jpeg_history import JPEGHistory
+from .jpeg_planes import checked, cut_blocks, dct, decoded, framed, in_units, planes_of
+from .jpeg_tables import SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+
+_ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
+_REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders
+_REACH_ADDED = 3.5  # standard deviations that added noise may move one
+_FANCY_REACH = 0.9  # and what undoing interpolation makes of its rounding
+_WIDE = 5.0  # times the noise: its wide part, where a block has few coefficients
+_SMALLEST = 8  # pixels a side below which there is no whole block
+_SMALL = 96  # pixels a side of pictures whose borders are too much of them to be left out
+_TILE, _TILES_A_SIDE = 256, 3  # what is looked at of a large picture
+_RESOLUTION = 4  # bins of a histogram in a grey level
+_BINS = _RESOLUTION * 1040 + 1  # a coefficient is at most 1024 in size, with overshoot a little more
+_STEPS = np.arange(1, 256)
+_WEIGHTS = np.random.default_rng(0).integers(2**36, size=64).astype(np.float64)  # by which blocks are told apart
+_OUTLIERS = 0.02  # share of coefficients that are off for other reasons
+_UNINFORMATIVE = 4.0  # times the noise: sizes that fit every step
+_SURE = 5.0  # nats by which a step must be more likely than every other one
+_TABLES = 6  # of libjpeg's that are tried
+_AT_A_GLANCE, _CLOSELY = 256, 1024  # blocks that are looked at, of every grid and of the best
+_SHARED = np.log(8.0)  # nats of a block that is explained by its DC alone, which rounding makes a multiple of 8
+_GAUSSIAN = (2 * np.pi * np.e) ** 0.5  # width of the uniform distribution with a Gaussian's entropy, by its std
+_ALL = 4  # how much more it counts to explain all blocks than to explain many
+_ABOUT_AS_GOOD = 0.8  # of the evidence
+_MISS = 2.0  # nats that a block speaks against a table which does not explain it
+_SHOWN = 2  # blocks that must show a step
+_ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
+_FINEST = 98  # quality factor above which steps are no wider than rounding; smooth gradients look like that
+_EXCEPTION = 15.0  # nats of a block of pixels that a JPEG does not explain
+_FILLED = 4  # rounds of filling in clipped chroma
+_CLIPPING_REACH = 5  # pixels around clipped ones in which chroma cannot be told exactly
+
+
+def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
+    """The JPEG that pixels went through last, all of them; `None` where they show none.
+
+    Args:
+        pixels: `[H, W]` or `[H, W, 1 or 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since.
+        added: standard deviation, in grey levels, of noise that was added after decoding, as by coding it again.
+
+    Raises:
+        ValueError: for another shape or type.
+    """
+    pixels = checked(pixels)
+    if min(pixels.shape[:2]) < _SMALLEST:
+        return None
+    tiles = _tiles(pixels)
+    planes = [planes_of(tile) for tile in tiles]
+    clipped = [((tile == 0) | (tile == 255)).any(axis=2) for tile in tiles]
+
+    starts = [(top, left) for top in range(8) for left in range(8)]
+    blocks = [_luma_blocks(planes, clipped, start) for start in starts]
+    scores = [_scores(dct() @ each @ dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
+    reach = _REACH + _REACH_ADDED * added
+    fits = [_best_fit(*each, 0, reach, added, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
+    # Grids between the blocks explain many of them too, being regular themselves; the right one explains all.
+    best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained ** _ALL)
+    fit, lost = _best_fit(scores[best], blocks[best], 0, reach, added), tuple(-start % 8 for start in starts[best])
+    quality = estimate_quality_factor([fit.table])[0]
+    if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED or quality > _FINEST:
+        return None
+    if planes[0].shape[0] == 1:
+        return JPEGHistory("L", None, False, lost, (fit.table,), (fit.determined,), fit.evidence, fit.explained, added)
+    trial, chroma = _chroma(planes, clipped, lost, added, quality)
+    return replace(
+        trial,
+        quantization_tables=(fit.table, chroma.table),
+        determined=(fit.determined, chroma.determined),
+        evidence=fit.evidence,
+        explained=fit.explained,
+    )
+
+
+# --- Likelihoods ---
+
+
+def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
+    """The picture, or parts that are spread over a large one, from rows and columns that are multiples of 16."""
+    height, width = pixels.shape[:2]
+    if height * width <= (_TILE * _TILES_A_SIDE) ** 2:
+        return [pixels]
+    tops, lefts = (
+        np.unique(np.linspace(0, max(side - _TILE, 0), _TILES_A_SIDE).astype(int) // 16 * 16)
+        for side in (height, width)
+    )
+    return [pixels[top : top + _TILE, left : left + _TILE] for top in tops for left in lefts]
+
+
+def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
+    """A mask `[H, W]` and what is at most `reach` rows and columns from it, or from the border of a larger picture."""
+    beyond = min(mask.shape) > _SMALL
+    for axis in (0, 1):
+        lines = np.pad(mask.swapaxes(0, axis), ((reach, reach), (0, 0)), constant_values=beyond)
+        mask = np.any([lines[i : i + mask.shape[axis]] for i in range(2 * reach + 1)], axis=0).swapaxes(0, axis)
+    return mask
+
+
+@lru_cache(maxsize=4)
+def _log_ratios(noise: float) -> np.ndarray:
+    """`[bins, 255]`: logarithm of how much likelier a coefficient's size is with each step than without.
+
+    A coefficient without quantization is about as likely anywhere between two multiples of a step; with it, it is near
+    one of them. Around zero all are likely either way. Where a block has few coefficients, its pixels are rounded
+    alike, which adds up, so that the noise has a wide part.
+    """
+    size = np.arange(_BINS)[:, None] / _RESOLUTION
+    distance = np.abs(size - _STEPS * np.rint(size / _STEPS))
+    density = np.full(distance.shape, _OUTLIERS)
+    for share, std in ((0.7, noise), (0.3 - _OUTLIERS, _WIDE * noise)):
+        for multiple in (-1, 0, 1):
+            bell = np.exp(-0.5 * np.square((distance + multiple * _STEPS) / std))
+            density += share * bell * _STEPS / (std * (2 * np.pi) ** 0.5)
+    ratios = np.log(density)
+    ratios[size[:, 0] < _UNINFORMATIVE * noise] = 0
+    return ratios.astype(np.float32)
+
+
+def _scores(coefficients: np.ndarray, noise: float) -> np.ndarray:
+    """`[64, 255]`: the evidence for each step at each frequency, in nats, of blocks `[N, 8, 8]`."""
+    bins = np.rint(np.abs(coefficients).reshape(-1, 64) * _RESOLUTION).astype(np.intp)
+    bins = bins.clip(max=_BINS - 1) + _BINS * np.arange(64)
+    counts = np.bincount(bins.ravel(), minlength=64 * _BINS).reshape(64, _BINS)
+    last = int(np.flatnonzero(counts.any(axis=0)).max(initial=0)) + 1
+    return counts[:, :last].astype(np.float32) @ _log_ratios(noise)[:last]
+
+
+def _luma_blocks(planes: list[np.ndarray], clipped: list[np.ndarray], start: tuple[int, int]) -> np.ndarray:
+    """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column: neither flat nor clipped, and of
+    those that differ by their brightness alone, as they do in drawings, only one.
+    """
+    chosen = []
+    for plane, extreme in zip(planes, clipped, strict=True):
+        blocks = in_units(plane[0], (8, 8), start)
+        chosen.append(blocks[~in_units(extreme, (8, 8), start).any(axis=(2, 3))])
+    blocks = np.concatenate(chosen)
+    keys = (blocks - blocks[:, :1, :1]).reshape(-1, 64).astype(np.float64) @ _WEIGHTS  # in integers: exact
+    values, first = np.unique(keys, return_index=True)
+    return blocks[np.sort(first[values != 0])]
+
+
+@lru_cache(maxsize=2)
+def _standard_tables(component: int) -> np.ndarray:
+    """`[100, 64]`: libjpeg's tables of luma (0) or chroma (1) by quality factor."""
+    return np.stack([quality_tables(factor)[component].ravel() for factor in range(1, 101)])
+
+
+def _of_standard_tables(scores: np.ndarray, component: int) -> np.ndarray:
+    """The evidence for each of libjpeg's hundred tables."""
+    return scores[np.arange(64), _standard_tables(component) - 1].sum(axis=1)
+
+
+class _Fit(NamedTuple):
+    """How well a table explains blocks."""
+
+    table: np.ndarray
+    determined: np.ndarray
+    """Steps of which explained blocks have multiples other than zero."""
+    evidence: float
+    """Logarithm of how unlikely so many explained blocks are by chance."""
+    explained: float
+    """Share of the blocks."""
+
+
+def _best_fit(
+    scores: np.ndarray,
+    blocks: np.ndarray,
+    component: int,
+    reach: float,
+    added: float,
+    most: int = _CLOSELY,
+    quality: int | None = None,
+) -> _Fit:
+    """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
+
+    Args:
+        scores: of the blocks' coefficients.
+        blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
+        component: 0 for luma, 1 for chroma.
+        reach: how far a sample may be off.
+        added: standard deviation of added noise.
+        most: how many blocks are looked at.
+        quality: a quality factor that is preferred to others which explain about as much.
+    """
+    blocks = blocks[:: -(-len(blocks) // most) or 1]
+    coefficients = dct() @ blocks @ dct().T
+    order = np.argsort(-_of_standard_tables(scores, component), kind="stable")[:_TABLES]
+    every = np.arange(64)
+    best = scores.argmax(axis=1)
+    without = scores.copy()
+    without[every, best] = -np.inf
+    sure = scores[every, best] - without.max(axis=1) > _SURE
+    fits = [
+        _fit(table.reshape(8, 8), coefficients, blocks, reach, added) for table in _standard_tables(component)[order]
+    ]
+    nearest = max(fits, key=lambda fit: fit.evidence)
+    if quality is not None:
+        preferred = _fit(_standard_tables(component)[quality - 1].reshape(8, 8), coefficients, blocks, reach, added)
+        if preferred.evidence >= _ABOUT_AS_GOOD * nearest.evidence and preferred.explained > nearest.explained - 0.01:
+            nearest = preferred
+    free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
+    own = _fit(free, coefficients, blocks, reach, added)
+    if own.explained > nearest.explained and own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
+        return own._replace(determined=own.determined & sure.reshape(8, 8))
+    return nearest
+
+
+def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float, added: float) -> _Fit:
+    """A table explains a block when the nearest multiples of its steps decode to all of its samples.
+
+    By chance that happens once in as many times as there are values in the bins of the coefficients that are not zero.
+    """
+    if not len(blocks):
+        return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0)
+    levels, explained = _quantized(table, coefficients, blocks, reach)
+    present = (levels != 0) & explained[:, None, None]
+    chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
+    evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
+    return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()))
+
+
+def _quantized(
+    table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest multiples of a table's steps `[..., 8, 8]`, and which blocks they explain, `[...]`."""
+    levels = np.rint(coefficients / table)
+    made = dct().T @ (levels * table).astype(np.float32) @ dct()
+    return levels, np.abs(blocks - made).max(axis=(-2, -1), initial=0) <= reach
+
+
+# --- Chroma ---
+
+
+def _chroma(
+    planes: list[np.ndarray], clipped: list[np.ndarray], lost: tuple[int, int], added: float, quality: int
+) -> tuple[JPEGHistory, _Fit]:
+    """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
+
+    A block that a candidate explains takes its coefficients, any other as many nats as chroma takes that was not
+    quantized (minimum description length: Rissanen, 1978). So of candidates that explain all, the most frugal is taken;
+    two are compared where both can tell.
+    """
+    found = None
+    for name in ("4:2:0", "4:2:2", "4:4:0", "4:4:4"):
+        across, down = SUBSAMPLING_FACTORS[name]
+        for y, x in ((y, x) for y in range(0, 8 * down, 8) for x in range(0, 8 * across, 8)):
+            for fancy in (False,) if name == "4:4:4" else (True, False):
+                trial = JPEGHistory("YCbCr", name, fancy, (lost[0] + y, lost[1] + x), (), (), 0.0, 0.0, added)
+                nats, fit = _chroma_fit(planes, clipped, trial, quality)
+                if found is None or np.isnan(found[0]).all() or np.nansum(nats - found[0]) < 0:
+                    found = nats, trial, fit
+    return found[1:]
+
+
+def _chroma_fit(
+    planes: list[np.ndarray], clipped: list[np.ndarray], trial: JPEGHistory, quality: int
+) -> tuple[np.ndarray, _Fit]:
+    """The nats that each block of 8 x 8 pixels, in Cb and in Cr, takes by one candidate, and its best table's fit.
+
+    NaN where that cannot be told, in MCUs that the border cuts or that are mostly clipped. What clipping took away is
+    filled in from what is decoded.
+    """
+    factors, fancy = trial.subsampling(1), trial.fancy_upsampling
+    reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * fancy
+    chosen = []
+    for tile, extreme in zip(planes, clipped, strict=True):
+        padding = trial.padding(*extreme.shape)
+        inexact = np.pad(_spread(extreme, _CLIPPING_REACH * fancy), padding, mode="edge")
+        exact = ~in_units(inexact, trial.mcu_size).any(axis=(2, 3)) & ~cut_blocks(factors, padding, extreme.shape)
+        chosen += [framed(plane, factors, fancy, padding)[exact] for plane in tile[1:]]
+    chosen = np.concatenate(chosen)
+    scores = _scores(chosen, np.hypot(_ROUNDING, trial.added))
+    fit = _best_fit(scores, dct().T @ chosen @ dct(), 1, reach, trial.added, quality=quality)
+    nats = []
+    for plane, extreme in (
+        (plane, extreme) for tile, extreme in zip(planes, clipped, strict=True) for plane in tile[1:]
+    ):
+        padding = trial.padding(*extreme.shape)
+        cut, filled = cut_blocks(factors, padding, extreme.shape), plane
+        for _ in range(_FILLED if extreme.any() else 1):
+            coefficients = framed(filled, factors, fancy, padding)
+            levels = np.rint(coefficients / fit.table)
+            quantized = np.where(cut[..., None, None], coefficients, levels * fit.table)
+            made = decoded(quantized, factors, fancy, padding, extreme.shape)
+            filled = np.where(extreme, made, plane)
+        off = np.pad(np.abs(made - filled), padding)
+        explained = in_units(off, trial.mcu_size).max(axis=(2, 3)) <= reach
+        unquantized = dct() @ in_units(np.pad(filled, padding, mode="edge"), (8, 8)) @ dct().T
+        plain = in_units(_code(unquantized), factors).sum(axis=(2, 3))
+        # Added noise is in all blocks, so that one which is not explained says little.
+        plain = np.full_like(plain, plain.mean()) if trial.added else plain + _EXCEPTION * np.prod(factors)
+        own = np.where(explained, _code(levels), plain) / np.prod(factors)
+        clear = in_units(np.pad(~extreme, padding), trial.mcu_size).mean(axis=(2, 3)) >= 0.5
+        own = np.where(cut | ~clear, np.nan, own).repeat(factors[0], axis=0).repeat(factors[1], axis=1)
+        (above, below), (before, after) = ((a // 8, b // 8) for a, b in padding)
+        nats.append(own[above : len(own) - below, before : own.shape[1] - after].ravel())
+    return np.concatenate(nats), fit
+
+
+def _code(levels: np.ndarray) -> np.ndarray:
+    """About the nats that a code for integers of any size takes for each block of `[down, across, 8, 8]`.
+
+    Two logarithms of each (Elias, 1975), of DC those of its difference from the block before.
+    """
+    levels = np.rint(levels)
+    levels[:, 1:, 0, 0] -= levels[:, :-1, 0, 0].copy()
+    return 2 * np.log1p(np.abs(levels)).sum(axis=(2, 3))
