@@ -28,8 +28,8 @@ from work import AUTO, PIPE
 from pipeline_ddrm_jpeg import PRESETS, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
-from pipeline_ddrm_jpeg.restoration import Assumed
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
+from pipeline_ddrm_jpeg.sources import Assumed
 
 _EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {

@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files import FORMATS, STREAM, save_image, write_atomically
-from pipeline_ddrm_jpeg.restoration import Task, mask_path, plan, restore_file, restore_files
+from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
+from pipeline_ddrm_jpeg.tasks import Task, mask_path, plan
 
 QUICK = {"num_inference_steps": 2, "init_timestep": 40}
 
@@ -460,7 +461,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import make_unet
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
-from pipeline_ddrm_jpeg.restoration import Task, restore_file
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.tasks import Task
 
 pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
 task = Task(Path(sys.argv[2]), Path(sys.argv[2]).with_suffix(".tif"))

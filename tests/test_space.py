@@ -30,7 +30,9 @@ from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile
-from pipeline_ddrm_jpeg.restoration import Assumed, Task, restore_file
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.tasks import Task
 
 SPACE = ROOT / "space"
 SECONDS = 1000  # milliseconds, as Playwright counts
