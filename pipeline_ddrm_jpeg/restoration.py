@@ -17,8 +17,7 @@ import numpy as np
 from . import shards
 from .decoded_jpeg import DecodedJPEG
 from .files import FORMATS, JPEG_START, STREAM, check_depth, check_size, encode, save, upright
-from .inks import restore_any
-from .jpeg_file import FOUR_INKS, JPEGFile
+from .jpeg_file import JPEGFile
 from .jpeg_markers import JPEGDamageError, picture_kind
 from .metadata import Metadata
 from .sources import REPAIR_HINT, Assumed, NoJPEGError, open_source
@@ -268,7 +267,7 @@ class _Run:
 
     def restore(self, jobs: list[_Job]) -> None:
         """Give those that have a file what `restored` makes of it; their windows share calls of the prior."""
-        together = [job for job in jobs if job.is_read and getattr(job.value, "color_space", None) not in FOUR_INKS]
+        together = [job for job in jobs if job.is_read]
         if len(together) > 1:
             start = time.monotonic()
             with suppress(Exception):  # whose fault it is shows one by one
@@ -292,7 +291,7 @@ class _Run:
 
     def _call(self, file: Any, generator: Any) -> Any:
         output_type = "pil" if self.depth == 8 else "np"
-        return restore_any(self.pipe, file, generator=generator, output_type=output_type, **self.settings)
+        return self.pipe(file, generator=generator, output_type=output_type, **self.settings)
 
     def _pixels(
         self, file: JPEGFile | DecodedJPEG, result: Any, i: int
