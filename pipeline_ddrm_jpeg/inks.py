@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Generator as Coroutine
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
 
+from .inputs import info_of
 from .jpeg_file import FOUR_INKS, JPEGFile
+from .samples import as_array, presented
+
+# The sampling of one source, for a type of output: yields states for the prior, returns the fields of its pictures.
+Restore = Callable[[Any, str], Coroutine[Any, None, list[dict[str, Any]]]]
+
+
+def by_separations(source: Any, restore: Restore, output_type: str) -> Coroutine[Any, None, list[dict[str, Any]]]:
+    """What `restore` makes of a source; of a file of four inks, that of the picture in RGB which they print.
+
+    Args:
+        source: a `JPEGFile`, or anything else that `restore` takes.
+        restore: called with the source; or with the colours of four inks and then, once these are done, with the black.
+        output_type: `"pil"`, `"np"` or `"pt"`.
+    """
+    inks = getattr(source, "color_space", None) in FOUR_INKS
+    return _printed(source, restore, output_type) if inks else restore(source, output_type)
 
 
 def separations(file: JPEGFile) -> tuple[JPEGFile, JPEGFile]:
@@ -31,43 +50,34 @@ def _only(file: JPEGFile, those: slice) -> JPEGFile:
     return replace(file, **parts)
 
 
-def restore_any(pipe: Any, file: Any, output_type: str = "pil", **settings: Any) -> Any:
-    """The output of a pipeline for a source; for a file of four inks that of the picture in RGB which they print.
+def _printed(file: JPEGFile, restore: Restore, output_type: str) -> Coroutine[Any, None, list[dict[str, Any]]]:
+    """Light that one ink lets through meets the next, so their shares multiply.
 
-    Light that one ink lets through meets the next, so their shares multiply. That is what viewers show who know no
-    profile, and they take the values for inverted, as Adobe writes them. Shares of coefficients are of all four inks.
-
-    Args:
-        pipe: a `DDRMJPEGPipeline`.
-        file: what its call takes.
-        output_type: `"pil"` or `"np"`.
-        **settings: other arguments of its call.
+    That is what viewers show who know no profile, and they take the values for inverted, as Adobe writes them. Shares
+    of coefficients are of all four inks, timesteps those of the colours.
     """
-    if getattr(file, "color_space", None) not in FOUR_INKS:
-        return pipe(file, output_type=output_type, **settings)
-    result = pipe(list(separations(file)), output_type="np", **settings)
+    of_colours, of_black = separations(file)
+    (colours,) = yield from restore(of_colours, "pt")
+    (black,) = yield from restore(of_black, "pt")
+    info = info_of(file.metadata.without_profile())
 
-    def passing(colours: np.ndarray) -> np.ndarray:
-        return (1 - colours if file.color_space == "YCCK" else colours).clip(0, 1)
+    def passing(values: torch.Tensor) -> torch.Tensor:
+        return (1 - values if file.color_space == "YCCK" else values).clamp(0, 1)
 
-    def printed(colours: np.ndarray, black: np.ndarray) -> np.ndarray:
-        return passing(colours) * black.clip(0, 1)
+    def printed(colours: torch.Tensor, black: torch.Tensor) -> Any:
+        return presented(passing(colours) * black.clamp(0, 1), output_type, info)
 
-    def presented(picture: np.ndarray) -> Any:
-        if output_type == "np":
-            return picture
-        image = Image.fromarray(np.rint(255 * picture).astype(np.uint8))
-        exif = file.metadata.exif
-        image.info.update({"exif": exif} if exif else {})
-        return image
-
-    colours, black = result.images
-    result.images = [presented(printed(colours, black))]
-    result.samples = [[presented(printed(*pair)) for pair in zip(*result.samples, strict=True)]]
-    of_colours, of_black = result.std
-    result.std = [np.hypot(of_colours * black, passing(colours) * of_black)]
+    std = torch.hypot(colours["std"] * black["images"], passing(colours["images"]) * black["std"])
     weights = [sum(plane.size for plane in planes) for planes in (file.coefficients[:3], file.coefficients[3:])]
-    for shares in (result.consistency, result.consistency_8bit):
-        shares[:] = [float(np.average(shares, weights=weights))]
-    result.timesteps = result.timesteps[:1]
-    return result
+    return [
+        {
+            "images": printed(colours["images"], black["images"]),
+            "samples": [printed(*pair) for pair in zip(colours["samples"], black["samples"], strict=True)],
+            "std": as_array(std, output_type),
+            "timesteps": colours["timesteps"],
+        }
+        | {
+            name: float(np.average([colours[name], black[name]], weights=weights))
+            for name in ("consistency", "consistency_8bit")
+        }
+    ]

@@ -17,6 +17,7 @@ from .jpeg_file import FOUR_INKS, JPEGFile
 from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
+from .metadata import Metadata
 from .operators import Operator
 
 Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
@@ -36,11 +37,8 @@ class Surroundings:
     """And its column."""
 
     def around(self, values: torch.Tensor) -> torch.Tensor:
-        """The picture with values `[C, height, width]` in the region: uint8, or floating-point values on [0, 1]."""
-        whole = self.pixels.to(values.dtype)
-        if values.is_floating_point():
-            whole = whole / 255
-        return self._with(whole.clone(), values)
+        """The picture on [0, 1] with values `[C, height, width]` in the region."""
+        return self._with(self.pixels.to(values.dtype) / 255, values)
 
     def nothing_around(self, values: torch.Tensor) -> torch.Tensor:
         """Zeros, and in the region values `[C, height, width]`."""
@@ -97,27 +95,43 @@ def observe(
         ValueError, TypeError: for inputs that do not fit.
         OSError: if a path cannot be read.
     """
+    image = opened(image, operator, measurement, size, history)
+    if measurement is not None:
+        return _of_measurement(image, operator, measurement, size, device)
+    if isinstance(image, DecodedJPEG):
+        return _of_decoded(image, device)
+    return _of_file(image, device) if operator is None else _of_picture(image, operator, device)
+
+
+def opened(
+    image: Any,
+    operator: Operator | None = None,
+    measurement: Any = None,
+    size: tuple[int, int] | None = None,
+    history: str | JPEGHistory | None = None,
+) -> Any:
+    """The JPEG file, or the picture that was one, which arguments of `observe` name; what is measured stays as it is.
+
+    Raises:
+        JPEGFileError, ValueError, TypeError, OSError: as `observe` does.
+    """
+    if size is not None and measurement is None:
+        raise ValueError("size goes with measurement; a file or a picture has its own")
     if history is not None:
         if operator is not None or measurement is not None:
             raise ValueError("history says what a picture went through; operator and measurement do not go with it")
         if not isinstance(history, JPEGHistory) and history != "estimate":
             raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
-        image = DecodedJPEG.open(image, None if history == "estimate" else history)
-    if measurement is not None:
-        return _of_measurement(image, operator, measurement, size, device)
-    if size is not None:
-        raise ValueError("size goes with measurement; a file or a picture has its own")
-    if isinstance(image, DecodedJPEG):
-        return _of_decoded(image, device)
-    if operator is None:
-        if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
-            raise TypeError(
-                f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
-                " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
-                ' image, have it estimated with history="estimate"'
-            )
-        return _of_file(image if hasattr(image, "coefficients") else JPEGFile.open(image), device)
-    return _of_picture(image, operator, device)
+        return DecodedJPEG.open(image, None if history == "estimate" else history)
+    if operator is not None or measurement is not None or hasattr(image, "coefficients"):
+        return image
+    if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
+            " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
+            ' image, have it estimated with history="estimate"'
+        )
+    return JPEGFile.open(image)
 
 
 def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, device: Any) -> Observation:
@@ -136,8 +150,8 @@ def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, de
 def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
     if file.color_space in FOUR_INKS:
         raise JPEGFileError(
-            f"{file.name}: {file.color_space}, the four inks of print; the command restores it, and in Python"
-            " pipeline_ddrm_jpeg.restoration.restore_file"
+            f"{file.name}: {file.color_space}, the four inks of print, which are measured as two pictures; the command"
+            " restores it, and the call of DDRMJPEGPipeline"
         )
     factors = [(c.horizontal_factor, c.vertical_factor) for c in file.components]
     tables = [c.quantization_table for c in file.components]
@@ -149,11 +163,14 @@ def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
     y = Coefficients(tuple(torch.from_numpy(plane).float()[None] for plane in planes))
     if missing_bits is not None:
         y = _with_gaps(y, [torch.from_numpy(missing)[None] for missing in missing_bits], tables)
-    carried = file.metadata
-    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
-    info["comment"] = b"\n".join(carried.comments) or None
-    info = {name: value for name, value in info.items() if value is not None}
-    return Observation(operator, operator.to(y, device), (file.height, file.width), info, tint=tint)
+    return Observation(operator, operator.to(y, device), (file.height, file.width), info_of(file.metadata), tint=tint)
+
+
+def info_of(metadata: Metadata) -> dict[str, bytes]:
+    """Metadata of a file under Pillow's names."""
+    info = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "xmp": metadata.xmp}
+    info["comment"] = b"\n".join(metadata.comments) or None
+    return {name: value for name, value in info.items() if value is not None}
 
 
 def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation:

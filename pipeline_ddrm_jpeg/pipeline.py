@@ -20,7 +20,8 @@ from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
 from .history_estimation import estimate_history  # noqa: F401
 from .hub import PublishedPipeline
-from .inputs import Source, observe
+from .inks import by_separations
+from .inputs import Source, observe, opened
 from .jpeg_detection import detect  # noqa: F401
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401
@@ -194,8 +195,9 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         """Restore one JPEG file or several. The defaults are the paper's.
 
         Args:
-            image: a path, bytes, a binary file object or a `JPEGFile`, or a list of those. With `operator`: a
-                picture instead, whose measurement `operator.encode(picture)` is then restored: a path, bytes,
+            image: a path, bytes, a binary file object or a `JPEGFile`, or a list of those; files of four inks come
+                out as RGB, by two pictures that take their steps one after the other. With `operator`: a picture
+                instead, whose measurement `operator.encode(picture)` is then restored: a path, bytes,
                 a PIL image, a tensor `[B, 3, H, W]` or `[3, H, W]` in [-1, 1], or a list of those.
             operator: the degradation, where `image` is not a JPEG file that says so itself.
             num_inference_steps: network evaluations in a sample, 1..`init_timestep`.
@@ -300,10 +302,11 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             return changed.get("sample", tensors["sample"])
 
         # 3. Each picture: its measurement, its samples, their mean. The prior is asked by yielding a state.
-        def restored(
-            source: Any, own_labels: torch.Tensor | None, own: Generator
+        def sampled(
+            source: Any, output_type: str, own_labels: torch.Tensor | None, own: Generator
         ) -> Coroutine[State, None, list[dict[str, Any]]]:
-            seen = observe(source, operator, measurement, size, device, history)
+            seen = observe(source, operator, measurement, size, device)
+            del source  # a file has what the observation has
             scheduler = scheduled(
                 self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
             )
@@ -322,6 +325,10 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
                 std = self._error.at(scheduler.noise_to_signal(scheduler.timesteps[-1]))
                 samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness)
             return [fields | {"timesteps": timesteps} for fields in samples.finish()]
+
+        def restored(source: Any, own_labels: torch.Tensor | None, own: Generator) -> Coroutine:
+            source = opened(source, operator, measurement, size, history)
+            return by_separations(source, partial(sampled, own_labels=own_labels, own=own), output_type)
 
         # 4. One after the other; but as many at once as it takes to fill a call of the prior, if none needs random
         # numbers that another draws, nor a gradient.

@@ -193,6 +193,27 @@ def gather(finished: list[dict[str, Any]], output_type: str) -> DDRMJPEGPipeline
     return output
 
 
+def presented(picture: torch.Tensor, output_type: str, info: dict[str, bytes]) -> Any:
+    """A picture `[C, H, W]` of [0, 1], which its giver must not use again, as the caller wants it.
+
+    Args:
+        picture: values beyond [0, 1] are clamped for `"pil"`, and kept otherwise.
+        output_type: `"pil"`, `"np"` or `"pt"`.
+        info: what a PIL image carries.
+    """
+    if output_type != "pil":
+        return as_array(picture, output_type)
+    pixels = as_array(picture.clamp_(0, 1).mul_(255).round_().byte(), output_type)
+    image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
+    image.info.update(info)
+    return image
+
+
+def as_array(values: torch.Tensor, output_type: str) -> torch.Tensor | np.ndarray:
+    """`[C, H, W]`, or for any type of output but `"pt"` an array of `[H, W, C]`."""
+    return values.cpu() if output_type == "pt" else values.cpu().permute(1, 2, 0).numpy()
+
+
 def make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
     """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
 
@@ -261,7 +282,7 @@ class Samples:
             fields = {
                 "images": self._present(own[0]),
                 "samples": [sample[i] for sample in self.presented],
-                "std": self._spread(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+                "std": as_array(self._spread(i), self.output_type),
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
@@ -274,27 +295,22 @@ class Samples:
         if self.observation.tint is not None:
             picture = picture + picture.new_tensor(self.observation.tint).reshape(3, 1, 1)
         picture, surroundings = self._cropped(picture), self.observation.surroundings
-        if self.output_type == "pil":
-            picture = picture.clamp_(0, 1).mul_(255).round_().byte()
-        pixels = self._array(surroundings.around(picture) if surroundings else picture)
-        if self.output_type != "pil":
-            return pixels
-        image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
-        image.info.update(self.observation.info)
-        return image
+        if surroundings:
+            picture = surroundings.around(picture)
+        return presented(picture, self.output_type, self.observation.info)
 
-    def _spread(self, std: torch.Tensor) -> torch.Tensor | np.ndarray:
-        """The standard deviation of samples as the caller wants it: one channel thrice where grey is presented in RGB,
-        and zero where nothing was restored."""
-        std, surroundings = self._cropped(std), self.observation.surroundings
+    def _spread(self, i: int) -> torch.Tensor:
+        """Standard deviation, on the scale of [0, 1]; one channel thrice where a grey picture is presented in RGB, and
+        zero where nothing was restored."""
+        std, surroundings = (
+            self._cropped(self.squares[i].div(4 * len(self.presented)).sqrt_()),
+            self.observation.surroundings,
+        )
         std = std if self.observation.tint is None else std.repeat(3, 1, 1)
-        return self._array(surroundings.nothing_around(std) if surroundings else std)
+        return surroundings.nothing_around(std) if surroundings else std
 
     def _cropped(self, values: torch.Tensor) -> torch.Tensor:
-        """`[C, H, W]` without padding, on the CPU."""
+        """`[C, H, W]` without padding, on the CPU where it is put back into a larger picture."""
         (top, left), (height, width) = self.observation.origin, self.observation.size
-        return values[:, top : top + height, left : left + width].cpu()
-
-    def _array(self, values: torch.Tensor) -> torch.Tensor | np.ndarray:
-        """`[C, H, W]`, or for any type of output but `"pt"` an array of `[H, W, C]`."""
-        return values if self.output_type == "pt" else values.permute(1, 2, 0).numpy()
+        values = values[:, top : top + height, left : left + width]
+        return values.cpu() if self.observation.surroundings else values

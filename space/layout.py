@@ -28,8 +28,8 @@ from work import AUTO, PIPE
 from pipeline_ddrm_jpeg import PRESETS, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
-from pipeline_ddrm_jpeg.restoration import Assumed
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
+from pipeline_ddrm_jpeg.sources import Assumed
 
 _EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {
@@ -320,9 +320,7 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
 
     def inspect(path: str | None, repair: bool, saved_again: bool, quality: int, subsampling: str) -> list:
         said, times, damaged, lost = "", gr.skip(), False, False
-        if path is None:
-            saved_again = False
-        else:
+        if path is not None:
             try:
                 with refusals(path):
                     assumed = work.what_is_assumed(saved_again, quality, subsampling)
@@ -348,16 +346,19 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
         js=presentation.CLEARED,
         api_visibility="private",
     )
-    gr.on(
-        [jpeg.change, repair.input, saved_again.input, quality.release, subsampling.input],
-        inspect,
-        sources[0].inputs,
-        [results.facts, preset, repair, saved_again, sources[0].by_hand],
-        show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="inspect",
-        api_visibility="private",
-    )
+    inspected = {
+        "fn": inspect,
+        "inputs": sources[0].inputs,
+        "outputs": [results.facts, preset, repair, saved_again, sources[0].by_hand],
+        "show_progress": "hidden",
+        "concurrency_limit": 4,
+        "concurrency_id": "inspect",
+        "api_visibility": "private",
+    }
+    # The next file may show no earlier JPEG: what was said of the last is taken back, and not asked for either.
+    jpeg.change(None, None, saved_again, js="() => false", api_visibility="private")
+    jpeg.change(**inspected, js="(path, repair, _, ...said) => [path, repair, false, ...said]")
+    gr.on([repair.input, saved_again.input, quality.release, subsampling.input], **inspected)
 
 
 def _earlier(path: str) -> DecodedJPEG | None:

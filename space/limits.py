@@ -22,7 +22,7 @@ from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_pi
 from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.inputs import observe
-from pipeline_ddrm_jpeg.restoration import Assumed, open_source
+from pipeline_ddrm_jpeg.sources import Assumed, open_source
 
 log = logging.getLogger("space")
 

@@ -26,7 +26,7 @@ from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import save, save_image, upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
-from pipeline_ddrm_jpeg.restoration import Assumed
+from pipeline_ddrm_jpeg.sources import Assumed
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
@@ -308,16 +308,20 @@ RESTORE = """\
 from pathlib import Path
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.restoration import Task, restore_file
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.tasks import Task
 """
-RESTORE_ASSUMED = RESTORE.replace("import Task", "import Assumed, Task")
+RESTORE_ASSUMED = RESTORE.replace(
+    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.sources import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
+)
 EXPLORE = """\
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, read_picture
-from pipeline_ddrm_jpeg.restoration import Task, restore_file
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.tasks import Task
 """
 DEQUANTIZE = """\
 import torch

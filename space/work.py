@@ -44,10 +44,9 @@ from pipeline_ddrm_jpeg import (
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.inks import restore_any
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
-from pipeline_ddrm_jpeg.restoration import Assumed
+from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
 log = logging.getLogger("space")
@@ -91,7 +90,7 @@ class Meter:
         self.go, self.show, self.preview = go, show, preview
         self.previewed = time.monotonic()
         self.total = self.done = 0
-        self.step = self.samples_before = self.done_before = 0
+        self.step = self.samples_before = self.done_before = self.calls_a_sample = 0
         self.start = time.monotonic()
 
     def __enter__(self) -> Meter:
@@ -101,8 +100,10 @@ class Meter:
         log.info("%d of %d calls of the prior, %.1f s", self.done, self.total, time.monotonic() - self.start)
 
     def refresh(self) -> None:
-        """The pipeline has set `total`."""
-        self.show((0, self.total), desc=f"Step 1 of {self.num_inference_steps}", unit="calls of the prior")
+        """A picture begins, whose calls the pipeline has added to `total`."""
+        self.calls_a_sample = (self.total - self.done) // (self.num_inference_steps * self.num_samples)
+        self.step = self.samples_before = 0
+        self.show((self.done, self.total), desc=f"Step 1 of {self.num_inference_steps}", unit="calls of the prior")
 
     def update(self, calls: int) -> None:
         """The prior has been called this often since the last time."""
@@ -114,9 +115,7 @@ class Meter:
         # Soon enough to spare the wait, late enough to know.
         if elapsed > MAX_SECONDS or (elapsed > MAX_SECONDS / 10 and elapsed + left > _PATIENCE * MAX_SECONDS):
             raise _too_long(elapsed + left)
-        calls_a_sample = self.total // (self.num_inference_steps * self.num_samples)
-        sample = self.samples_before + math.ceil((self.done - self.done_before) / calls_a_sample)
-        sample = min(sample, self.num_samples)  # of four inks, which are two pictures
+        sample = self.samples_before + math.ceil((self.done - self.done_before) / self.calls_a_sample)
         self.show(
             (self.done, self.total),
             desc=f"Step {self.step + 1} of {self.num_inference_steps}, sample {sample} of {self.num_samples},"
@@ -170,7 +169,7 @@ def run(
 
     def work() -> None:
         try:
-            said.put(restore_any(visit, source, operator=operator, **options, **settings))
+            said.put(visit(source, operator=operator, **options, **settings))
         except Exception as error:
             said.put(error)
 

@@ -46,6 +46,19 @@ def jpeg_bytes(picture: Image.Image, **options) -> bytes:
     return stream.getvalue()
 
 
+def inks(photo: Image.Image, ycck: bool, **options) -> bytes:
+    """A picture printed in four inks, with as much black as there can be, inverted as Adobe stores it."""
+    rgb = np.asarray(photo.convert("RGB"), np.float32)
+    light = rgb.max(axis=2)
+    colours = 255 * rgb / np.maximum(light, 1)[..., None]  # what three inks let through
+    if ycck:
+        colours = np.asarray(Image.fromarray(np.rint(255 - colours).astype(np.uint8)).convert("YCbCr"))
+    stored = np.rint(np.dstack([colours, light])).astype(np.uint8)
+    data = jpeg_bytes(Image.fromarray(255 - stored, "CMYK"), **options)  # Pillow inverts what it writes
+    adobe = data.index(b"Adobe")
+    return data[: adobe + 11] + bytes([2 if ycck else 0]) + data[adobe + 12 :]
+
+
 def save_odd_pictures(folder: Path) -> None:
     """A grey ramp of 16 bits, the same in floating point, a transparent picture, and one stored on its side."""
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import inks, jpeg_bytes, make_unet
 from diffusers import DDIMScheduler, ModularPipeline
 from diffusers.modular_pipelines import ModularPipelineBlocks, OutputParam
 from hub_server import Hub
@@ -18,6 +18,7 @@ from pipeline_ddrm_jpeg import (
     DDRMJPEGBlocks,
     DDRMJPEGPipeline,
     DDRMScheduler,
+    JPEGFileError,
     JPEGOperator,
     PiGDMScheduler,
     observe,
@@ -103,6 +104,11 @@ def test_bad_arguments_get_the_sentences_of_the_pipeline(modular, data):
             modular(file=data, **{**QUICK, name: value})
     with pytest.raises(TypeError, match="expected a path, bytes"):
         modular(**QUICK)
+
+
+def test_four_inks_are_refused(modular, photo):
+    with pytest.raises(JPEGFileError, match="CMYK, the four inks of print, which are measured as two pictures"):
+        modular(file=inks(photo.resize((24, 16)), ycck=False), **QUICK)
 
 
 def test_another_scheduler_is_made_into_what_the_blocks_need(modular, data):

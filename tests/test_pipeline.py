@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import inks, jpeg_bytes, make_unet
 from diffusers import (
     DDIMScheduler,
     EDMEulerScheduler,
@@ -33,6 +33,7 @@ from pipeline_ddrm_jpeg import (
     observe,
 )
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
+from pipeline_ddrm_jpeg.inks import separations
 from pipeline_ddrm_jpeg.priors import fastest_dtype
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
@@ -329,6 +330,51 @@ def test_noise_accounting_adds_less_noise(pipe, data):
         pipe(data, generator=seeded(), **options)
     with_accounting, without = states[40]
     assert with_accounting.std() < without.std()
+
+
+@pytest.mark.parametrize("ycck", [False, True], ids=["CMYK", "YCCK"])
+def test_four_inks_are_their_colours_times_their_black(pipe, photo, ycck):
+    exif = Image.Exif()
+    exif[0x010E] = "print"
+    data = inks(photo.resize((53, 38)), ycck, quality=20, exif=exif, icc_profile=b"profile".ljust(200, b"\0"))
+    settings = {**POSTERIOR, "num_samples": 2, "sharpness": 0.5}
+
+    def restored(source, kind, **options):
+        return pipe(source, generator=seeded(), output_type=kind, **settings, **options)
+
+    parts = restored(list(separations(JPEGFile.open(data))), "np")
+
+    def printed(colours, black):
+        return np.clip(1 - colours if ycck else colours, 0, 1) * np.clip(black, 0, 1)
+
+    array, tensor = restored(data, "np"), restored(data, "pt")
+    assert np.array_equal(array.images[0], printed(*parts.images))
+    for sample, *pair in zip(array.samples[0], *parts.samples, strict=True):
+        assert np.array_equal(sample, printed(*pair))
+    assert array.std[0].shape == array.images[0].shape == (38, 53, 3)
+    assert array.std[0].mean() > 0
+    assert array.timesteps == parts.timesteps[:1]
+    for name in ("consistency", "consistency_8bit"):
+        assert min(parts[name]) <= array[name][0] <= max(parts[name])
+    for one, other in ((tensor.images, array.images), (tensor.std[0][None], array.std[0][None])):
+        assert np.array_equal(one.permute(0, 2, 3, 1).numpy(), other)
+    ((picture,),) = restored(data, "pil", return_dict=False)
+    assert np.array_equal(picture, np.rint(255 * array.images[0]).astype(np.uint8))
+    assert picture.info.keys() == {"exif"}
+
+
+def test_four_inks_among_other_files_come_out_as_alone(pipe, data, photo):
+    sources = [data, inks(photo.resize((40, 40)), True, quality=30), data]
+    settings = {"output_type": "pt", "num_samples": 2, **QUICK}
+    together = pipe(sources, generator=[seeded(i) for i in range(3)], window_batch_size=8, **settings)
+    for i, source in enumerate(sources):
+        alone = pipe(source, generator=seeded(i), **settings)
+        assert torch.allclose(together.images[i], alone.images[0], atol=1e-6)
+        assert together.consistency[i] == pytest.approx(alone.consistency[0], abs=1e-3)
+    shared, one_by_one = seeded(), seeded()
+    together = pipe(sources, generator=shared, **settings).images
+    for one, source in zip(together, sources, strict=True):
+        assert torch.equal(one, pipe(source, generator=one_by_one, **settings).images[0])
 
 
 def test_sharpness_adds_texture_and_keeps_the_file(pipe, data):

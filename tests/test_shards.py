@@ -13,7 +13,8 @@ from conftest import jpeg_bytes
 from PIL import Image
 
 from pipeline_ddrm_jpeg import JPEGFile, observe
-from pipeline_ddrm_jpeg.restoration import Task, plan, restore_file, restore_files
+from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
+from pipeline_ddrm_jpeg.tasks import Task, plan
 
 QUICK = {"num_inference_steps": 2, "init_timestep": 40}
 

@@ -31,7 +31,9 @@ from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile
-from pipeline_ddrm_jpeg.restoration import Assumed, Task, restore_file
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.tasks import Task
 
 SPACE = ROOT / "space"
 SECONDS = 1000  # milliseconds, as Playwright counts
@@ -718,18 +720,26 @@ def test_a_jpeg_saved_again_is_offered_as_the_one_it_was(visitor, photo) -> None
     first = Image.open(io.BytesIO(jpeg_bytes(photo.crop((100, 50, 350, 250)), quality=15)))
     page = visitor("?num_samples=1&num_inference_steps=3")
     earlier = page.get_by_label("the earlier JPEG")
-    choose(page, jpeg_bytes(first, quality=20), "once.jpg")
+    once, again = jpeg_bytes(first, quality=20), jpeg_bytes(first.crop((3, 5, 250, 200)), quality=94)
+    choose(page, once, "once.jpg")
     page.locator("#facts h2").get_by_text("What once.jpg says").wait_for()
     assert not earlier.is_visible()
     page.get_by_role("button", name="Remove Image").click()
     page.locator(".hint").wait_for()
-    choose(page, jpeg_bytes(first.crop((3, 5, 250, 200)), quality=94), "again.jpg")
+    choose(page, again, "again.jpg")
     page.locator("#facts").get_by_text("saved again, first as a JPEG of about quality 15").wait_for()
     earlier.check()
     page.locator("#facts h2").get_by_text("What the pixels of again.jpg show").wait_for()
     press(page, "Restore")
     downloaded(page)
     assert "of the estimated coefficients kept" in page.locator(".verdict").inner_text()
+    for number in (1, 2):  # what was ticked for one file is not for the next, and not when it comes again
+        page.get_by_role("button", name="Remove Image").click()
+        page.locator(".hint").wait_for()
+        choose(page, again if number == 2 else once, "next.jpg")
+        page.locator("#facts h2").get_by_text("What next.jpg says").wait_for()
+        assert earlier.is_visible() == (number == 2)
+    assert not earlier.is_checked()
 
 
 @browser_test

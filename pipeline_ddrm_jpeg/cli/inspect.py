@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
+from ..decoded_jpeg import DecodedJPEG
 from ..files import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
 from ..jpeg_file import JPEGFile
 from ..jpeg_markers import JPEGDamageError, JPEGFileError
-from ..restoration import REPAIR_HINT
+from ..sources import REPAIR_HINT, open_source, read_once
 from .options import ChromaSubsampling
 from .terminal import fail, say
-
-if TYPE_CHECKING:
-    from ..decoded_jpeg import DecodedJPEG
 
 
 def inspect(
@@ -27,9 +25,6 @@ def inspect(
     repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
 ) -> None:
     """Show what a JPEG file says about itself, or the pixels of another picture about the JPEG that it was."""
-    with interrupted_quietly():
-        from ..decoded_jpeg import DecodedJPEG
-        from ..restoration import open_source, read_once
     try:
         stream = read_once(file)  # which may be a pipe
         jpeg = open_source(stream, repair)
@@ -130,8 +125,6 @@ def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
 
 def _earlier(stream: IO[bytes], file: JPEGFile) -> str | None:
     """The earlier, coarser JPEG that a whole file shows, in words."""
-    from ..decoded_jpeg import DecodedJPEG
-
     if file.damage:
         return None
     try:

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import Assumed, Result, Task, is_other_picture, mask_path, plan, restore_files
+from ..restoration import Result, restore_files
+from ..sources import Assumed
+from ..tasks import Task, is_other_picture, mask_path, plan
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
 from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible

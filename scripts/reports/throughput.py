@@ -36,7 +36,8 @@ from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.restoration import Task, plan, restore_files
+from pipeline_ddrm_jpeg.restoration import restore_files
+from pipeline_ddrm_jpeg.tasks import Task, plan
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1

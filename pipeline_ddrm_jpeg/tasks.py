@@ -1,0 +1,249 @@
+"""Which files are meant to be restored, and where their pictures go."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from . import shards
+from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, starts_like_jpeg
+from .jpeg_markers import picture_kind
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to restore: where it is and where its picture goes; `STREAM` for standard input and output."""
+
+    source: Path
+    target: Path
+    stored_format: str = "png"
+    """One of `FORMATS`, for standard output and for what is in a shard; a file's is what its name ends in."""
+    any_format: bool = False
+    """Whether it is a picture of another format that a search came upon, or a shard in which there may be some: what
+    shows no JPEG is left as it is."""
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether source and target are tars of files."""
+        return self.target.suffix == shards.SUFFIX
+
+    @property
+    def image_format(self) -> str:
+        """One of `FORMATS`."""
+        named = self.target != STREAM and not self.is_shard
+        return FORMAT_OF_SUFFIX[self.target.suffix.lower()] if named else self.stored_format
+
+
+def mask_path(target: Path) -> Path:
+    """Where the mask of a repaired picture goes: white where all is made up, black where all was in the file."""
+    return target.with_name(f"{target.stem}.mask.png")
+
+
+def plan(
+    inputs: Sequence[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    recursive: bool = False,
+    image_format: str | None = None,
+    on_error: Callable[[OSError], None] | None = None,
+    on_other: Callable[[Path], None] | None = None,
+    any_format: bool = False,
+) -> list[Task]:
+    """Pair every JPEG and every shard among files and folders with the file its picture, or its pictures, go to.
+
+    In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
+    WebDataset; with `any_format` so do pictures of other formats, but for those of earlier runs. An input that does not
+    exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as `output` standard output, which is
+    where the picture of standard input goes by default.
+
+    Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
+    that ends like a picture, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
+    folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
+    and pictures of other formats make way for JPEG files.
+
+    Args:
+        inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
+        output: file or folder.
+        recursive: whether to search the folders below a folder.
+        image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
+        on_error: told of each folder that cannot be listed, which is then left out.
+        on_other: told of each file in a folder that does not count, but for pictures of earlier runs.
+        any_format: whether pictures of other formats count, in folders and in shards.
+
+    Raises:
+        FileNotFoundError: if an input does not exist.
+        OSError: if a folder cannot be listed, without `on_error`.
+        ValueError: if the arguments contradict each other, or a picture would replace its own source.
+    """
+    if image_format is not None and image_format not in FORMATS:
+        raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
+    if "-" in inputs or output == "-":
+        return [_streamed(inputs, output, image_format)]
+    inputs = [Path(item).absolute() if Path(item) == STREAM else item for item in inputs]  # a file that is called -
+    inputs = [path for item in inputs for path in (_matching(item) or [item])]
+    folder = None if output is None else Path(output)
+    first = Path(inputs[0])
+    if folder is not None and not folder.is_dir():
+        suffix = folder.suffix.lower()
+        if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
+            raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(FORMAT_OF_SUFFIX)}")
+    if folder is not None and not folder.is_dir() and len(inputs) == 1 and _is_shard(first) and _is_shard(folder):
+        tasks = [Task(_existing(first), folder, image_format or "png", any_format)]
+    elif folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
+        named = FORMAT_OF_SUFFIX[folder.suffix.lower()]
+        if len(inputs) > 1 or first.is_dir():
+            raise ValueError(f"{folder} names one file, but there are several inputs; name a folder")
+        if image_format not in (None, named):
+            raise ValueError(f"{folder} ends in {folder.suffix}, but the format is {image_format}")
+        tasks = [Task(_existing(first), folder)]
+    else:
+        searched = list(_find(inputs, recursive, on_error))
+        found = {_real(path): (root, path) for root, path, counts in searched if counts}
+        tasks = _named(found.values(), folder, image_format or "png", any_format)
+        named = {_real(item) for item in inputs}
+        made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
+        # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
+        tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
+        made |= {_real(mask_path(task.target)) for task in tasks}
+        others = {_real(path): (root, path) for root, path, counts in searched if not counts}
+        others = {real: pair for real, pair in others.items() if real not in found and real not in made}
+        if any_format:
+            tasks += _of_other_formats(others, folder, image_format or "png", tasks)
+            order = {real: place for place, real in enumerate(dict.fromkeys(_real(path) for _, path, _ in searched))}
+            tasks.sort(key=lambda task: order[_real(task.source)])
+        for _, path in others.values() if on_other else ():
+            on_other(path)
+    taken: dict[str, Path] = {}
+    for task in tasks:
+        target = _real(task.target)
+        if target == _real(task.source):
+            raise ValueError(f"{task.source} would be replaced by its own picture; choose another output")
+        if target in taken:
+            raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
+        taken[target] = task.source
+    return tasks
+
+
+def is_other_picture(path: Path) -> bool:
+    """Whether a file begins as a picture does that is no JPEG."""
+    try:
+        with open(path, "rb") as stream:
+            return picture_kind(stream.read(16)) is not None
+    except OSError:
+        return False
+
+
+_real = os.path.realpath  # Path.resolve raises where links go round in a circle
+
+
+def _named(
+    found: Iterable[tuple[Path, Path]],
+    folder: Path | None,
+    image_format: str,
+    any_format: bool,
+    taken: Container[Path] = (),
+) -> list[Task]:
+    """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
+    found, suffix, ending = list(found), FORMATS[image_format], "" if folder else "_restored"
+    parents = [path.parent if folder is None else folder / path.parent.relative_to(root) for root, path in found]
+    short = [parent / f"{path.stem}{ending}{suffix}" for parent, (_, path) in zip(parents, found, strict=True)]
+    count = Counter(target for target, (_, path) in zip(short, found, strict=True) if not _is_shard(path))
+    tasks = []
+    for parent, target, (_, path) in zip(parents, short, found, strict=True):
+        if _is_shard(path):
+            tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
+            continue
+        if count[target] > 1 or target in taken:
+            target = parent / f"{path.name}{ending}{suffix}"
+        tasks.append(Task(path, target))
+    return tasks
+
+
+def _of_other_formats(
+    others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
+) -> list[Task]:
+    """Tasks of the pictures among other files, which are taken out, as are those that earlier runs have made."""
+    for real, (root, _) in list(others.items()):
+        if folder is not None and Path(_real(folder)) in Path(real).parents:
+            if _real(root) == _real(folder):
+                raise ValueError(
+                    f"{folder} is searched for pictures of any format and cannot take those that are made of them;"
+                    " choose another output"
+                )
+            del others[real]
+    pictures = {real: pair for real, pair in others.items() if is_other_picture(pair[1])}
+    tasks = _named(pictures.values(), folder, image_format, False, {task.target for task in jpegs})
+    made = {_real(task.target.with_suffix(suffix)) for task in (*jpegs, *tasks) for suffix in FORMATS.values()}
+    made |= {_real(mask_path(task.target)) for task in tasks}
+    for real in pictures:
+        del others[real]
+    return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == shards.SUFFIX
+
+
+def _matching(pattern: str | os.PathLike) -> list[str]:
+    """What a pattern finds that is no name of a file itself: too many names for a command line, say."""
+    return [] if os.path.lexists(pattern) else sorted(glob.glob(os.fspath(pattern)))  # noqa: PTH207 a Path has no pattern
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
+def _find(
+    inputs: Iterable[str | os.PathLike],
+    recursive: bool,
+    on_error: Callable[[OSError], None] | None,
+) -> Iterator[tuple[Path, Path, bool]]:
+    """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
+
+    Links to folders are not followed, pipes not read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for item in map(Path, inputs):
+        if not _existing(item).is_dir():
+            yield item.parent, item, True
+            continue
+        folders = [item]
+        while folders:  # one level at a time: os.walk calls itself, which ends 1000 folders down
+            parent, below, names = next(os.walk(folders.pop(), onerror=on_error or fail), (item, [], []))
+            if recursive:
+                found = (Path(parent, name) for name in sorted(below, reverse=True))
+                folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
+            for path in (Path(parent, name) for name in sorted(names)):
+                named = path.suffix.lower() in JPEG_SUFFIXES
+                try:
+                    if path.is_file() and not _is_shard(path) and not starts_like_jpeg(path):
+                        yield item, path, False
+                    elif path.is_file() or (named and not path.exists()):
+                        yield item, path, True  # a broken link too: it is a file that is missed
+                except OSError:  # nobody may read it, say; that is told when its turn comes
+                    if named:
+                        yield item, path, True
+
+
+def _streamed(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None, image_format: str | None) -> Task:
+    """The task of a single picture that is read from standard input or written to standard output."""
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise ValueError("-, which is standard input or output, is for one picture; give a single file")
+    source = STREAM if inputs[0] == "-" else _existing(Path(inputs[0]))
+    if output in (None, "-"):
+        return Task(source, STREAM, image_format or "png")
+    target = Path(output)
+    named = None if target.is_dir() else FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if named is None or image_format not in (None, named):
+        raise ValueError(f"{output} cannot take the picture of standard input; name a file that ends in its format")
+    return Task(source, target)
