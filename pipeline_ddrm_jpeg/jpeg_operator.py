@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .jpeg_tables import JFIF_FORWARD, JFIF_INVERSE, SUBSAMPLING_FACTORS, quality_tables
 from .operators import Operator
-from .posterior import rgb_variance, subsampled_variance, truncated_normal
+from .posterior import rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
 
 # The four-digit rows of the program released with the paper, and its inverse.
 _RELEASED_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
@@ -247,14 +247,20 @@ class JPEGOperator(Operator):
     def decoded_variance(self, y: Coefficients) -> tuple[torch.Tensor, ...]:
         """That of a uniform distribution over each bin, as `posterior` gives variances.
 
-        Coefficients that a damaged file lacks have none: their value in `y` is as good as any.
+        Most bins of chroma at full resolution are much wider than what chroma has in them; there it is the variance of
+        a Laplacian. Coefficients that a damaged file lacks have none: their value in `y` is as good as any.
         """
         tables, (low, high) = self._tables_on(y.levels[0].device), y.bounds
-        widths = (highest - lowest + 1 for lowest, highest in zip(low, high, strict=True))
-        return tuple(
-            torch.where(width.isfinite(), (width * table).square() / (12 * unit), 0.0)
-            for width, table, unit in zip(widths, tables, self._noise_units, strict=True)
-        )
+        variances = []
+        for i, (lowest, highest, table, unit) in enumerate(zip(low, high, tables, self._noise_units, strict=True)):
+            width = (highest - lowest + 1) * table
+            variance = torch.where(width.isfinite(), width.square() / 12, 0.0)
+            if i and self.color_space == "YCbCr" and self.subsampling[i] == (1, 1):
+                inside = zero_bin_variance(y.levels[i], table)
+                inside[..., 0, 0] = torch.inf  # a mean is not a Laplacian around zero
+                variance = torch.where((lowest == 0) & (highest == 0), torch.minimum(variance, inside), variance)
+            variances.append(variance / unit)
+        return tuple(variances)
 
     def remaining_noise(
         self, noise: torch.Tensor, noise_to_signal: float, variance: tuple[torch.Tensor, ...]

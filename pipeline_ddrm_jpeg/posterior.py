@@ -14,6 +14,8 @@ from .jpeg_tables import JFIF_INVERSE
 _NODES, _WEIGHTS = ((values / 2).tolist() for values in np.polynomial.legendre.leggauss(12))
 _LOG_RANGE = 12.0
 _SMALLEST_STD, _LARGEST_STD = 1e-6, 1e6
+# Exponential of minus half a step by the scale, where all levels are zero: then a scale is a twentieth of a step.
+_RAREST = 1e-4
 
 
 def truncated_normal(
@@ -64,6 +66,29 @@ def truncated_normal(
     first_moment.mul_(extent).add_(centre)
     # A sum in float32 may exceed the interval by its last digit.
     return torch.minimum(torch.maximum(mode.add_(first_moment), low), high), variance
+
+
+def zero_bin_variance(levels: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Variance of Laplacian coefficients in the bin around zero, `[B, 1, 1, 8, 8]`, for each frequency of a picture.
+
+    Their scales are those by which the levels are likeliest (Price and Rabbani, 1999, "Biased reconstruction for JPEG
+    decoding", IEEE Signal Processing Letters 6(12)): with `s` the exponential of minus half a step by the scale, the
+    derivative of the likelihood is a quadratic in `s`.
+
+    Args:
+        levels: quantized, `[B, down, across, 8, 8]`.
+        steps: of quantization, `[8, 8]`.
+    """
+    sizes = levels.double().abs()
+    count = sizes.shape[1] * sizes.shape[2]
+    total = sizes.sum(dim=(1, 2), keepdim=True)
+    present = (sizes > 0).sum(dim=(1, 2), keepdim=True)
+    zeros, leading = count - present, count + 2 * total
+    root = (zeros.square() + 4 * leading * (2 * total - present)).sqrt()
+    s = ((root - zeros) / (2 * leading)).clamp(_RAREST, 1 - 1e-6)
+    half = -s.log()  # half a step, in units of the scale
+    share = (2 - s * (half.square() + 2 * half + 2)) / ((1 - s) * half.square())
+    return (share * (steps.double() / 2).square()).float()
 
 
 def subsampled_variance(variance: torch.Tensor, down: int, across: int) -> torch.Tensor:

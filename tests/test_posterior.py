@@ -11,7 +11,7 @@ from scipy.stats import truncnorm
 from pipeline_ddrm_jpeg import Coefficients, Downsampling, JPEGFile, JPEGOperator, QuantizationOperator, observe
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError, WienerError
 from pipeline_ddrm_jpeg.jpeg_operator import _mix, block_dct
-from pipeline_ddrm_jpeg.posterior import subsampled_variance, truncated_normal
+from pipeline_ddrm_jpeg.posterior import subsampled_variance, truncated_normal, zero_bin_variance
 
 
 def moments(mean, std, low, high):
@@ -283,3 +283,31 @@ def test_texture_has_the_variance_of_the_posterior_and_more_of_it_where_a_pictur
     energy = change.square().mean(dim=(-2, -1)).flatten()
     busy = activity > activity.median()
     assert energy[busy].mean() > 3 * energy[~busy].mean()
+
+
+@pytest.mark.parametrize("scale", [2.0, 5.0, 20.0, 200.0])
+def test_the_variance_around_zero_is_that_of_the_laplacian_which_the_levels_show(scale):
+    generator, step = torch.Generator().manual_seed(0), 12.0
+    uniform = torch.rand((1, 200, 200, 8, 8), generator=generator, dtype=torch.float64) - 0.5
+    values = -scale * uniform.sign() * torch.log1p(-2 * uniform.abs())
+    levels = (values / step).round()
+    true = (values.square() * (levels == 0)).sum() / (levels == 0).sum()
+    found = zero_bin_variance(levels.float(), torch.full((8, 8), step))
+    assert found.mean() == pytest.approx(true.item(), rel=0.02)
+
+
+def test_the_variance_around_zero_is_defined_whatever_the_levels_are():
+    steps = torch.full((8, 8), 10.0)
+    for levels in (torch.zeros(1, 3, 4, 8, 8), torch.full((1, 3, 4, 8, 8), 900.0)):
+        variance = zero_bin_variance(levels, steps)
+        assert variance.shape == (1, 1, 1, 8, 8)
+        assert ((variance >= 0) & (variance <= 100 / 12 + 0.1)).all()
+
+
+def test_chroma_at_full_resolution_has_less_noise_than_its_bins_are_wide(photo):
+    for subsampling, less in (("4:4:4", True), ("4:2:0", False)):
+        seen = observe(jpeg_bytes(photo, quality=20, subsampling=subsampling))
+        for i, variance in enumerate(seen.operator.decoded_variance(seen.y)):
+            uniform = seen.operator.quantization_tables[i].square() / (12 * seen.operator._noise_units[i])
+            assert torch.allclose(variance[..., 0, 0], uniform[0, 0])
+            assert bool((variance < 0.9 * uniform).any()) == (less and i > 0)
