@@ -18,17 +18,19 @@ class DecodedCoefficients:
     """For each component `[blocks down, blocks across, 8, 8]`, float32, in units of the quantization steps."""
 
     levels: tuple[np.ndarray, ...]
-    """The likeliest: integers where they are measured."""
+    """The likeliest: integers, but in blocks that the border cuts."""
     low: tuple[np.ndarray, ...]
-    """The lowest that the picture allows; -inf in blocks that its border cuts."""
+    """The lowest that the picture allows."""
     high: tuple[np.ndarray, ...]
+    """And the highest."""
 
 
 def read_coefficients(pixels: np.ndarray, history: JPEGHistory) -> DecodedCoefficients:
     """The coefficients of the JPEG that a picture, or its region, went through.
 
     What clipping to 0..255 took away is put back: the pixels get whatever clipping takes from the picture that the
-    coefficients decode to. Blocks that still do not fit have intervals as wide as their misfit asks for.
+    coefficients decode to. Blocks that still do not fit have intervals as wide as their misfit asks for. Of blocks that
+    the border cuts, the rest is mirrored; what they then have is taken for the middles of bins.
 
     Args:
         pixels: as for `estimate_history`.
@@ -36,15 +38,14 @@ def read_coefficients(pixels: np.ndarray, history: JPEGHistory) -> DecodedCoeffi
     """
     pixels = history.part(pixels)
     coefficients, levels = _unclipped(pixels, history, _ROUNDS)
-    padding, low, high = history.padding(*pixels.shape[:2]), [], []
+    padding, found = history.padding(*pixels.shape[:2]), []
     for i, (c, level, table) in enumerate(zip(coefficients, levels, history.component_tables, strict=True)):
         misfit = _misfit(c, level * table)[:, :, None, None]
         reach = 3 * misfit * (misfit > _MISFIT) * (not history.assumed)  # with no bins of its own, it gets new ones
         cut = cut_blocks(history.subsampling(i), padding, pixels.shape[:2])[:, :, None, None]
-        levels[i] = np.where(cut, c / table, level)  # what is not measured starts as it is
-        low.append(np.where(cut, -np.inf, np.rint((c - reach) / table)).astype(np.float32))
-        high.append(np.where(cut, np.inf, np.rint((c + reach) / table)).astype(np.float32))
-    return DecodedCoefficients(tuple(level.astype(np.float32) for level in levels), tuple(low), tuple(high))
+        bounds = (np.where(cut, c / table, np.rint((c + move) / table)) for move in (-reach, reach))
+        found.append([part.astype(np.float32) for part in (np.where(cut, c / table, level), *bounds)])
+    return DecodedCoefficients(*map(tuple, zip(*found, strict=True)))
 
 
 def exact_blocks(pixels: np.ndarray, history: JPEGHistory) -> tuple[np.ndarray, tuple[int, int]]:

@@ -42,7 +42,7 @@ class Coefficients(NamedTuple):
     levels: tuple[torch.Tensor, ...]
     """Quantized DCT coefficients, in units of their quantization steps: integers where they are measured."""
     low: tuple[torch.Tensor, ...] | None = None
-    """The lowest integers that agree with what is measured, where that is not `levels` alone; -inf: nothing is."""
+    """The lowest that agree with what is measured, where that is not `levels` alone; -inf: nothing is."""
     high: tuple[torch.Tensor, ...] | None = None
     """The highest, likewise."""
 
@@ -314,7 +314,7 @@ class JPEGOperator(Operator):
         for rows, blocks in self._bands(*x.shape[-2:]):
             for ours, lowest, highest, own in zip(self.encode(x[..., rows, :]).levels, low, high, blocks, strict=True):
                 known = (highest[:, own] - lowest[:, own]).isfinite()
-                agree = agree + (known & (lowest[:, own] <= ours) & (ours <= highest[:, own])).sum()
+                agree = agree + (known & (lowest[:, own] - 1 < ours) & (ours < highest[:, own] + 1)).sum()
                 measured = measured + known.expand_as(ours).sum()
         return (agree / measured).item()
 

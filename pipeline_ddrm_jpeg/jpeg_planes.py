@@ -103,8 +103,8 @@ def upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.nd
 
 
 def framed(plane: np.ndarray, factors: Sides, fancy: bool, padding: Padding) -> np.ndarray:
-    """The coefficients of the whole MCUs around a plane, of which the borders are repeated."""
-    plane = downsampled(np.pad(plane, padding, mode="edge"), factors, fancy)
+    """The coefficients of the whole MCUs around a plane, which is mirrored at its borders."""
+    plane = downsampled(np.pad(plane, padding, mode="symmetric"), factors, fancy)
     return dct() @ in_units(plane, (8, 8)) @ dct().T
 
 

@@ -198,6 +198,7 @@ def test_lpips_takes_the_weights_of_torchvision_or_says_where_they_belong(pair, 
 
 def test_what_is_no_weights_of_lpips_is_refused(pair, tmp_path):
     assert unavailable("lpips", tmp_path / "none") == f"AlexNet's weights are not in {tmp_path / 'none'}"
+    assert unavailable("lpips", tmp_path) == f"{tmp_path} is a folder; give the file with AlexNet's weights"
     save_file({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part")
     (tmp_path / "text").write_text("no weights")
     for name in ("part", "text"):

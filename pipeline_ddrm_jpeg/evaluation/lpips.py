@@ -50,8 +50,10 @@ class LPIPS(torch.nn.Module):
 def obstacle(weights: Path | None) -> str | None:
     """What keeps the network from being loaded, in a few words; arguments as of `load`."""
     path = weights or _cached()
-    if path.exists():
+    if path.is_file():
         return None
+    if path.is_dir():
+        return f"{path} is a folder; give the file with AlexNet's weights"
     return f"AlexNet's weights are not in {path}" + ("" if weights else f"; fetch them from {_ADDRESS}")
 
 
