@@ -4,15 +4,19 @@ python scripts/reports/history.py PICTURES [--clean FOLDER...] [--limit N] [--re
 
 PICTURES holds folders of pictures that never were JPEGs, of 256 x 256 pixels or more, as --clean may name more of.
 Writes OUTPUT.md. A picture counts as right when grid, chroma subsampling and every step that is said to be determined
-are; djpeg (libjpeg-turbo's own decoder) takes part where it is installed.
+are; djpeg (libjpeg-turbo's own decoder) takes part where it is installed, and so does chromium (with the extra
+browser), of whose screenshots of pages with one of the pictures the picture is restored.
 """
 
 import argparse
+import base64
 import io
+import random
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +120,8 @@ def second_saves(pictures: list[Image.Image]) -> list[list[str]]:
     return rows
 
 
-def losses(pictures: list[Image.Image]) -> list[list[str]]:
-    """Rows of: quality, and mean PSNR of the JPEG and of what is restored from its file, its picture and a crop."""
+def restorer() -> Callable[..., np.ndarray]:
+    """What makes pixels of a source, with the preset `fast`."""
     pipe = DDRMJPEGPipeline.from_embedded(dtype="float32")
     pipe.set_progress_bar_config(disable=True)
 
@@ -125,10 +129,16 @@ def losses(pictures: list[Image.Image]) -> list[list[str]]:
         generator = torch.Generator().manual_seed(0)
         return np.asarray(pipe(source, generator=generator, **PRESETS["fast"], **options).images[0])
 
-    def psnr(a: np.ndarray, b: np.ndarray) -> float:
-        return 10 * np.log10(255**2 / np.square(a.astype(float) - b).mean())
+    return restored
 
-    rows = []
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.square(a.astype(float) - b).mean())
+
+
+def losses(pictures: list[Image.Image]) -> list[list[str]]:
+    """Rows of: quality, and mean PSNR of the JPEG and of what is restored from its file, its picture and a crop."""
+    restored, rows = restorer(), []
     for quality in (10, 40):
         values = []
         for picture in pictures:
@@ -149,6 +159,52 @@ def losses(pictures: list[Image.Image]) -> list[list[str]]:
                 ]
             )
         rows.append([str(quality), str(len(values)), *(f"{value:.2f}" for value in np.mean(values, axis=0))])
+    return rows
+
+
+def screenshots(pictures: list[Image.Image]) -> list[list[str]]:
+    """Rows of: quality, screenshots, in how many the JPEG, and its rectangle, is found, how many pixels changed outside
+    it, and mean PSNR of the JPEG and of what is restored from its file and from the screenshot.
+    """
+    from playwright.sync_api import sync_playwright
+
+    restored, rng, rows = restorer(), random.Random(0), []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for quality in (10, 30, 75):
+            right, exact, changed, values = 0, 0, 0, []
+            for picture in pictures:
+                across, down = rng.choice([(1024, 768), (1366, 768), (1920, 1080)])
+                true = np.asarray(picture)[: picture.height - rng.randrange(16), : picture.width - rng.randrange(16)]
+                left, top = rng.randrange(across - true.shape[1]), rng.randrange(down - true.shape[0])
+                subsampling = rng.choice(["4:2:0", "4:2:2", "4:4:4"])
+                data = encode(Image.fromarray(true), quality, subsampling)
+                page = browser.new_page(viewport={"width": across, "height": down})
+                dark = "background:#1b1f24; color:#d0d7de;" if rng.random() < 0.3 else ""
+                page.set_content(
+                    f'<body style="{dark} margin:0; overflow:hidden">{"Words that stand around a picture. " * 600}'
+                    f'<img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"'
+                    f' style="position:absolute; left:{left}px; top:{top}px">'
+                )
+                page.wait_for_function("document.images[0].complete")
+                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                page.close()
+                inside = (slice(top, top + true.shape[0]), slice(left, left + true.shape[1]))
+                history = estimate_history(np.asarray(shot))
+                if history is None or history.region is None:
+                    continue
+                y, x = history.region[:2]
+                right += all_is_right(history, quality, subsampling, y - top, x - left)
+                exact += history.region == (top, left, *true.shape[:2])
+                of_shot = restored(shot, history="estimate")
+                others = (of_shot != np.asarray(shot)).any(axis=2)
+                others[inside] = False
+                changed += int(others.sum())
+                values.append([psnr(one, true) for one in (decode(data), restored(data), of_shot[inside])])
+            means = (f"{value:.2f}" for value in np.mean(values, axis=0))
+            shares = [f"{right}/{len(pictures)}", f"{exact}/{len(pictures)}", str(changed)]
+            rows.append([str(quality), str(len(pictures)), *shares, *means])
+        browser.close()
     return rows
 
 
@@ -207,6 +263,10 @@ def main() -> None:
     saved = evenly(pictures, 2)
     again = second_saves(saved)
     lost = losses(evenly(pictures, arguments.restored))
+    shot = "Left out: this needs chromium and the extra browser."
+    if shutil.which("chromium") and find_spec("playwright"):
+        heading = ["QF", "screenshots", "all right", "rectangle exact", "pixels changed outside"]
+        shot = markdown([[*heading, "JPEG", "its file", "the screenshot"], *screenshots(pictures)])
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
@@ -239,9 +299,18 @@ quality factor is, within 2. "none": JPEGs saved once, in which an earlier one w
 ## What restoring without the file costs
 
 PSNR (dB) of restorations with the preset `fast`, the mean over the pictures in which a JPEG was found. Crops are of
-200 x 200 pixels; their border blocks are not measured.
+200 x 200 pixels.
 
 {markdown([measured, *lost])}
+
+## Screenshots
+
+Pages of text in chromium with one of the pictures as a JPEG anywhere on them, light and dark, in three sizes and three
+subsamplings. Of how many grid, subsampling and tables are right, of how many the rectangle is to the pixel, how many
+pixels outside of it changed, and the PSNR (dB) of the picture with the preset `fast`, the mean over those that were
+found.
+
+{shot}
 """
     print(text)
     write(arguments.output.with_suffix(".md"), text)
