@@ -302,10 +302,8 @@ class Samples:
     def _spread(self, i: int) -> torch.Tensor:
         """Standard deviation, on the scale of [0, 1]; one channel thrice where a grey picture is presented in RGB, and
         zero where nothing was restored."""
-        std, surroundings = (
-            self._cropped(self.squares[i].div(4 * len(self.presented)).sqrt_()),
-            self.observation.surroundings,
-        )
+        surroundings = self.observation.surroundings
+        std = self._cropped(self.squares[i].div(4 * len(self.presented)).sqrt_())
         std = std if self.observation.tint is None else std.repeat(3, 1, 1)
         return surroundings.nothing_around(std) if surroundings else std
 
