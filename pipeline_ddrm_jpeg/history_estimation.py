@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .decoded_coefficients import exact_blocks
-from .jpeg_detection import detect
+from .jpeg_detection import detect, detect_below
 from .jpeg_history import JPEGHistory, Region
 from .jpeg_planes import checked, in_units, planes_of
 from .jpeg_tables import estimate_quality_factor
@@ -55,7 +55,8 @@ def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHi
         pixels: of the file, decoded, as for `estimate_history`.
         tables: quantization tables of the file, which say how much noise saving it again has added.
     """
-    earlier = detect(pixels, float(np.median(tables[0])) / 12**0.5)
+    added = float(np.median(tables[0])) / 12**0.5
+    earlier = detect_below(pixels, tables[0], added) or detect(pixels, added)
     if earlier is None or np.median(earlier.quantization_tables[0]) < _COARSER * np.median(tables[0]):
         return None
     # Where its own steps are hardly wider than rounding, a file is taken for one of about its own quality.

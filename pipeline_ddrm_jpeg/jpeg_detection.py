@@ -8,6 +8,7 @@ is proposed is then tried on whole blocks, whose every sample must come out as i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -30,6 +31,7 @@ _RESOLUTION = 4  # bins of a histogram in a grey level
 _BINS = _RESOLUTION * 1040 + 1  # a coefficient is at most 1024 in size, with overshoot a little more
 _STEPS = np.arange(1, 256)
 _WEIGHTS = np.random.default_rng(0).integers(2**36, size=64).astype(np.float64)  # by which blocks are told apart
+_RESAMPLED = 0.8  # how far rounding samples may move a coefficient that is rounded again
 _OUTLIERS = 0.02  # share of coefficients that are off for other reasons
 _UNINFORMATIVE = 4.0  # times the noise: sizes that fit every step
 _SURE = 5.0  # nats by which a step must be more likely than every other one
@@ -42,6 +44,7 @@ _ABOUT_AS_GOOD = 0.8  # of the evidence
 _MISS = 2.0  # nats that a block speaks against a table which does not explain it
 _SHOWN = 2  # blocks that must show a step
 _ENOUGH, _EXPLAINED = 30.0, 0.3  # evidence, and share of the blocks, of a JPEG
+_OF_A_BLOCK = 1.5  # and evidence of a block, where coefficients are multiples of other steps already
 _FINEST = 98  # quality factor above which steps are no wider than rounding; smooth gradients look like that
 _EXCEPTION = 15.0  # nats of a block of pixels that a JPEG does not explain
 _FILLED = 4  # rounds of filling in clipped chroma
@@ -58,27 +61,61 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     Raises:
         ValueError: for another shape or type.
     """
-    pixels = checked(pixels)
-    if min(pixels.shape[:2]) < _SMALLEST:
-        return None
-    tiles = _tiles(pixels)
-    planes = [planes_of(tile) for tile in tiles]
-    clipped = [((tile == 0) | (tile == 255)).any(axis=2) for tile in tiles]
-
+    planes, clipped = _looked_at(pixels)
     starts = [(top, left) for top in range(8) for left in range(8)]
     blocks = [_luma_blocks(planes, clipped, start) for start in starts]
     scores = [_scores(dct() @ each @ dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
-    reach = _REACH + _REACH_ADDED * added
-    fits = [_best_fit(*each, 0, reach, added, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
+
+    def best_fit(i: int, most: int) -> _Fit:
+        return _best_fit(scores[i], 0, _whole_blocks(_some(blocks[i], most), _REACH + _REACH_ADDED * added, added))
+
+    fits = [best_fit(i, _AT_A_GLANCE) for i in range(len(starts))]
     # Grids between the blocks explain many of them too, being regular themselves; the right one explains all.
     best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained ** _ALL)
-    fit, lost = _best_fit(scores[best], blocks[best], 0, reach, added), tuple(-start % 8 for start in starts[best])
+    fit = best_fit(best, _CLOSELY)
+    if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
+        return None
+    return _with_chroma(fit, planes, clipped, tuple(-start % 8 for start in starts[best]), added)
+
+
+def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHistory | None:
+    """The coarser JPEG on the same grid that pixels were before they became the JPEG that they are.
+
+    A coefficient was rounded to a multiple of one step, and then to one of another. So the first is within half the
+    second step, and only the rounding of samples in between adds to that.
+
+    Args:
+        pixels: as of `detect`.
+        table: luma's of the later JPEG, `[8, 8]`.
+        added: as of `detect`, for chroma, which is resampled in between.
+    """
+    planes, clipped = _looked_at(pixels)
+    blocks = _luma_blocks(planes, clipped, (0, 0))
+    if not len(blocks):
+        return None
+    coefficients = dct() @ blocks @ dct().T
+    some = _some(coefficients, _CLOSELY)
+    fit = _best_fit(_scores_below(coefficients, table), 0, _rounded_again(some, table))
+    if fit.evidence < max(_ENOUGH, _OF_A_BLOCK * len(some)) or fit.explained < _EXPLAINED:
+        return None
+    return _with_chroma(fit, planes, clipped, (0, 0), added, whole=True)
+
+
+def _with_chroma(
+    fit: _Fit,
+    planes: list[np.ndarray],
+    clipped: list[np.ndarray],
+    lost: tuple[int, int],
+    added: float,
+    whole: bool = False,
+) -> JPEGHistory | None:
+    """The history whose luma is known; `whole`: that of a picture from which nothing was cropped."""
     quality = estimate_quality_factor([fit.table])[0]
-    if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED or quality > _FINEST:
+    if quality > _FINEST:
         return None
     if planes[0].shape[0] == 1:
         return JPEGHistory("L", None, False, lost, (fit.table,), (fit.determined,), fit.evidence, fit.explained, added)
-    trial, chroma = _chroma(planes, clipped, lost, added, quality)
+    trial, chroma = _chroma(planes, clipped, lost, added, quality, whole)
     return replace(
         trial,
         quantization_tables=(fit.table, chroma.table),
@@ -89,6 +126,16 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
 
 
 # --- Likelihoods ---
+
+
+def _looked_at(pixels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Planes of the parts of a picture that are looked at, and of each which pixels are clipped."""
+    tiles = _tiles(checked(pixels))
+    return [planes_of(tile) for tile in tiles], [((tile == 0) | (tile == 255)).any(axis=2) for tile in tiles]
+
+
+def _some(blocks: np.ndarray, most: int) -> np.ndarray:
+    return blocks[:: -(-len(blocks) // most) or 1]
 
 
 def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
@@ -141,6 +188,18 @@ def _scores(coefficients: np.ndarray, noise: float) -> np.ndarray:
     return counts[:, :last].astype(np.float32) @ _log_ratios(noise)[:last]
 
 
+def _scores_below(coefficients: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`[64, 255]`: the evidence for each step at each frequency, of coefficients that were then rounded by a table."""
+    scores = np.zeros((64, len(_STEPS)), np.float32)
+    for i, step in enumerate(table.ravel()):
+        sizes, counts = np.unique(np.rint(np.abs(coefficients[:, i // 8, i % 8]) / step), return_counts=True)
+        sizes, counts = sizes[sizes > 0] * step, counts[sizes > 0]
+        near = np.abs(sizes[:, None] - _STEPS * np.rint(sizes[:, None] / _STEPS)) <= step / 2 + _RESAMPLED
+        density = np.where(near, (1 - _OUTLIERS) * _STEPS / (step + 2 * _RESAMPLED), 0) + _OUTLIERS
+        scores[i] = counts @ np.where(step < _STEPS, np.log(density), 0)
+    return scores
+
+
 def _luma_blocks(planes: list[np.ndarray], clipped: list[np.ndarray], start: tuple[int, int]) -> np.ndarray:
     """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column: neither flat nor clipped, and of
     those that differ by their brightness alone, as they do in drawings, only one.
@@ -179,76 +238,85 @@ class _Fit(NamedTuple):
 
 
 def _best_fit(
-    scores: np.ndarray,
-    blocks: np.ndarray,
-    component: int,
-    reach: float,
-    added: float,
-    most: int = _CLOSELY,
-    quality: int | None = None,
+    scores: np.ndarray, component: int, fit: Callable[[np.ndarray], _Fit], quality: int | None = None
 ) -> _Fit:
     """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
 
     Args:
-        scores: of the blocks' coefficients.
-        blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
+        scores: of coefficients.
         component: 0 for luma, 1 for chroma.
-        reach: how far a sample may be off.
-        added: standard deviation of added noise.
-        most: how many blocks are looked at.
+        fit: says of a table `[8, 8]` what it explains.
         quality: a quality factor that is preferred to others which explain about as much.
     """
-    blocks = blocks[:: -(-len(blocks) // most) or 1]
-    coefficients = dct() @ blocks @ dct().T
     order = np.argsort(-_of_standard_tables(scores, component), kind="stable")[:_TABLES]
     every = np.arange(64)
     best = scores.argmax(axis=1)
     without = scores.copy()
     without[every, best] = -np.inf
     sure = scores[every, best] - without.max(axis=1) > _SURE
-    fits = [
-        _fit(table.reshape(8, 8), coefficients, blocks, reach, added) for table in _standard_tables(component)[order]
-    ]
+    fits = [fit(table.reshape(8, 8)) for table in _standard_tables(component)[order]]
     nearest = max(fits, key=lambda fit: fit.evidence)
     if quality is not None:
-        preferred = _fit(_standard_tables(component)[quality - 1].reshape(8, 8), coefficients, blocks, reach, added)
+        preferred = fit(_standard_tables(component)[quality - 1].reshape(8, 8))
         if preferred.evidence >= _ABOUT_AS_GOOD * nearest.evidence and preferred.explained > nearest.explained - 0.01:
             nearest = preferred
     free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
-    own = _fit(free, coefficients, blocks, reach, added)
+    own = fit(free)
     if own.explained > nearest.explained and own.evidence > nearest.evidence + _SURE * (free != nearest.table).sum():
         return own._replace(determined=own.determined & sure.reshape(8, 8))
     return nearest
 
 
-def _fit(table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float, added: float) -> _Fit:
+def _whole_blocks(blocks: np.ndarray, reach: float, added: float) -> Callable[[np.ndarray], _Fit]:
     """A table explains a block when the nearest multiples of its steps decode to all of its samples.
 
-    By chance that happens once in as many times as there are values in the bins of the coefficients that are not zero.
+    Args:
+        blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
+        reach: how far a sample may be off.
+        added: standard deviation of added noise.
     """
-    if not len(blocks):
+    coefficients = dct() @ blocks @ dct().T
+
+    def fit(table: np.ndarray) -> _Fit:
+        levels = np.rint(coefficients / table)
+        made = dct().T @ (levels * table).astype(np.float32) @ dct()
+        explained = np.abs(blocks - made).max(axis=(1, 2), initial=0) <= reach
+        return _fit(table, levels, explained, max(1.0, _GAUSSIAN * added))
+
+    return fit
+
+
+def _rounded_again(coefficients: np.ndarray, later: np.ndarray) -> Callable[[np.ndarray], _Fit]:
+    """A table explains a block of coefficients when each is where a later table may have moved a multiple."""
+
+    def fit(table: np.ndarray) -> _Fit:
+        levels = np.rint(coefficients / table)
+        explained = (np.abs(coefficients - levels * table) <= later / 2 + _RESAMPLED).all(axis=(1, 2))
+        return _fit(table, levels, explained, np.minimum(later + 2 * _RESAMPLED, table))
+
+    return fit
+
+
+def _fit(table: np.ndarray, levels: np.ndarray, explained: np.ndarray, width: float | np.ndarray) -> _Fit:
+    """By chance a block is explained once in as many times as there are widths in the bins of what is not zero."""
+    if not len(levels):
         return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0)
-    levels, explained = _quantized(table, coefficients, blocks, reach)
     present = (levels != 0) & explained[:, None, None]
-    chance = (present * np.log(table / max(1.0, _GAUSSIAN * added))).sum(axis=(1, 2)) - _SHARED
+    chance = (present * np.log(table / width)).sum(axis=(1, 2)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
     return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()))
-
-
-def _quantized(
-    table: np.ndarray, coefficients: np.ndarray, blocks: np.ndarray, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest multiples of a table's steps `[..., 8, 8]`, and which blocks they explain, `[...]`."""
-    levels = np.rint(coefficients / table)
-    made = dct().T @ (levels * table).astype(np.float32) @ dct()
-    return levels, np.abs(blocks - made).max(axis=(-2, -1), initial=0) <= reach
 
 
 # --- Chroma ---
 
 
 def _chroma(
-    planes: list[np.ndarray], clipped: list[np.ndarray], lost: tuple[int, int], added: float, quality: int
+    planes: list[np.ndarray],
+    clipped: list[np.ndarray],
+    lost: tuple[int, int],
+    added: float,
+    quality: int,
+    whole: bool,
 ) -> tuple[JPEGHistory, _Fit]:
     """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
 
@@ -259,9 +327,10 @@ def _chroma(
     found = None
     for name in ("4:2:0", "4:2:2", "4:4:0", "4:4:4"):
         across, down = SUBSAMPLING_FACTORS[name]
-        for y, x in ((y, x) for y in range(0, 8 * down, 8) for x in range(0, 8 * across, 8)):
+        for y, x in np.ndindex((1, 1) if whole else (down, across)):
             for fancy in (False,) if name == "4:4:4" else (True, False):
-                trial = JPEGHistory("YCbCr", name, fancy, (lost[0] + y, lost[1] + x), (), (), 0.0, 0.0, added)
+                offset = lost[0] + 8 * y, lost[1] + 8 * x
+                trial = JPEGHistory("YCbCr", name, fancy, offset, (), (), 0.0, 0.0, added)
                 nats, fit = _chroma_fit(planes, clipped, trial, quality)
                 if found is None or np.isnan(found[0]).all() or np.nansum(nats - found[0]) < 0:
                     found = nats, trial, fit
@@ -286,7 +355,12 @@ def _chroma_fit(
         chosen += [framed(plane, factors, fancy, padding)[exact] for plane in tile[1:]]
     chosen = np.concatenate(chosen)
     scores = _scores(chosen, np.hypot(_ROUNDING, trial.added))
-    fit = _best_fit(scores, dct().T @ chosen @ dct(), 1, reach, trial.added, quality=quality)
+    blocks = _some(dct().T @ chosen @ dct(), _CLOSELY)
+    explain = _whole_blocks(blocks, reach, trial.added)
+    if trial.added:  # resampled and rounded once more, chroma says little of its table
+        fit = explain(_standard_tables(1)[quality - 1].reshape(8, 8))
+    else:
+        fit = _best_fit(scores, 1, explain, quality)
     nats = []
     for plane, extreme in (
         (plane, extreme) for tile, extreme in zip(planes, clipped, strict=True) for plane in tile[1:]

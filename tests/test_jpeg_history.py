@@ -195,16 +195,40 @@ def test_a_page_without_a_jpeg_shows_none(page):
     assert estimate_history(np.asarray(picture)) is None
 
 
-def test_a_file_saved_again_shows_the_first_one(photo):
-    first = Image.fromarray(decoded(encoded(photo, quality=20)))
-    again = encoded(first.crop((5, 3, 256, 256)), quality=92)
-    tables = [component.quantization_table for component in JPEGFile.open(again).components]
-    earlier = estimate_earlier(decoded(again), tables)
+def saved_again(photo, first, second, left=0, top=0) -> bytes:
+    return encoded(Image.fromarray(decoded(encoded(photo, quality=first))[top:, left:]), quality=second)
+
+
+def earlier_than(data):
+    tables = [component.quantization_table for component in JPEGFile.open(data).components]
+    return estimate_earlier(decoded(data), tables)
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, 75), (40, 75), (20, 85), (60, 85), (40, 92), (20, 97)])
+def test_a_file_saved_again_shows_the_first_one(photo, first, second):
+    earlier = earlier_than(saved_again(photo, first, second))
+    assert (earlier.quality_factor, earlier.offset, earlier.chroma_subsampling) == (first, (0, 0), "4:2:0")
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, 85), (20, 92), (40, 97)])
+def test_a_crop_saved_again_shows_the_first_one_and_its_grid(photo, first, second):
+    earlier = earlier_than(saved_again(photo, first, second, 5, 3))
     assert (earlier.offset[0] % 8, earlier.offset[1] % 8) == (3, 5)
-    assert abs(earlier.quality_factor - 20) <= 2
+    assert abs(earlier.quality_factor - first) <= 2
 
 
-@pytest.mark.parametrize("quality", [60, 92, 97, 98, 100])
+def test_from_the_first_file_more_is_restored_than_from_the_one_at_hand(pipe, photo):
+    data, true = saved_again(photo, 20, 85), np.asarray(photo).astype(float)
+    pictures = [
+        pipe(source, generator=torch.Generator().manual_seed(0), **PRESETS["fast"]).images[0]
+        for source in (encoded(photo, quality=20), DecodedJPEG.open(data), data)
+    ]
+    of_first, below, at_hand = (np.square(np.asarray(picture) - true).mean() for picture in pictures)
+    assert below < 1.05 * of_first
+    assert below < 0.9 * at_hand
+
+
+@pytest.mark.parametrize("quality", [50, 60, 75, 92, 97, 98, 100])
 def test_a_file_saved_once_shows_no_earlier_one(photo, quality):
     once = encoded(photo, quality=quality)
     tables = [component.quantization_table for component in JPEGFile.open(once).components]

@@ -33,7 +33,7 @@ from pipeline_ddrm_jpeg.jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
 QUALITIES = (5, 10, 20, 50, 75, 90)
 CROPS = (None, 200, 64)
 DJPEG = {"djpeg": (), "djpeg -nosmooth": ("-nosmooth",), "djpeg -dct float": ("-dct", "float")}
-SECOND_QUALITIES, FIRST_QUALITIES = (75, 85, 92, 98), (10, 20, 40)
+SECOND_QUALITIES, FIRST_QUALITIES = (75, 85, 92, 97), (10, 20, 40, 60)
 SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -162,6 +162,25 @@ def losses(pictures: list[Image.Image]) -> list[list[str]]:
     return rows
 
 
+def second_losses(pictures: list[Image.Image]) -> list[list[str]]:
+    """Rows of: first and second quality, shift, pictures, and mean PSNR of the second file and of what is restored from
+    the first, from the second, and from the first as the second shows it.
+    """
+    restored, rows = restorer(), []
+    for first, second, top, left in ((20, 75, 0, 0), (40, 85, 0, 0), (20, 85, 3, 5), (40, 92, 3, 5)):
+        values = []
+        for picture in pictures:
+            once, true = encode(picture, first), np.asarray(picture)[top:, left:]
+            again = encode(Image.fromarray(decode(once)[top:, left:]), second)
+            if estimate_earlier(decode(again), quality_tables(second)) is not None:
+                ways = decode(again), restored(once)[top:, left:], restored(again), restored(again, history="estimate")
+                values.append([psnr(one, true) for one in ways])
+        shift = f"{left}, {top}" if top else "aligned"
+        means = (f"{value:.2f}" for value in np.mean(values, axis=0))
+        rows.append([str(first), str(second), shift, f"{len(values)}/{len(pictures)}", *means])
+    return rows
+
+
 def screenshots(pictures: list[Image.Image]) -> list[list[str]]:
     """Rows of: quality, screenshots, in how many the JPEG, and its rectangle, is found, how many pixels changed outside
     it, and mean PSNR of the JPEG and of what is restored from its file and from the screenshot.
@@ -260,8 +279,8 @@ def main() -> None:
     start = time.process_time()
     estimate_history(large)
     large_seconds = time.process_time() - start
-    saved = evenly(pictures, 2)
-    again = second_saves(saved)
+    saved = evenly(pictures, 5)
+    again, lost_again = second_saves(saved), second_losses(saved)
     lost = losses(evenly(pictures, arguments.restored))
     shot = "Left out: this needs chromium and the extra browser."
     if shutil.which("chromium") and find_spec("playwright"):
@@ -270,6 +289,8 @@ def main() -> None:
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
+    from_which = ["first QF", "second QF", "shift", "pictures", "second file", "the first's restored"]
+    from_which += ["the second's, as it is", "as the first"]
     measured = ["QF", "pictures", "JPEG", "its file", "its pixels", "its file, crop alone", "pixels of a crop"]
     text = f"""# Pictures whose JPEG file is gone
 
@@ -292,9 +313,15 @@ Pictures that never were JPEGs, or were resized since, and noise and gradients, 
 ## JPEG saved again
 
 Of {len(saved)} pictures: the share whose first grid is found; and the share whose first
-quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found.
+quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found. On the same grid the
+coefficients of the file say which multiples they had been; on a shifted one they are noise to each other.
 
 {markdown([["second QF", "shift", *first], *again])}
+
+What that is worth: PSNR (dB) of the second file, and of what the preset `fast` makes of the first file, of the second
+as it is, and of the second with `--saved-again`; the mean over the pictures in which the first was found.
+
+{markdown([from_which, *lost_again])}
 
 ## What restoring without the file costs
 
