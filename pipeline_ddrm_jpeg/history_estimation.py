@@ -145,6 +145,9 @@ def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
 
 def _densest(votes: np.ndarray) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the rectangle with the largest sum (Bentley, 1984, for all pairs of rows)."""
+    if len(votes) > votes.shape[1]:  # which there may be very many of
+        left, right, top, bottom = _densest(votes.T)
+        return top, bottom, left, right
     best, found = 0, (0, 0, 0, 0)
     for top in range(len(votes)):
         sums = np.pad(votes[top:].cumsum(axis=0).cumsum(axis=1), ((0, 0), (1, 0)))

@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from pipeline_ddrm_jpeg import (
@@ -24,7 +28,7 @@ from pipeline_ddrm_jpeg import (
     observe,
 )
 from pipeline_ddrm_jpeg.decoded_coefficients import read_coefficients
-from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
+from pipeline_ddrm_jpeg.history_estimation import _densest, estimate_earlier, estimate_history
 from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
 
 ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
@@ -186,6 +190,14 @@ def test_the_jpeg_on_a_page_is_found_and_the_page_stays_as_it_is(pipe, page):
     assert (result.std[0] > 0).any(axis=2).sum() <= height * width
     as_floats = pipe(picture, history="estimate", num_samples=2, output_type="np", **FAST).images[0]
     assert np.abs(as_floats - np.asarray(picture) / 255)[:top].max() < 1e-6
+
+
+@given(arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(-3, 3)))
+def test_the_densest_rectangle_is_the_one_of_all_that_has_the_largest_sum(votes):
+    top, bottom, left, right = _densest(votes)
+    rows, columns = (list(combinations(range(side + 1), 2)) for side in votes.shape)
+    largest = max(votes[slice(*a), slice(*b)].sum() for a in rows for b in columns)
+    assert votes[top:bottom, left:right].sum() == max(largest, 0)
 
 
 def test_a_page_without_a_jpeg_shows_none(page):
