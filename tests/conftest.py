@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 
 ROOT = Path(__file__).parent.parent
+
+# However busy the machine is: what a property takes, or making its examples, is no reason to fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ MARKERS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.data(),
     identifiers=st.sampled_from([b"\1\2\3", b"RGB", b"rgb", b"BGR", b"\0\1\2", b"\x22\1\x11"]),
@@ -288,7 +288,7 @@ def test_a_file_opened_as_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_truncated_file_is_detected_wherever_it_was_cut(photo, progressive, data):
     whole = jpeg_bytes(photo.resize((48, 40)), quality=60, progressive=progressive)
@@ -314,7 +314,7 @@ def test_a_progressive_file_that_lacks_its_last_scans_is_detected(photo):
             JPEGFile.open(whole[:tables] + b"\xff\xd9")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(photo, data):
     kind = data.draw(st.sampled_from(["baseline", "progressive", "greyscale", "restarts"]))

@@ -73,7 +73,7 @@ def test_paper_operator_decodes_as_the_released_program(reference, quality_facto
     np.testing.assert_allclose(decoded[:1], reference[f"decoded_{quality_factor}"], atol=2e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(operator=jpeg_operators, seed=st.integers(0, 2**32))
 def test_encoding_a_decoded_random_measurement_gives_it_back_exactly(operator, seed):
     y = random_measurement(operator, seed)
@@ -88,7 +88,7 @@ def test_encoding_a_decoded_real_file_gives_its_coefficients_back_exactly(photo,
     assert equal(seen.operator.encode(seen.operator.decode(seen.y)), seen.y)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(operator=st.one_of(jpeg_operators, quantizers), seed=st.integers(0, 2**32))
 def test_corrections_reach_the_measurement_and_leave_their_inputs_alone(operator, seed):
     x, clean = random_picture(operator, seed, scale=0.3), random_picture(operator, seed + 1, scale=0.3)
@@ -100,7 +100,7 @@ def test_corrections_reach_the_measurement_and_leave_their_inputs_alone(operator
     assert torch.equal(x, before)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(operator=jpeg_operators, seed=st.integers(0, 2**32))
 def test_the_quick_projection_is_the_formula_of_the_paper(operator, seed):
     x = random_picture(operator, seed)
@@ -108,7 +108,7 @@ def test_the_quick_projection_is_the_formula_of_the_paper(operator, seed):
     torch.testing.assert_close(operator.project(x, y), Operator.project(operator, x, y), atol=2e-5, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(operator=st.one_of(jpeg_operators, quantizers), seed=st.integers(0, 2**32))
 def test_nearest_leaves_a_consistent_picture_where_it_is_and_moves_less_than_the_paper_does(operator, seed):
     x = random_picture(operator, seed, scale=0.3)

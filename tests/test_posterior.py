@@ -52,7 +52,7 @@ def test_moments_agree_with_scipy_where_scipy_is_exact():
     np.testing.assert_array_less(np.abs(variance / expected.var() - 1)[inside], 2e-3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     position=st.floats(-1000, 1000),
     std=st.floats(-3, 3).map(lambda power: 10.0**power),

@@ -213,7 +213,7 @@ SURPLUS = [
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(surplus=st.lists(st.sampled_from(SURPLUS) | st.binary(min_size=1), min_size=1, max_size=4))
 def test_what_stands_between_the_last_block_and_the_end_does_no_harm(photo, options, surplus):
     clean = jpeg_bytes(photo.resize((40, 40)), quality=60, **options)
