@@ -61,6 +61,8 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     Raises:
         ValueError: for another shape or type.
     """
+    if min(pixels.shape[:2]) < _SMALLEST:
+        return None
     planes, clipped = _looked_at(pixels)
     starts = [(top, left) for top in range(8) for left in range(8)]
     blocks = [_luma_blocks(planes, clipped, start) for start in starts]
@@ -91,7 +93,7 @@ def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHis
     """
     planes, clipped = _looked_at(pixels)
     blocks = _luma_blocks(planes, clipped, (0, 0))
-    if not len(blocks):
+    if not len(blocks):  # none is whole, or all are flat or clipped
         return None
     coefficients = dct() @ blocks @ dct().T
     some = _some(coefficients, _CLOSELY)

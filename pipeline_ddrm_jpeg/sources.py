@@ -67,6 +67,17 @@ def open_source(
         raise NoJPEGError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
 
 
+def earlier_jpeg(source: Path | IO[bytes]) -> str | None:
+    """The earlier, coarser JPEG that the pixels of a JPEG file show, in words."""
+    try:
+        history = DecodedJPEG.open(source).history
+    except (JPEGFileError, OSError, ValueError, Image.DecompressionBombError):
+        return None
+    top, left = (lost % 8 for lost in history.offset)
+    shifted = f", grid shifted by {left}, {top}" if top or left else ""
+    return f"first at about quality {history.quality_factor}{shifted}"
+
+
 def read_once(source: Path | bytes | IO[bytes]) -> io.BytesIO:
     """What a source holds, with its name: a pipe can be read but once."""
     if isinstance(source, Path):

@@ -290,3 +290,15 @@ def test_restore_and_inspect_say_that_it_was_estimated(photo, tmp_path):
     assert "assumed: a JPEG of about quality 30" in assumed.stdout
     wrong = run("restore", "clean.png", "--grid", "3,2", cwd=tmp_path)
     assert (wrong.returncode, "--assume-quality" in wrong.stderr) == (2, True)
+
+
+def test_a_file_saved_again_is_restored_from_the_first_when_asked_to(photo, tmp_path):
+    (tmp_path / "again.jpg").write_bytes(saved_again(photo, 20, 88))
+    once = ("--steps", "1", "--samples", "1", "--init-timestep", "50")
+    done = run("restore", "again.jpg", *once, cwd=tmp_path)
+    assert "again.jpg  was saved again, first at about quality 20: --saved-again restores more" in done.stdout
+    done = run("restore", "again.jpg", "--saved-again", "--overwrite", *once, cwd=tmp_path)
+    assert "estimated: saved again, first as a JPEG of about quality 20" in done.stdout
+    assert "--saved-again restores" not in done.stdout
+    told = run("inspect", "again.jpg", cwd=tmp_path).stdout
+    assert "first at about quality 20; then at 88" in told

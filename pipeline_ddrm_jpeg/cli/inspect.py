@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,8 @@ from ..decoded_jpeg import DecodedJPEG
 from ..files import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
-from ..jpeg_file import JPEGFile
 from ..jpeg_markers import JPEGDamageError, JPEGFileError
-from ..sources import REPAIR_HINT, open_source, read_once
+from ..sources import REPAIR_HINT, earlier_jpeg, open_source, read_once
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
@@ -62,8 +61,8 @@ def inspect(
         "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
-    if earlier := _earlier(stream, jpeg):
-        facts["saved_again"] = earlier
+    if not jpeg.damage and (earlier := earlier_jpeg(stream)):
+        facts["saved_again"] = f"{earlier}; then at {jpeg.quality_factor}"
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
@@ -121,19 +120,6 @@ def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
         "quantization_tables": [table.tolist() for table in history.quantization_tables],
         "determined": [shown.tolist() for shown in history.determined],
     }
-
-
-def _earlier(stream: IO[bytes], file: JPEGFile) -> str | None:
-    """The earlier, coarser JPEG that a whole file shows, in words."""
-    if file.damage:
-        return None
-    try:
-        earlier = DecodedJPEG.open(stream).history
-    except (JPEGFileError, OSError, ValueError):
-        return None
-    top, left = (lost % 8 for lost in earlier.offset)
-    shifted = f", grid shifted by {left}, {top}" if top or left else ""
-    return f"first at about quality {earlier.quality_factor}{shifted}; then at {file.quality_factor}"
 
 
 def degrade(
