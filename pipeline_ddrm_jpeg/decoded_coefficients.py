@@ -61,7 +61,11 @@ def exact_blocks(pixels: np.ndarray, history: JPEGHistory) -> tuple[np.ndarray, 
 
 def _unclipped(pixels: np.ndarray, history: JPEGHistory, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The coefficients of each component, and the levels that they are nearest to."""
-    seen = planes_of(checked(pixels))[: len(history.sampling_factors)]
+    components = len(history.sampling_factors)
+    pixels = checked(pixels)
+    if components > pixels.shape[2]:  # a part without colour of a picture that has some
+        pixels = pixels.repeat(components, axis=2)
+    seen = planes_of(pixels)[:components]
     size = seen.shape[1:]
     padding, planes, levels = history.padding(*size), seen, None
     ways = [(history.subsampling(i), history.fancy_upsampling, padding) for i in range(len(seen))]

@@ -17,6 +17,8 @@ _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
 _LOWER = 5  # and how far its quality factor is below that of the file
 _TILE, _TILES = 128, 4  # pixels a side, and number, of the parts in which a JPEG is looked for
 _JUMP, _EDGE = 6.0, 32.0  # grey levels: the largest jump that counts in full, and the least that is drawn
+_BAND, _BANDS = 32, 12  # rows, and number, of the bands that are enough to see that a JPEG is all there is
+_ALL_OF_IT = 0.99  # share of their blocks that it then explains
 _MOSTLY = 0.6  # share of the blocks of a part that its JPEG must explain
 _LEAST = 16  # blocks of a part
 _EDGE_JUMP = 2.0  # times the usual difference of neighbouring lines, that at the edge of a picture on a page
@@ -96,8 +98,11 @@ def _jumps(plane: np.ndarray) -> np.ndarray:
 
 def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
     """The part of a picture that a JPEG explains; `None` for all of it."""
+    history = history.beyond_region()
+    if len(pixels) > 2 * _BANDS * _BAND and _in_bands(pixels, history):
+        return None
     luma = planes_of(pixels)[0]
-    exact, start = exact_blocks(pixels, history.beyond_region())
+    exact, start = exact_blocks(pixels, history)
     blocks = in_units(luma, (8, 8), start)
     flat = np.ptp(blocks, axis=(2, 3)) == 0
     votes = np.where(flat, _FLAT, np.where(exact, 1.0, -1.0))
@@ -116,6 +121,17 @@ def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
     top, bottom = _to_edges(rows, luma[:, columns])
     left, right = _to_edges(columns, luma[rows].T)
     return Region(top, left, bottom - top, right - left)
+
+
+def _in_bands(pixels: np.ndarray, history: JPEGHistory) -> bool:
+    """Whether a JPEG explains bands of a picture, from the first rows to the last."""
+    missed = count = 0
+    for top in np.linspace(0, len(pixels) - _BAND, _BANDS).astype(int):
+        band = pixels[top : top + _BAND]
+        exact, start = exact_blocks(band, history.below(int(top)))
+        flat = np.ptp(in_units(planes_of(band)[0], (8, 8), start), axis=(2, 3)) == 0
+        missed, count = missed + (~exact & ~flat).sum(), count + (~flat).sum()
+    return missed <= (1 - _ALL_OF_IT) * count
 
 
 def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:

@@ -91,10 +91,12 @@ class JPEGHistory:
 
     def beyond_region(self) -> JPEGHistory:
         """The same JPEG, were it as large as the picture that it is a part of."""
-        if self.region is None:
-            return self
-        first = zip(self.offset, self.region[:2], self.mcu_size, strict=True)
-        return replace(self, offset=tuple((lost - start) % unit for lost, start, unit in first), region=None)
+        return self.below(-self.region.top, -self.region.left) if self.region else self
+
+    def below(self, rows: int, columns: int = 0) -> JPEGHistory:
+        """The history of what is so many rows and columns further in the picture."""
+        lost = zip(self.offset, (rows, columns), self.mcu_size, strict=True)
+        return replace(self, offset=tuple((first + more) % unit for first, more, unit in lost), region=None)
 
     def padding(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((above, below), (left, right)): pixels that a picture lacks of whole MCUs."""

@@ -200,6 +200,14 @@ def test_the_densest_rectangle_is_the_one_of_all_that_has_the_largest_sum(votes)
     assert votes[top:bottom, left:right].sum() == max(largest, 0)
 
 
+def test_the_jpeg_on_a_high_page_without_colour_is_found(page):
+    picture, (top, left, height, width) = page
+    high = Image.new("RGB", (640, 1400), "white")
+    ImageDraw.Draw(high).text((5, 3), "\n".join(f"{n} lines of text " * 6 for n in range(90)), "black")
+    high.paste(picture.crop((left, top, left + width, top + height)), (left, 700))
+    assert estimate_history(np.asarray(high)).region == (700, left, height, width)
+
+
 def test_a_page_without_a_jpeg_shows_none(page):
     picture, (top, left, height, width) = page
     picture = picture.copy()

@@ -294,7 +294,7 @@ def main() -> None:
     measured = ["QF", "pictures", "JPEG", "its file", "its pixels", "its file, crop alone", "pixels of a crop"]
     text = f"""# Pictures whose JPEG file is gone
 
-What `pipeline_ddrm_jpeg/jpeg_history.py` finds in pixels, as `scripts/reports/history.py PICTURES --limit
+What `pipeline_ddrm_jpeg/history_estimation.py` finds in pixels, as `scripts/reports/history.py PICTURES --limit
 {arguments.limit} --restored {arguments.restored} --most-clean {arguments.most_clean}` prints it.
 
 ## Grid, subsampling and tables
