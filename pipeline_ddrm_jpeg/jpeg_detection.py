@@ -356,13 +356,12 @@ def _chroma_fit(
         exact = ~in_units(inexact, trial.mcu_size).any(axis=(2, 3)) & ~cut_blocks(factors, padding, extreme.shape)
         chosen += [framed(plane, factors, fancy, padding)[exact] for plane in tile[1:]]
     chosen = np.concatenate(chosen)
-    scores = _scores(chosen, np.hypot(_ROUNDING, trial.added))
     blocks = _some(dct().T @ chosen @ dct(), _CLOSELY)
     explain = _whole_blocks(blocks, reach, trial.added)
     if trial.added:  # resampled and rounded once more, chroma says little of its table
         fit = explain(_standard_tables(1)[quality - 1].reshape(8, 8))
     else:
-        fit = _best_fit(scores, 1, explain, quality)
+        fit = _best_fit(_scores(chosen, _ROUNDING), 1, explain, quality)
     nats = []
     for plane, extreme in (
         (plane, extreme) for tile, extreme in zip(planes, clipped, strict=True) for plane in tile[1:]
