@@ -69,7 +69,8 @@ TO_QUERY = """(preset, ...values) => {
   const names = %s, [sharpness, seed] = values.slice(names.length);
   const own = preset ? [["preset", preset]] : names.map((name, i) => [name, values[i]]);
   if (sharpness) own.push(["sharpness", sharpness]);
-  const query = new URLSearchParams([...own, ["seed", seed]]).toString();
+  if (seed !== null) own.push(["seed", seed]);
+  const query = new URLSearchParams(own).toString();
   history.replaceState(null, "", "?" + query);
   if (window.parent !== window) window.parent.postMessage({queryString: query}, "https://huggingface.co");
 }"""

@@ -176,6 +176,16 @@ def press(page: Any, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
+def open_settings(page: Any) -> None:
+    """Show the settings. Some frames later gradio writes their values once more, over what is typed in between."""
+    press(page, "Settings ▼")
+    page.get_by_label("seed").wait_for()
+    page.evaluate("""() => new Promise(done => {
+      const wait = frames => frames ? requestAnimationFrame(() => wait(frames - 1)) : setTimeout(done, 100);
+      wait(3);
+    })""")
+
+
 def downloaded(page: Any) -> tuple[str, bytes]:
     page.locator(".compare img.right").wait_for()
     with page.expect_download() as download:
@@ -503,8 +513,9 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
 def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
     page = visitor()
     choose(page, jpeg)
-    press(page, "Settings ▼")
+    open_settings(page)
     page.get_by_label("seed").fill("")
+    page.wait_for_url(lambda url: "preset=" in url and "seed" not in url)
     press(page, "Restore")
     page.locator(".refusal").get_by_text("seed is empty; it must be a whole number from 0 to").wait_for()
     page.get_by_label("seed").fill("3")
@@ -573,7 +584,7 @@ def test_nothing_can_be_set_before_the_address_was_read(space, chromium) -> None
     with page.expect_request("**/queue/join*"):
         page.goto(f"{space.url}/?sharpness=0.5&seed=4")
     sharpness, seed = page.get_by_label(re.compile("^number input for Sharpness")), page.get_by_label("seed")
-    press(page, "Settings ▼")
+    open_settings(page)
     for control in (sharpness, seed, page.get_by_label("best"), page.get_by_role("button", name="Restore", exact=True)):
         assert control.is_disabled()
     held[0].continue_()
@@ -591,7 +602,7 @@ def test_a_late_answer_about_an_upload_hides_no_refusal(visitor, jpeg) -> None:
     held = hold_the_first(page, answers)
     with page.expect_request(lambda one: "/queue/join" in one.url and one.post_data_json["fn_index"] in answers):
         choose(page, jpeg)
-    press(page, "Settings ▼")
+    open_settings(page)
     page.get_by_label("seed").fill("")
     press(page, "Restore")
     refused = page.locator(".refusal").get_by_text("seed is empty")
@@ -812,7 +823,7 @@ def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_fo
 def test_the_address_holds_the_settings(visitor) -> None:
     page = visitor("?preset=best&seed=7")
     wait_for(lambda: page.get_by_label("best").is_checked())
-    press(page, "Settings ▼")
+    open_settings(page)
     assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "2"
     assert page.get_by_label("seed").input_value() == "7"
     page.get_by_label("nearest").check()
