@@ -154,14 +154,16 @@ def test_means_and_tables_have_the_shape_of_table_1():
         }
         return common | {"method": method, "psnr": value, "ssim": 0.75, "psnr_b": value - 1}
 
-    means = summarize([row(image, method, value + image)
-                       for image in (0, 1) for method, value in (("JPEG", 25.0), ("Ours (A)", 27.0))])  # fmt: skip
+    means = summarize([row("a", "JPEG", 25.0), row("a", "Ours (A)", 29.25),
+                       row("b", "JPEG", 26.0), row("b", "Ours (A)", 25.75)])  # fmt: skip
     assert [mean["metrics"]["psnr"] for mean in means] == [25.5, 27.5]
     assert [mean["images"] for mean in means] == [2, 2]
     text = evaluation_tables(means, {"lpips": "no network"}).splitlines()
     assert "| Method | QF 10 PSNR | QF 10 SSIM | QF 10 LPIPS |" in text
     assert "| Ours (A) | **27.50** | **0.750** | n/a |" in text
-    assert "| 10 | Ours (A) | +2.00 | 26.50 | 0.500 |  |  |  |" in text
+    assert "| 10 | Ours (A) | +2.00 | -0.25 | 26.50 | 0.500 |  |  |  |" in text
+    assert [means[1][name] for name in ("least_gain", "least_gain_image", "made_worse")] == [-0.25, "b", 1]
+    assert "least_gain" not in means[0]
     assert text[-1] == "LPIPS is n/a: no network."
 
 

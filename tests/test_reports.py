@@ -38,6 +38,8 @@ def results(tmp_path):
             row["bits_per_pixel"] = 0.25 * 2**i * rate
             if method.startswith("Ours"):
                 row |= {"network_evaluations": 4 if method == "Ours (S)" else 16, "seconds": 1.5, "consistency": 1.0}
+            if method != "JPEG":
+                row |= {"least_gain": gain - 0.75, "least_gain_image": f"{factor}.png", "made_worse": int(gain < 0.75)}
             rows.append(row)
     protocol = {"quality_factors": FACTORS, "convention": "libjpeg", "baselines": ["waifu2x"], "preset": "balanced"}
     protocol["chroma_subsampling"] = "4:2:0"
@@ -87,7 +89,8 @@ def test_results_are_gathered_with_the_command_that_made_them(results, tmp_path)
         "evaluate set --output RESULTS --quality 10,30,50,80 --convention libjpeg --subsampling 4:2:0 --preset balanced"
         in text
     )
-    assert "| 10 | Ours (A) | +1.00 | 24.0 | 0.250 | 100 % | 16 | 1.50 |" in text
+    assert "| 10 | Ours (A) | +1.00 | +0.25 | 24.0 | 0.250 | 100 % | 16 | 1.50 |" in text
+    assert "| libjpeg | 4:2:0 | 50 | 2 | 1 | 1 | 0 | -0.25 | set/50.png |" in text
     assert "LPIPS is n/a: no network." in text
     gathered = json.loads((tmp_path / "results.json").read_text())
     assert len(gathered["rows"]) == 16

@@ -256,15 +256,28 @@ _KEY = ("convention", "chroma_subsampling", "quality_factor", "method")
 def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Means over the pictures of each set, by convention, subsampling, quality factor and method, as they first appear.
 
-    A mean that is not finite (equal pictures have no PSNR) is `None`.
+    A mean that is not finite (equal pictures have no PSNR) is `None`. What restores has, beside them, the least gain in
+    PSNR over the JPEG that a picture has, the name of that picture, and how many pictures are worse than their JPEG.
     """
-    means = []
+    means, rows = [], list(rows)
+    jpeg = {_place_of(row): row["psnr"] for row in rows if row["method"] == JPEG}
     for (dataset, *key), group in groups(rows, "dataset", *_KEY).items():
         entry = {"dataset": dataset, "images": len(group), **dict(zip(_KEY, key, strict=True))}
         entry["metrics"] = {name: _mean(group, name) for name in COLUMNS if name in group[0]}
         others = ("bits_per_pixel", "consistency", "network_evaluations", "seconds")
-        means.append(entry | {name: _mean(group, name) for name in others if group[0].get(name) is not None})
+        entry |= {name: _mean(group, name) for name in others if group[0].get(name) is not None}
+        gains = [(row["psnr"] - jpeg[_place_of(row)], row["image"]) for row in group if _place_of(row) in jpeg]
+        gains = [gain for gain in gains if math.isfinite(gain[0])]
+        if gains and entry["method"] != JPEG:
+            least, name = min(gains)
+            entry |= {"least_gain": least, "least_gain_image": name, "made_worse": sum(gain < 0 for gain, _ in gains)}
+        means.append(entry)
     return means
+
+
+def _place_of(row: Mapping[str, Any]) -> tuple:
+    """The degraded picture that a row is about."""
+    return tuple(row[name] for name in ("dataset", "image", *_KEY[:-1]))
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -73,13 +73,14 @@ def _table_1(means: Sequence[Mapping[str, Any]]) -> str:
 
 def _details(means: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in ("psnr_8bit", "psnr_b", "ssimulacra2") if name in means[0]["metrics"]]
-    head = ["QF", "Method", "gain in PSNR", *(COLUMNS[name].label for name in names), "bits a pixel"]
+    head = ["QF", "Method", "gain in PSNR", "least gain", *(COLUMNS[name].label for name in names), "bits a pixel"]
     rows = [[*head, "coefficients kept", "network evaluations", "seconds"]]
     jpeg = {mean["quality_factor"]: mean["metrics"]["psnr"] for mean in means if mean["method"] == JPEG}
     for mean in means:
         factor, value = mean["quality_factor"], mean["metrics"]["psnr"]
         known = mean["method"] != JPEG and None not in (value, jpeg[factor])
         cells = [str(factor), mean["method"], f"{value - jpeg[factor]:+.2f}" if known else ""]
+        cells.append(f"{mean['least_gain']:+.2f}" if "least_gain" in mean else "")
         cells += [shown(name, mean["metrics"][name]) for name in names]
         kept, evaluations = mean.get("consistency"), mean.get("network_evaluations")
         cells.append(f"{mean['bits_per_pixel']:.3f}" if "bits_per_pixel" in mean else "")

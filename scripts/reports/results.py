@@ -11,7 +11,8 @@ from typing import Any
 
 from common import ROOT, evaluation, write
 
-from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
+from pipeline_ddrm_jpeg.evaluation.protocol import JPEG, SINGLE
+from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables, groups, markdown
 
 INTRODUCTION = """# Results
 
@@ -32,6 +33,11 @@ Text, diagrams and screens are in [graphics.md](graphics.md).
 
 The paper's prior has 85 times as many parameters. On ImageNet its Table 1 has, for JPEG / Ours (S) / Ours (A), PSNR of
 23.46 / 25.19 / 25.90 dB at QF 5, 26.12 / 27.68 / 28.37 at QF 10 and 29.53 / 30.98 / 31.58 at QF 30.
+"""
+WORSE = """## What is made worse
+
+How many pictures of all sets have a lower PSNR than their JPEG, and which of ours gains least:
+
 """
 FIGURES = """## Figures
 
@@ -70,6 +76,19 @@ def command(record: dict[str, Any]) -> str:
     return " ".join(words)
 
 
+def made_worse(means: list[dict[str, Any]]) -> str:
+    """How many pictures each method made worse, and where our samples gain least, for each kind of file."""
+    methods = list(dict.fromkeys(mean["method"] for mean in means if mean["method"] != JPEG))
+    rows = [["convention", "subsampling", "QF", "pictures", *methods, f"least gain, {SINGLE}", "of"]]
+    for (*kind, factor), group in groups(means, "convention", "chroma_subsampling", "quality_factor").items():
+        own = {name: [mean for mean in group if mean["method"] == name] for name in methods}
+        counts = [str(sum(mean["made_worse"] for mean in each)) if each else "" for each in own.values()]
+        least = min(own[SINGLE], key=lambda mean: mean["least_gain"])
+        rows.append([*kind, str(factor), str(sum(mean["images"] for mean in own[SINGLE])), *counts])
+        rows[-1] += [f"{least['least_gain']:+.2f}", f"{least['dataset']}/{least['least_gain_image']}"]
+    return markdown(rows)
+
+
 def make(folders: list[Path], output: Path) -> None:
     parts, gathered = [INTRODUCTION], {"command": [], "versions": None, "commit": [], "rows": []}
     for folder in folders:
@@ -82,7 +101,7 @@ def make(folders: list[Path], output: Path) -> None:
         gathered["prior_sha256"] = record["prior_sha256"]
         made_with = {name: record["protocol"][name] for name in ("preset", "settings")}
         gathered["rows"] += [row | made_with for row in record["rows"]]
-    parts.append(FIGURES)
+    parts += [f"{WORSE}{made_worse(gathered['rows'])}\n", FIGURES]
     versions = ", ".join(f"{name} {version}" for name, version in gathered["versions"].items())
     parts.append(f"Prior `{gathered['prior_sha256'][:12]}`, with {versions}.\n")
     write(output.with_suffix(".md"), "\n".join(parts))
