@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .decoded_coefficients import exact_blocks
 from .jpeg_detection import detect, detect_below
@@ -16,6 +17,7 @@ from .jpeg_tables import estimate_quality_factor
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
 _LOWER = 5  # and how far its quality factor is below that of the file
 _TILE, _TILES = 128, 4  # pixels a side, and number, of the parts in which a JPEG is looked for
+_CELL = 32  # pixels that these are apart at least
 _JUMP, _EDGE = 6.0, 32.0  # grey levels: the largest jump that counts in full, and the least that is drawn
 _BAND, _BANDS = 32, 12  # rows, and number, of the bands that are enough to see that a JPEG is all there is
 _ALL_OF_IT = 0.99  # share of their blocks that it then explains
@@ -28,7 +30,7 @@ _FLAT = -0.05  # of a block: what one in a single colour says for its being in t
 def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
     """The JPEG that a picture, or a rectangle in it, went through last; `None` where it shows none.
 
-    Of several that lie side by side that which shows most is found.
+    Of several that lie side by side that which shows most is found; once it is restored, it shows none any more.
 
     Args:
         pixels: `[H, W]` or `[H, W, 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since.
@@ -70,30 +72,33 @@ def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHi
 
 def _in_a_tile(pixels: np.ndarray) -> JPEGHistory | None:
     """The JPEG of that tile which shows one most clearly, of those whose rows and columns jump most every 8 pixels."""
-    height, width = (side // _TILE for side in pixels.shape[:2])
-    if height * width < 2:
+    if min(pixels.shape[:2]) < _TILE or max(pixels.shape[:2]) < _TILE + _CELL:
         return None
     luma = planes_of(pixels)[0]
     jumps = _jumps(luma) + _jumps(luma.T).T
-    tiles = [Region(_TILE * y, _TILE * x, _TILE, _TILE) for y, x in np.ndindex(height, width)]
     best = None
-    for i in np.argsort(-jumps, axis=None, kind="stable")[:_TILES]:
-        found = detect(tiles[i].of(pixels))
+    for _ in range(_TILES):
+        y, x = np.unravel_index(jumps.argmax(), jumps.shape)
+        tile = Region(_CELL * int(y), _CELL * int(x), _TILE, _TILE)
+        found = detect(tile.of(pixels))
         if found and (best is None or found.evidence > best.evidence):
-            best = replace(found, region=tiles[i])
+            best = replace(found, region=tile)
+        reach = _TILE // _CELL - 1
+        jumps[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = -np.inf
     return best
 
 
 def _jumps(plane: np.ndarray) -> np.ndarray:
     """How much more the columns of each tile jump at one of every 8 than at any other, `[down, across]`."""
-    down, across = (side // _TILE for side in plane.shape)
+    down, across = (side // _CELL for side in plane.shape)
     steps = np.abs(np.diff(plane, axis=1))
     excess = steps[:, 1:-1] - (steps[:, :-2] + steps[:, 2:]) / 2
     excess = np.where(np.maximum(np.maximum(steps[:, :-2], steps[:, 1:-1]), steps[:, 2:]) < _EDGE, excess, 0)
-    excess = np.pad(excess.clip(-_JUMP, _JUMP), ((0, 0), (2, 1)))[: _TILE * down, : _TILE * across]
-    columns = excess.reshape(down, _TILE, across, _TILE // 8, 8).mean(axis=(1, 3))
-    columns.sort(axis=-1)
-    return columns[..., -1] - columns[..., -2]
+    excess = np.pad(excess.clip(-_JUMP, _JUMP), ((0, 0), (2, 1)))[: _CELL * down, : _CELL * across]
+    cells = excess.reshape(down, _CELL, across, _CELL // 8, 8).mean(axis=(1, 3))
+    tiles = sliding_window_view(cells, (_TILE // _CELL, _TILE // _CELL), axis=(0, 1)).mean(axis=(-2, -1))
+    tiles.sort(axis=-1)
+    return tiles[..., -1] - tiles[..., -2]
 
 
 def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:

@@ -192,6 +192,18 @@ def test_the_jpeg_on_a_page_is_found_and_the_page_stays_as_it_is(pipe, page):
     assert np.abs(as_floats - np.asarray(picture) / 255)[:top].max() < 1e-6
 
 
+def test_of_two_jpegs_on_a_page_the_second_is_found_once_the_first_is_restored(pipe, page, photo):
+    picture, place = page
+    picture, second = picture.copy(), Image.fromarray(decoded(encoded(photo.crop((30, 20, 190, 132)), quality=50)))
+    picture.paste(second, (468, 361))
+    regions = set()
+    while history := estimate_history(np.asarray(picture)):
+        regions.add(history.region)
+        assert len(regions) <= 2
+        picture = pipe(picture, history=history, **FAST).images[0]
+    assert regions == {place, (361, 468, 112, 160)}
+
+
 @given(arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(-3, 3)))
 def test_the_densest_rectangle_is_the_one_of_all_that_has_the_largest_sum(votes):
     top, bottom, left, right = _densest(votes)

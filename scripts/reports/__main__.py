@@ -101,7 +101,7 @@ def main() -> None:
     def make_results() -> None:
         folders = [
             evaluate("balanced", sets, 1000, *others, "--quality", "5,10,20,30,40"),
-            evaluate("balanced", sets, 8, *others, "--quality", "60,75,85,92,97"),
+            evaluate("balanced", sets, 1000, *others, "--quality", "60,75,85,92,97"),
             evaluate("balanced", sets, 8, *others, "--quality", "10,40,75,92", "--subsampling", "4:4:4"),
             evaluate("balanced", sets, 8, "--convention", "released"),
         ]
