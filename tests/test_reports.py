@@ -180,6 +180,20 @@ def checkout(photo, tmp_path):
     return tmp_path
 
 
+def test_the_spread_of_samples_is_compared_with_their_error(checkout):
+    folder = checkout / "pictures" / "kodak24"
+    done = run("spread.py", folder, "--size", "32", "--quality-factors", "10", "--output", checkout / "docs" / "spread")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((checkout / "docs" / "spread.json").read_text())
+    for name, found in record.items():
+        shares, errors = zip(*found["classes"], strict=True)
+        assert sum(shares) == pytest.approx(1)
+        assert [share > 0 for share in shares] == [error is not None for error in errors]
+        assert found["ratio"] > 0
+        settings, _, factor = name.partition("; QF ")
+        assert f"| {settings} | {factor} | {found['ratio']:.2f} |" in (checkout / "docs" / "spread.md").read_text()
+
+
 def test_one_command_makes_every_number_anew(checkout, prior_folder):
     arguments = ["--prior", prior_folder, "--size", "32", "--root", checkout, "--work", checkout / "build"]
     done = run("", checkout / "pictures", *arguments, "--only", "results", "pages")

@@ -11,6 +11,7 @@ changes numbers, remove build/results. The stages, and what they write:
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
   samplers         docs/samplers.md, docs/samplers.json
+  spread           docs/spread.md, docs/spread.json
   graphics         docs/graphics.md
   history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
@@ -42,7 +43,7 @@ from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
 STAGES = (
-    *("results", "presets", "corrections", "samplers", "graphics", "history", "rate-distortion"),
+    *("results", "presets", "corrections", "samplers", "spread", "graphics", "history", "rate-distortion"),
     *("figures", "benchmark", "throughput", "pages"),
 )
 _WITHOUT_PICTURES = {"graphics", "figures", "benchmark", "pages"}
@@ -129,6 +130,11 @@ def main() -> None:
         command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
+    def make_spread() -> None:
+        folders = [path for path in sets if path.name not in CHOSEN_ON] or sets
+        command = [Path(__file__).with_name("spread.py"), *folders, "--output", docs / "spread"]
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+
     def curves() -> Path:
         return next((path for path in sets if path.name == CURVES), sets[0])
 
@@ -171,7 +177,8 @@ def main() -> None:
 
     makers = (
         *(make_results, make_presets, partial(make_comparison, "corrections"), partial(make_comparison, "samplers")),
-        *(make_graphics, make_history, make_curves, make_figures, make_benchmark, make_throughput, make_pages),
+        *(make_spread, make_graphics, make_history, make_curves),
+        *(make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:
