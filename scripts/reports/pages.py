@@ -97,13 +97,18 @@ def readme(old: str, results: dict) -> str:
     made = [row for row in rows if row["method"] == best]
     seconds = sum(row["seconds"] for row in made) / len(made)
     preset, images = made[0]["preset"], made[0]["images"]
+    files = [row for row in results["rows"] if row["method"] == best and row["convention"] == "libjpeg"]
+    factors = [row["quality_factor"] for row in files]
+    worse, count = (sum(row[name] for row in files) for name in ("made_worse", "images"))
     text = f"""PSNR of the JPEG file, and what is gained over it, in dB, with the embedded prior and the preset
 `{preset}`, on {images} pictures of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels; more sets, other metrics
 and the commands are in [docs/results.md](docs/results.md):
 
 {markdown(lines)}
 
-One such picture took {seconds:.1f} s on one processor core; other presets are in [docs/presets.md](docs/presets.md)."""
+Of all {count} files, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a lower PSNR than the
+JPEG**. One such picture took {seconds:.1f} s on one processor core; other presets are in
+[docs/presets.md](docs/presets.md)."""
     return fill(fill(old, "results", text), "peers", peers(results["rows"]))
 
 
