@@ -39,7 +39,8 @@ class DDRMJPEGPipelineOutput(BaseOutput):
             a list of arrays where sizes differ.
         samples: for each picture the list of its samples, in the same form.
         std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
-            of [0, 1]; zero for a single sample.
+            of [0, 1]; zero for a single sample. It says where a picture is a guess, not how far off it is: with the
+            preset `best` about nine times as much (docs/spread.md).
         consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
             with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
         consistency_8bit: the same after rounding to 8 bits.

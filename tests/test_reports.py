@@ -194,6 +194,14 @@ def test_the_spread_of_samples_is_compared_with_their_error(checkout):
         assert f"| {settings} | {factor} | {found['ratio']:.2f} |" in (checkout / "docs" / "spread.md").read_text()
 
 
+def test_what_is_said_about_the_spread_is_what_was_measured():
+    record = json.loads((ROOT / "docs" / "spread.json").read_text())
+    ratios = [found["ratio"] for name, found in record.items() if name.startswith("`best`, two samples")]
+    assert round(sum(ratios) / len(ratios)) == 9
+    for name in ("space/presentation.py", "pipeline_ddrm_jpeg/samples.py"):
+        assert "about nine times as much" in (ROOT / name).read_text(), name
+
+
 def test_one_command_makes_every_number_anew(checkout, prior_folder):
     arguments = ["--prior", prior_folder, "--size", "32", "--root", checkout, "--work", checkout / "build"]
     done = run("", checkout / "pictures", *arguments, "--only", "results", "pages")
