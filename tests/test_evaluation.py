@@ -129,6 +129,19 @@ def test_rows_can_be_made_again_by_hand(pipe, pictures):
     assert average["seconds"] == 2 * single["seconds"] > 0
 
 
+def test_of_one_sample_the_sharpened_picture_is_judged(pipe, pictures):
+    settings = SETTINGS | {"num_samples": 1, "sharpness": 1.0}
+    protocol = Protocol(quality_factors=(10,), size=48, settings=settings, metrics=())
+    single = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), protocol)[-1]
+    reference = prepare(pictures / "a.png", 48)
+    generator = torch.Generator().manual_seed(single["seed"])
+    result = pipe(
+        jpeg_bytes(reference, quality=10, subsampling="4:2:0"), generator=generator, output_type="np", **settings
+    )
+    assert single["psnr"] == psnr(result.images[0], np.asarray(reference) / 255, peak=1)
+    assert single["psnr"] != psnr(result.samples[0][0], np.asarray(reference) / 255, peak=1)
+
+
 def test_without_a_file_the_operator_restores_what_it_measured(pipe, pictures):
     protocol = Protocol(quality_factors=(30,), convention="released", size=None, settings=SETTINGS, metrics=())
     rows = evaluate_picture(pipe, Picture("photos", pictures / "c.webp"), protocol)

@@ -84,12 +84,13 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
         seconds = time.perf_counter() - start
         samples, steps = len(result.samples[0]), len(result.timesteps[0])
         facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}
-        rows.append(row(SINGLE, result.samples[0][0], **facts))
-        if samples > 1:
-            facts |= {"network_evaluations": samples * steps, "seconds": seconds}
-            rows.append(row(AVERAGE, result.images[0], consistency=result.consistency_8bit[0], **facts))
+        kept = {"consistency": result.consistency_8bit[0]}
+        if samples == 1:  # with `sharpness` the picture is more than its sample
+            rows.append(row(SINGLE, result.images[0], **kept, **facts))
         else:
-            rows[-1]["consistency"] = result.consistency_8bit[0]
+            rows.append(row(SINGLE, result.samples[0][0], **facts))
+            facts |= {"network_evaluations": samples * steps, "seconds": seconds}
+            rows.append(row(AVERAGE, result.images[0], **kept, **facts))
     return rows
 
 
