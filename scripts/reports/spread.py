@@ -1,6 +1,6 @@
 """How far samples differ, and how far their mean is from the original: what the one says about the other.
 
-python scripts/reports/spread.py FOLDER... [--count 6] [--quality-factors 5 10 20 40] [--output docs/spread]
+python scripts/reports/spread.py FOLDER... [--count 6] [--quality-factors 5 10 20 40 75] [--output docs/spread]
 
 The middle of each picture is compressed (Pillow, 4:2:0) and restored. Pixels are sorted by the standard deviation of
 the samples, the mean of the channels, as the map of the web page has it; of the pixels of each class, the root mean
