@@ -106,8 +106,8 @@ and the commands are in [docs/results.md](docs/results.md):
 
 {markdown(lines)}
 
-Of all {count} files, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a lower PSNR than the
-JPEG**. One such picture took {seconds:.1f} s on one processor core; other presets are in
+Of the {count} files of all sets there, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a
+lower PSNR than the JPEG**. One such picture took {seconds:.1f} s on one processor core; other presets are in
 [docs/presets.md](docs/presets.md)."""
     return fill(fill(old, "results", text), "peers", peers(results["rows"]))
 

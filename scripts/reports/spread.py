@@ -42,8 +42,9 @@ mean of the channels, in grey levels) and how far their mean is from the origina
 ```
 
 Each cell: the error, and the share of the pixels. The ratio is that of the root mean squares of error and spread over
-all pixels: **samples differ less than their mean is off**, because temperature is below 1 and the errors of a network
-repeat from sample to sample. So the map says *where* a picture is a guess; multiply by the ratio for *how far*.
+all pixels: **samples differ less than their mean is off**. (Their noise is below the schedule's, `temperature`, and
+what the network gets wrong in all of them does not show.) So the map says *where* a picture is a guess; multiply by
+the ratio for *how far*.
 
 {table}
 """
