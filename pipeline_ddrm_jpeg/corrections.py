@@ -18,6 +18,16 @@ def step_arguments(rule: str, accounting: bool) -> list[str]:
     return [] if rule != "posterior" else ["eta_b", "remaining_noise"] if accounting else ["eta_b"]
 
 
+def final_error(observation: Observation, error: DenoiserError | WienerError) -> torch.Tensor:
+    """The error `[2, 8, 8]`, on the scale of [-1, 1], of which the measurement leaves what is off in the end.
+
+    That at a noise level which depends on the measurement alone, so that all presets are told the same; the level was
+    found with `JPEGOperator.expected_error`'s constants.
+    """
+    uncertainty = observation.operator.uncertainty()
+    return error.at(2.0 * uncertainty**0.75) if uncertainty else torch.zeros(2, 8, 8)
+
+
 class Correction:
     """One rule at work on the states of one pass; called with a denoised picture, it gives the corrected one.
 

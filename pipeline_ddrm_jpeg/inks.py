@@ -67,13 +67,17 @@ def _printed(file: JPEGFile, restore: Restore, output_type: str) -> Coroutine[An
     def printed(colours: torch.Tensor, black: torch.Tensor) -> Any:
         return presented(passing(colours) * black.clamp(0, 1), output_type, info)
 
-    std = torch.hypot(colours["std"] * black["images"], passing(colours["images"]) * black["std"])
+    def off(name: str) -> Any:
+        std = torch.hypot(colours[name] * black["images"], passing(colours["images"]) * black[name])
+        return as_array(std, output_type)
+
     weights = [sum(plane.size for plane in planes) for planes in (file.coefficients[:3], file.coefficients[3:])]
     return [
         {
             "images": printed(colours["images"], black["images"]),
             "samples": [printed(*pair) for pair in zip(colours["samples"], black["samples"], strict=True)],
-            "std": as_array(std, output_type),
+            "std": off("std"),
+            "expected_error": off("expected_error"),
             "timesteps": colours["timesteps"],
         }
         | {

@@ -20,7 +20,7 @@ from diffusers.modular_pipelines import (
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import CORRECTIONS, Correction, first_state, step_arguments
+from .corrections import CORRECTIONS, Correction, final_error, first_state, step_arguments
 from .decoded_coefficients import DecodedCoefficients  # noqa: F401
 from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
@@ -337,7 +337,10 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
 
     @property
     def loop_intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("collected", Samples, "The samples, their mean and their spread.")]
+        return [
+            OutputParam("collected", Samples, "The samples, their mean and their spread."),
+            OutputParam("final_error", torch.Tensor, "The prior's, for what is expected of the picture."),
+        ]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -373,6 +376,7 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
             std = error.at(schedule.noise_to_signal(schedule.timesteps[-1]))
             noise = Noise(block_state.generator, shape, 1.0, components._execution_device)
             block_state.collected.sharpen(std, noise.start(), block_state.sharpness)
+        block_state.final_error = final_error(seen, error)
         self.set_block_state(state, block_state)
         return components, state
 
@@ -390,6 +394,12 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
     def inputs(self) -> list[InputParam]:
         return [
             InputParam("collected", Samples, required=True, description="The samples, their mean and their spread."),
+            InputParam(
+                "final_error",
+                torch.Tensor,
+                required=True,
+                description="The prior's, for what is expected of the picture.",
+            ),
             InputParam.template("output_type"),
         ]
 
@@ -403,6 +413,7 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
             ),
             OutputParam("samples", list, "For each picture the list of its samples."),
             OutputParam("std", list, "For each picture the standard deviation of its samples."),
+            OutputParam("expected_error", list, "For each picture how far it is likely to be off, pixel by pixel."),
             OutputParam("consistency", list[float], "Share of the measured values that the picture keeps."),
             OutputParam("consistency_8bit", list[float], "The same after rounding to 8 bits."),
         ]
@@ -410,7 +421,7 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        output = gather(block_state.collected.finish(), block_state.output_type)
+        output = gather(block_state.collected.finish(block_state.final_error), block_state.output_type)
         for name in self.intermediate_output_names:
             block_state[name] = output[name]
         self.set_block_state(state, block_state)

@@ -105,6 +105,19 @@ class Operator:
         """
         return x
 
+    def expected_error(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> torch.Tensor | None:
+        """How far a restored picture is likely to be off, pixel by pixel: standard deviations, in the shape of `x`.
+
+        Args:
+            x: restored picture `[B, 3, H, W]` in [-1, 1].
+            y: measurement, with a batch of 1 or B.
+            std: the error of the prior that restored it, as for `posterior`.
+
+        Returns:
+            On the scale of [-1, 1]; `None` from an operator that cannot tell.
+        """
+        return None
+
     def uncertainty(self) -> float | None:
         """How far, about, pictures of one measurement lie apart: a standard deviation on the scale of [-1, 1].
 

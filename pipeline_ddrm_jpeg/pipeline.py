@@ -14,7 +14,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import CORRECTIONS, Correction, first_state, step_arguments
+from .corrections import CORRECTIONS, Correction, final_error, first_state, step_arguments
 from .decoded_coefficients import DecodedCoefficients  # noqa: F401
 from .decoded_jpeg import DecodedJPEG  # noqa: F401
 from .denoiser_error import error_from_config
@@ -324,7 +324,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             if sharpness:
                 std = self._error.at(scheduler.noise_to_signal(scheduler.timesteps[-1]))
                 samples.sharpen(std, Noise(own, shape, 1.0, device).start(), sharpness)
-            return [fields | {"timesteps": timesteps} for fields in samples.finish()]
+            return [fields | {"timesteps": timesteps} for fields in samples.finish(final_error(seen, self._error))]
 
         def restored(source: Any, own_labels: torch.Tensor | None, own: Generator) -> Coroutine:
             source = opened(source, operator, measurement, size, history)

@@ -40,7 +40,10 @@ class DDRMJPEGPipelineOutput(BaseOutput):
         samples: for each picture the list of its samples, in the same form.
         std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
             of [0, 1]; zero for a single sample. It says where a picture is a guess, not how far off it is: with the
-            preset `best` about nine times as much (docs/spread.md).
+            preset `best` about eight times as much (docs/uncertainty.md).
+        expected_error: for each picture how far it is likely to be off, in the form of `std`: the standard deviation
+            of what the measurement leaves open, more of it where the picture is busy. One sample is enough for it. It
+            is calibrated with photographs (docs/uncertainty.md); `None` for operators other than JPEG.
         consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
             with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
         consistency_8bit: the same after rounding to 8 bits.
@@ -50,6 +53,7 @@ class DDRMJPEGPipelineOutput(BaseOutput):
     images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
     samples: list | None = None
     std: list | None = None
+    expected_error: list | None = None
     consistency: list[float] | None = None
     consistency_8bit: list[float] | None = None
     timesteps: list[list[int]] | None = None
@@ -275,15 +279,20 @@ class Samples:
         x = make_consistent(operator, x, y) if self.consistent else operator.nearest(x, y).clamp_(-1, 1)
         self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
 
-    def finish(self) -> list[dict[str, Any]]:
-        """The fields of the pipeline's output, one dict a picture; the samples are used up."""
+    def finish(self, error: torch.Tensor) -> list[dict[str, Any]]:
+        """The fields of the pipeline's output, one dict a picture; the samples are used up.
+
+        Args:
+            error: the prior's, `[2, 8, 8]`, for what the operator expects of the picture.
+        """
         operator, pictures = self.observation.operator, []
         for i in range(len(self.mean)):
             y, own = operator.select(self.observation.y, i), self.mean[i : i + 1]
             fields = {
                 "images": self._present(own[0]),
                 "samples": [sample[i] for sample in self.presented],
-                "std": as_array(self._spread(i), self.output_type),
+                "std": self._deviation(self.squares[i].div(len(self.presented)).sqrt_()),
+                "expected_error": self._expected(own.expand(1, 3, -1, -1), y, error),
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
@@ -300,13 +309,17 @@ class Samples:
             picture = surroundings.around(picture)
         return presented(picture, self.output_type, self.observation.info)
 
-    def _spread(self, i: int) -> torch.Tensor:
-        """Standard deviation, on the scale of [0, 1]; one channel thrice where a grey picture is presented in RGB, and
-        zero where nothing was restored."""
+    def _expected(self, x: torch.Tensor, y: Any, error: torch.Tensor) -> torch.Tensor | np.ndarray | None:
+        expected = self.observation.operator.expected_error(x, y, error)
+        return None if expected is None else self._deviation(expected[0, : 1 if self.grey else 3])
+
+    def _deviation(self, std: torch.Tensor) -> torch.Tensor | np.ndarray:
+        """A standard deviation in [-1, 1], which is changed, in [0, 1] as the caller wants it; one channel thrice where
+        a grey picture is presented in RGB, and zero where nothing was restored."""
         surroundings = self.observation.surroundings
-        std = self._cropped(self.squares[i].div(4 * len(self.presented)).sqrt_())
+        std = self._cropped(std.div_(2))
         std = std if self.observation.tint is None else std.repeat(3, 1, 1)
-        return surroundings.nothing_around(std) if surroundings else std
+        return as_array(surroundings.nothing_around(std) if surroundings else std, self.output_type)
 
     def _cropped(self, values: torch.Tensor) -> torch.Tensor:
         """`[C, H, W]` without padding, on the CPU where it is put back into a larger picture."""

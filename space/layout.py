@@ -291,7 +291,7 @@ def _results(shown: tuple[list, Path] | None) -> Results:
     if picture:
         view.keep_in_cache.add(str(picture))
     download = gr.DownloadButton("Download", visible=False, elem_id="download")
-    deviation = gr.HTML(elem_id="deviation", label="Where the samples differ, as HTML")
+    deviation = gr.HTML(elem_id="deviation", label="How far off it may be, as HTML")
     facts = gr.HTML(values[4], elem_id="facts", label="What the file says, as HTML")
     with gr.Accordion("The same in Python", open=False, visible=False, elem_id="python") as code_box:
         code = gr.Code(language="python", interactive=False, label="Python", show_line_numbers=False)

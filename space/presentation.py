@@ -195,25 +195,26 @@ def compared(
         file: what was restored, if that was a file.
 
     Returns:
-        Where the restored picture is, and as HTML the comparison and where the samples differ.
+        Where the restored picture is, and as HTML the comparison and how far off it may be.
     """
     folder = Path(get_upload_folder(), uuid4().hex)
-    image, samples = result.images[0], len(result.samples[0])
+    image, expected = result.images[0], result.expected_error[0]
+    shown = result.std[0] if expected is None and len(result.samples[0]) > 1 else expected
     if file is None:
         save_image(image, folder / name)
     else:  # as the command writes it
         save(upright(np.asarray(image), file.orientation), folder / name, "png", file.metadata.upright())
-    pictures, where_they_differ = dict(left), ""
-    if samples > 1:
-        pictures["deviation"], legend = heat_map(result.std[0], image)
+    pictures, how_far_off = dict(left), ""
+    if shown is not None:
+        pictures["deviation"], legend = heat_map(shown, image)
     for label, picture in pictures.items():  # with the profile of the restored one, or colours would seem to differ
         picture.save(folder / f"{label}.png", compress_level=1, icc_profile=image.info.get("icc_profile"))
     address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
-    if samples > 1:
-        where_they_differ = deviation(address["deviation.png"], legend, samples)
+    if shown is not None:
+        how_far_off = deviation(address["deviation.png"], legend, *(SPREAD if expected is None else EXPECTED))
     width_and_height = ImageOps.exif_transpose(image).size
     pair = comparison({label: address[f"{label}.png"] for label in left}, address[name], width_and_height)
-    return folder / name, pair, where_they_differ
+    return folder / name, pair, how_far_off
 
 
 def preview(picture: Image.Image) -> list:
@@ -234,13 +235,13 @@ def results(
     status: str = HINT,
     download: Path | None = None,
     view: str = "",
-    where_they_differ: str = "",
+    how_far_off: str = "",
     what_it_says: str = "",
     code: str = "",
 ) -> list:
     """What the components of `layout.Results` show, in their order; by default nothing yet."""
     button = gr.DownloadButton(value=download, visible=download is not None)
-    return [status, button, view, where_they_differ, what_it_says, gr.Accordion(visible=bool(code)), code]
+    return [status, button, view, how_far_off, what_it_says, gr.Accordion(visible=bool(code)), code]
 
 
 # The same in the browser.
@@ -259,12 +260,24 @@ def zipped(pictures: list[Path]) -> Path:
     return folder / "restored.zip"
 
 
+EXPECTED = (
+    "How far off it may be",
+    "Expected distance from the original (standard deviation, mean of the channels): large where the file leaves open"
+    " what was there. Calibrated with photographs; single ones may be off by half as much, or by one and a half times.",
+)
+SPREAD = (
+    "Where the samples differ",
+    "Standard deviation of the samples, mean of the channels: large where the picture leaves open what was there. It"
+    " says where, not how far.",
+)
+
+
 def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
-    """Standard deviation of the samples as a picture, and its legend.
+    """A standard deviation as a picture, and its legend.
 
     Args:
         std: `[H, W, C]`, on the scale of [0, 1].
-        like: the picture the samples were averaged to, whose orientation it takes.
+        like: the picture that it is of, whose orientation it takes.
     """
     levels = 255 * std.mean(axis=-1)
     top = max(1, math.ceil(np.percentile(levels, 99.5)))
@@ -278,14 +291,12 @@ def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
     return ImageOps.exif_transpose(heat), legend
 
 
-def deviation(address: str, legend: str, samples: int) -> str:
-    """The map of the standard deviation, with words."""
+def deviation(address: str, legend: str, title: str, words: str) -> str:
+    """The map of a standard deviation, with words."""
     return f"""
-<h2>Where the samples differ</h2>
-<figure><img src="{address}" alt="Map of the standard deviation of the samples"><figcaption>{legend}
-Standard deviation of {samples} samples, mean of the channels: large where the file leaves open what was there. It says
-where, not how far: with the preset best, pictures are off by about nine times as much.
-</figcaption></figure>"""
+<h2>{title}</h2>
+<figure><img src="{address}" alt="Map: {title.lower()}"><figcaption>{legend}
+{words}</figcaption></figure>"""
 
 
 def constructor(prior: str | None, dtype: str) -> str:

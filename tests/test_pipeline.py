@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_ddrm_jpeg import (
+    PRESETS,
     Coefficients,
     DDRMJPEGPipeline,
     DDRMScheduler,
@@ -166,6 +167,22 @@ def test_pictures_that_share_a_generator_are_restored_one_after_the_other(pipe, 
     together = pipe([data, data], generator=shared, output_type="pt", window_batch_size=8, **QUICK).images
     torch.testing.assert_close(together, torch.stack(expected), atol=1e-6, rtol=0)
     assert not torch.equal(*expected)
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_the_expected_error_is_about_the_actual_one_where_it_is(photo, subsampling):
+    pipe = DDRMJPEGPipeline.from_embedded()
+    for quality in (10, 60):
+        data = jpeg_bytes(photo, quality=quality, subsampling=subsampling)
+        result = pipe(data, output_type="np", generator=seeded(), **PRESETS["fast"])
+        error = (result.images[0] - np.asarray(photo) / 255) ** 2
+        expected = result.expected_error[0] ** 2
+        assert expected.shape == error.shape
+        assert 0.4 < np.sqrt(error.mean() / expected.mean()) < 1.7
+        order = expected.mean(axis=2).flatten().argsort()
+        of_parts = [error.mean(axis=2).flatten()[part].mean() for part in np.array_split(order, 4)]
+        assert of_parts == sorted(of_parts)
+        assert of_parts[-1] > 1.5 * of_parts[0]
 
 
 def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one(pipe, data):
@@ -351,8 +368,9 @@ def test_four_inks_are_their_colours_times_their_black(pipe, photo, ycck):
     assert np.array_equal(array.images[0], printed(*parts.images))
     for sample, *pair in zip(array.samples[0], *parts.samples, strict=True):
         assert np.array_equal(sample, printed(*pair))
-    assert array.std[0].shape == array.images[0].shape == (38, 53, 3)
-    assert array.std[0].mean() > 0
+    for std in (array.std[0], array.expected_error[0]):
+        assert std.shape == array.images[0].shape == (38, 53, 3)
+        assert std.mean() > 0
     assert array.timesteps == parts.timesteps[:1]
     for name in ("consistency", "consistency_8bit"):
         assert min(parts[name]) <= array[name][0] <= max(parts[name])
@@ -789,6 +807,7 @@ def test_torchs_default_dtype_changes_nothing(pipe, data, default, correction):
         torch.set_default_dtype(torch.float32)
     assert torch.equal(result.images, expected.images)
     assert torch.equal(result.std[0], expected.std[0])
+    assert torch.equal(result.expected_error[0], expected.expected_error[0])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from scipy.stats import truncnorm
 
 from pipeline_ddrm_jpeg import Coefficients, Downsampling, JPEGFile, JPEGOperator, QuantizationOperator, observe
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError, WienerError
-from pipeline_ddrm_jpeg.jpeg_operator import _mix, block_dct
+from pipeline_ddrm_jpeg.jpeg_operator import _ACTIVITY_POWER, _LEAST_ACTIVITY, _USUAL_ACTIVITY, _mix, block_dct
 from pipeline_ddrm_jpeg.posterior import subsampled_variance, truncated_normal, zero_bin_variance
 
 
@@ -231,6 +231,43 @@ def test_the_posterior_mean_agrees_with_quantized_channels(bits, std):
         torch.testing.assert_close(variance, torch.full_like(variance, width**2 / 12), rtol=1e-2, atol=0)
     noise = operator.remaining_noise(torch.ones(2, 3, 16, 16), 0.2, variance)
     torch.testing.assert_close(noise.square(), (1 - variance / 0.04).clamp(min=0))
+
+
+def striped(operator, amplitude):
+    """A grey picture whose blocks have one AC coefficient, of this root mean square in grey levels."""
+    columns = torch.cos((2 * torch.arange(16) + 1) * torch.pi * 2 / 16) * 2**0.5 * amplitude / 127.5
+    return columns.expand(1, 3, 16, 16)
+
+
+def test_a_block_of_usual_activity_is_expected_to_be_off_by_what_its_bins_leave_open():
+    operator = JPEGOperator(10, "4:4:4")
+    x = striped(operator, _USUAL_ACTIVITY - _LEAST_ACTIVITY)
+    expected = operator.expected_error(x, operator.encode(x), math.inf)
+    luma, cb, cr = ((127.5**-2 * table.square() / 12).mean() for table in operator.quantization_tables)
+    of_red, of_blue = luma + 1.402**2 * cr, luma + 1.772**2 * cb
+    for channel, variance in ((0, of_red), (2, of_blue)):
+        torch.testing.assert_close(expected[:, channel].square().mean(), variance, rtol=0.01, atol=0)
+    busier = striped(operator, 2 * _USUAL_ACTIVITY - _LEAST_ACTIVITY)
+    ratio = operator.expected_error(busier, operator.encode(busier), math.inf) / expected
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 2 ** (_ACTIVITY_POWER / 2)), rtol=0.01, atol=0)
+
+
+def test_of_averaged_chroma_the_denoisers_error_remains_where_nothing_is_measured():
+    whole, averaged = (
+        JPEGOperator.from_tables([torch.ones(8, 8)] * 3, [(factor, factor), (1, 1), (1, 1)]) for factor in (1, 2)
+    )
+    x = striped(whole, _USUAL_ACTIVITY - _LEAST_ACTIVITY)
+    known, hidden = (
+        one.expected_error(x, one.encode(x), 0.1).square().mean(dim=(0, 2, 3)) for one in (whole, averaged)
+    )
+    of_chroma = torch.tensor([1.402**2, 0.344136**2 + 0.714136**2, 1.772**2])
+    torch.testing.assert_close(hidden - known, 0.75 * 0.1**2 * of_chroma, rtol=0.01, atol=0)
+
+
+def test_an_operator_without_an_answer_expects_no_error():
+    operator = QuantizationOperator(3)
+    x = torch.zeros(1, 3, 16, 16)
+    assert operator.expected_error(x, operator.encode(x), 0.1) is None
 
 
 def test_an_error_table_is_interpolated_in_logarithms_and_held_at_its_ends():

@@ -180,26 +180,30 @@ def checkout(photo, tmp_path):
     return tmp_path
 
 
-def test_the_spread_of_samples_is_compared_with_their_error(checkout):
-    folder = checkout / "pictures" / "kodak24"
-    done = run("spread.py", folder, "--size", "32", "--quality-factors", "10", "--output", checkout / "docs" / "spread")
+def test_expected_errors_are_compared_with_actual_ones(checkout):
+    folder, output = checkout / "pictures" / "kodak24", checkout / "docs" / "uncertainty"
+    done = run("uncertainty.py", folder, "--size", "32", "--quality-factors", "10", "--output", output)
     assert done.returncode == 0, done.stderr
-    record = json.loads((checkout / "docs" / "spread.json").read_text())
+    record, page = json.loads(output.with_suffix(".json").read_text()), output.with_suffix(".md").read_text()
     for name, found in record.items():
-        shares, errors = zip(*found["classes"], strict=True)
-        assert sum(shares) == pytest.approx(1)
-        assert [share > 0 for share in shares] == [error is not None for error in errors]
-        assert found["ratio"] > 0
+        expected = [part[0] for part in found["parts"]]
+        assert expected == sorted(expected)
+        assert found["pictures"][0] <= found["ratio"] <= found["pictures"][1]
         settings, _, factor = name.partition("; QF ")
-        assert f"| {settings} | {factor} | {found['ratio']:.2f} |" in (checkout / "docs" / "spread.md").read_text()
+        assert f"| {settings} | {factor} | {found['ratio']:.2f} |" in page
+    assert [name for name, found in record.items() if "spread" in found] == ["`best`; QF 10"]
 
 
-def test_what_is_said_about_the_spread_is_what_was_measured():
-    record = json.loads((ROOT / "docs" / "spread.json").read_text())
-    ratios = [found["ratio"] for name, found in record.items() if name.startswith("`best`, two samples")]
-    assert round(sum(ratios) / len(ratios)) == 9
-    for name in ("space/presentation.py", "pipeline_ddrm_jpeg/samples.py"):
-        assert "about nine times as much" in (ROOT / name).read_text(), name
+def test_what_is_said_about_uncertainty_is_what_was_measured():
+    record = json.loads((ROOT / "docs" / "uncertainty.json").read_text())
+    spreads = [found["spread"] for found in record.values() if "spread" in found]
+    assert round(sum(spreads) / len(spreads)) == 8
+    assert "about eight times as much" in (ROOT / "pipeline_ddrm_jpeg" / "samples.py").read_text()
+    found = [found for name, found in record.items() if "sharpness" not in name]
+    assert all(0.8 < one["ratio"] < 1.25 for one in found)
+    least, most = min(one["pictures"][0] for one in found), max(one["pictures"][1] for one in found)
+    assert (round(2 * least) / 2, round(2 * most) / 2) == (0.5, 1.5)
+    assert "off by half as much, or by one and a half times" in (ROOT / "space" / "presentation.py").read_text()
 
 
 def test_one_command_makes_every_number_anew(checkout, prior_folder):

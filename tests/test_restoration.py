@@ -514,7 +514,7 @@ def test_a_black_and_white_picture_stored_as_colour_stays_black_and_white(pipe, 
             assert result.consistency_8bit[0] > 0.8
         exact = pipe(data, output_type="np", **QUICK)
         assert exact.images.shape == (1, *grey.size[::-1], 3)
-        assert exact.std[0].shape == exact.images.shape[1:]
+        assert exact.std[0].shape == exact.expected_error[0].shape == exact.images.shape[1:]
         assert not np.ptp(exact.images, axis=3).any()
 
 

@@ -11,7 +11,7 @@ changes numbers, remove build/results. The stages, and what they write:
   presets          docs/presets.md and its plot
   corrections      docs/corrections.md, docs/corrections.json
   samplers         docs/samplers.md, docs/samplers.json
-  spread           docs/spread.md, docs/spread.json
+  uncertainty      docs/uncertainty.md, docs/uncertainty.json
   graphics         docs/graphics.md
   history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
@@ -43,8 +43,8 @@ from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
 STAGES = (
-    *("results", "presets", "corrections", "samplers", "spread", "graphics", "history", "rate-distortion"),
-    *("figures", "benchmark", "throughput", "pages"),
+    *("results", "presets", "corrections", "samplers", "uncertainty", "graphics", "history"),
+    *("rate-distortion", "figures", "benchmark", "throughput", "pages"),
 )
 _WITHOUT_PICTURES = {"graphics", "figures", "benchmark", "pages"}
 CHOSEN_ON = ("mcmaster18", "live1")  # the sets that settings are chosen with
@@ -130,9 +130,9 @@ def main() -> None:
         command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
-    def make_spread() -> None:
+    def make_uncertainty() -> None:
         folders = [path for path in sets if path.name not in CHOSEN_ON] or sets
-        command = [Path(__file__).with_name("spread.py"), *folders, "--output", docs / "spread"]
+        command = [Path(__file__).with_name("uncertainty.py"), *folders, "--output", docs / "uncertainty"]
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
     def curves() -> Path:
@@ -177,7 +177,7 @@ def main() -> None:
 
     makers = (
         *(make_results, make_presets, partial(make_comparison, "corrections"), partial(make_comparison, "samplers")),
-        *(make_spread, make_graphics, make_history, make_curves),
+        *(make_uncertainty, make_graphics, make_history, make_curves),
         *(make_figures, make_benchmark, make_throughput, make_pages),
     )
     for stage, make in zip(STAGES, makers, strict=True):
