@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ _HERE = Path(__file__).parent
 # The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
 # those beside it when it loads a repo, and finds them by this function.
 _MODULES = ("pipeline", *sorted(get_relative_imports(_HERE / "pipeline.py")))
+# Those that diffusers loads itself. It follows the relative imports of each, and of what they import, and asks the Hub
+# once more for every way that leads to a module: 1,748 times for pipeline.py. So only these name what they need in the
+# form that it finds, and name all of it; the others, in a repo, in the form `from . module import`.
+_LOADED = ("pipeline", "modular_blocks")
+_RELATIVE_IMPORT = re.compile(r"^(\s*from) \. ?(\w+) import\b", re.MULTILINE)
 # What a repo holds for people beside the card, under the names that a checkout has for it too.
 _DOCUMENTS = ("LICENSE", "examples/*.jpg")
 _COMPARISON = "docs/comparison.png"  # of what the embedded prior does
@@ -132,18 +138,30 @@ def _add_code(folder: Path) -> None:
     component there.
     """
     for module in _MODULES:
-        shutil.copyfile(_HERE / f"{module}.py", folder / f"{module}.py")
+        _copy_module(module, folder, loaded=module in _LOADED)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     name = config["_class_name"] if config["_class_name"] in SCHEDULERS else "DDRMScheduler"
     module = _module_of(name)
-    for part in (module, *get_relative_imports(_HERE / f"{module}.py")):
-        shutil.copyfile(_HERE / f"{part}.py", folder / "scheduler" / f"{part}.py")
+    for part in (module, *_needed(module)):
+        _copy_module(part, folder / "scheduler", loaded=True)
     code = {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": [module, name]}
     for path, changes in ((folder / "model_index.json", code), (folder / "unet" / "config.json", {})):
         config = json.loads(path.read_text()) | changes
         config.pop("_name_or_path", None)  # a path of whoever saved it; and a second save must equal the first
         _write_json(path, config)
     _write_modular_index(folder)
+
+
+def _copy_module(module: str, folder: Path, loaded: bool) -> None:
+    """A module, its relative imports in the form that diffusers finds if it loads this module itself."""
+    text = (_HERE / f"{module}.py").read_text("utf-8")
+    text = _RELATIVE_IMPORT.sub(r"\1 .\2 import" if loaded else r"\1 . \2 import", text)
+    (folder / f"{module}.py").write_text(text, "utf-8")
+
+
+def _needed(module: str) -> list[str]:
+    """What a module imports of its own package, in either form."""
+    return sorted({name for _, name in _RELATIVE_IMPORT.findall((_HERE / f"{module}.py").read_text("utf-8"))})
 
 
 def _module_of(name: str) -> str:
