@@ -31,8 +31,8 @@ _HERE = Path(__file__).parent
 # those beside it when it loads a repo, and finds them by this function.
 _MODULES = ("pipeline", *sorted(get_relative_imports(_HERE / "pipeline.py")))
 # Those that diffusers loads itself. It follows the relative imports of each, and of what they import, and asks the Hub
-# once more for every way that leads to a module: 1,748 times for pipeline.py. So only these name what they need in the
-# form that it finds, and name all of it; the others, in a repo, in the form `from . module import`.
+# once more for every way that leads to a module, of which there are many times as many as modules. So only these name
+# what they need in the form that it finds, and name all of it; in a repo, the others say `from . module import`.
 _LOADED = ("pipeline", "modular_blocks")
 _RELATIVE_IMPORT = re.compile(r"^(\s*from) \. ?(\w+) import\b", re.MULTILINE)
 # What a repo holds for people beside the card, under the names that a checkout has for it too.

@@ -1,6 +1,7 @@
 """The training scripts, on a tiny network and four pictures."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -129,3 +130,22 @@ def test_the_error_of_a_prior_is_measured_and_found_by_whoever_loads_it(photo, p
     # At little noise an untrained network leaves what there is of it, and at much it takes the picture along.
     assert error.std[-1].mean() > error.std[0].mean()
     assert error.noise_to_signal[0].item() == pytest.approx(pipe.scheduler.noise_to_signal(1), rel=1e-3)
+
+
+def test_priors_are_measured_side_by_side(photo, prior_folder, tmp_path):
+    other = shutil.copytree(prior_folder, tmp_path / "the same again")
+    (tmp_path / "pictures").mkdir()
+    photo.save(tmp_path / "pictures" / "clean.png")
+    arguments = (tmp_path / "pictures", "--prior", prior_folder, "--prior", other, "--output", tmp_path / "found.json")
+    done = subprocess.run(
+        command("measure_prior.py", *arguments, "--presets", "fast", "--quality-factors", "10"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found[prior_folder.name] == found[other.name]
+    residual = found[other.name]["residual"]
+    assert list(residual) == ["whole", "window 64", "window 128", "window 256"]
+    assert all(len(values) == 8 and min(values) > 0 for values in residual.values())
+    assert f"| {other.name} | fast | {found[other.name]['gain']['fast'][0]:+.3f} |" in done.stdout

@@ -49,8 +49,8 @@ that are expected to be nearest to those that are expected to be farthest off: *
 
 {table}
 
-The constants of the formula were fitted to other pictures, crops of `mcmaster18` and `live1`. It knows photographs:
-drawings and text are another matter.
+The constants of the formula were fitted to other pictures, crops of `mcmaster18` and `live1`. With drawings and text it
+has not been compared.
 
 ## The spread of samples is something else
 
