@@ -149,3 +149,23 @@ def test_priors_are_measured_side_by_side(photo, prior_folder, tmp_path):
     assert list(residual) == ["whole", "window 64", "window 128", "window 256"]
     assert all(len(values) == 8 and min(values) > 0 for values in residual.values())
     assert f"| {other.name} | fast | {found[other.name]['gain']['fast'][0]:+.3f} |" in done.stdout
+
+
+def test_what_pays_is_shown_for_the_runs_that_are_there(photo, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    photo.save(tmp_path / "pictures" / "clean.png")
+    arguments = (*[tmp_path / "pictures"] * 2, "--output", tmp_path / "runs", "--minutes", "0.002", "--no-compile")
+    plain, frozen = "from nothing: plain residual U-Net", "embedded: batch 8, statistics frozen"
+    for _ in range(2):  # the second time, nothing is run again
+        done = subprocess.run(
+            command("what_pays.py", *arguments, "--precision", "float32", "--only", frozen, plain),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "mean log" not in done.stdout.splitlines()[0]
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| network and training", f"| {plain}", f"| {frozen}"]  # always in one order
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
+    assert len(records) == 2
+    assert all(record["crops"] > 0 and min(record["residual"]["whole"]) > 0 for record in records)
