@@ -12,7 +12,10 @@ import time
 import pytest
 import torch
 from conftest import ROOT, heed_ctrl_c, jpeg_bytes
+from diffusers import UNet2DModel
+from grow import grow
 from safetensors.torch import load_file
+from train_prior import compile_for_training
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
@@ -22,6 +25,7 @@ TINY = [
     *("model.down_block_types=[DownBlock2D,DownBlock2D]", "model.up_block_types=[UpBlock2D,UpBlock2D]"),
     *("data.crop=32", "data.validation=1", "run.batch=2", "run.steps=40", "run.decay=10", "run.compile=false"),
     *("run.precision=fp32", "run.checkpoint_every=20", "run.validate_every=40"),
+    *("last.steps=10", "last.crop=48", "last.batch=4"),
 ]
 
 
@@ -87,20 +91,80 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
 
 
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
-    changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "run.batch=4"]]
+    changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2", "run.batch=4"]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    for processes in (1, 2):
-        script = [str(ROOT / "scripts" / "training" / "train_prior.py"), str(pictures), str(tmp_path / str(processes))]
-        done = subprocess.run(
-            [*torchrun, str(processes), *script, *changes],
-            env=os.environ | {"ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-        )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    ways = {"one": [*torchrun, "1"], "two": [*torchrun, "2"], "launched": launch}
+    for name, way in ways.items():
+        script = [str(ROOT / "scripts" / "training" / "train_prior.py"), str(pictures), str(tmp_path / name)]
+        done = subprocess.run([*way, *script, *changes], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("step 0:") == 1  # only the main process validates
-    one, two = (load_file(tmp_path / run / "checkpoint-00000004" / "model.safetensors") for run in "12")
-    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    one, *others = (load_file(tmp_path / run / "checkpoint-00000004" / "model.safetensors") for run in ways)
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for other in others for name in one)
+
+
+def test_a_polite_run_waits_for_other_programs_and_can_be_stopped_meanwhile(pictures, tmp_path):
+    changes = [f"--set={change}" for change in [*TINY, "run.steps=100000", "run.polite=0.000001"]]  # any program is
+    run = subprocess.Popen(
+        command("train_prior.py", pictures, tmp_path, *changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=heed_ctrl_c,
+    )
+    said = b""
+    while b"waiting for other programs" not in said:
+        read = os.read(run.stdout.fileno(), 1 << 16)
+        assert read, said.decode()
+        said += read
+    run.send_signal(signal.SIGINT)
+    said += run.communicate(timeout=120)[0]
+    assert run.returncode == 130, said.decode()
+    assert "The same command goes on" in said.decode()
+
+
+def tiny_unet(**config):
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    return UNet2DModel(
+        **kinds
+        | {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 32}
+        | config
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_a_grown_network_computes_what_it_did_before(blocks):
+    small = tiny_unet()
+    grown = grow(small, blocks)
+    assert grown.config.layers_per_block == blocks
+    noisy = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(grown(noisy, 30).sample, small(noisy, 30).sample, atol=1e-6)
+    if blocks > 1:
+        assert sum(map(torch.numel, grown.parameters())) > sum(map(torch.numel, small.parameters()))
+        with pytest.raises(ValueError, match="cannot be grown to 1"):
+            grow(grown, 1)
+
+
+def test_attention_is_not_grown():
+    with pytest.raises(ValueError, match="this network has AttnDownBlock2D"):
+        grow(tiny_unet(down_block_types=["DownBlock2D", "AttnDownBlock2D"]), 2)
+
+
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler to compile with")
+def test_a_compiled_network_learns_at_every_level():
+    """Compiled as a whole, the levels below the first get no gradient (torch 2.13)."""
+    noisy, noise = torch.randn(2, 2, 3, 32, 32)
+    gradients = []
+    for compiled in (False, True):
+        unet = tiny_unet().to(memory_format=torch.channels_last)
+        if compiled:
+            compile_for_training(unet)
+        predicted = unet(noisy.contiguous(memory_format=torch.channels_last), torch.tensor([30, 60])).sample
+        (predicted - noise).square().mean().backward()
+        gradients.append({name: weight.grad for name, weight in unet.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradients[1][name], gradient, rtol=1e-3, atol=1e-6), name
 
 
 @pytest.mark.parametrize(

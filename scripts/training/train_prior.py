@@ -2,12 +2,14 @@
 
 python scripts/training/train_prior.py PICTURES OUTPUT [--config FILE.yaml] [--set run.steps=20000 ...]
 torchrun --nproc-per-node 8 scripts/training/train_prior.py PICTURES OUTPUT                # GPUs; not yet run
-ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 ...         # processor cores
+OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 scripts/training/train_prior.py PICTURES OUTPUT     # processor cores
 
 PICTURES holds photographs without JPEG's traces (prepare_data.py makes such a folder). The network predicts the noise
 of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
 stopped (Ctrl-C saves first): crop, timestep and noise of every training sample follow from the seed and the sample's
-number, so that a resumed run is the run that was not stopped. OUTPUT receives
+number, so that a resumed run is the run that was not stopped. The run may end with a phase of larger crops (`last`),
+begin with a network that is grown first (`grow_to`), and stand aside while other programs are busy (`run.polite`).
+OUTPUT receives
 
   checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
   prior/           the averaged weights that restored best so far, as a pipeline for from_prior, --prior, push
@@ -26,17 +28,21 @@ import math
 import shutil
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import UNet2DModel
+from diffusers.models.upsampling import Upsample2D
 from diffusers.training_utils import EMAModel
+from grow import grow
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -49,6 +55,7 @@ VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)
 VALIDATION_QUALITIES = (5, 10, 30)
 VALIDATION_CROP = 128
 LOGGED_STEPS = 100
+POLITE_STEPS = 8  # after how many other programs are looked at
 KEPT_CHECKPOINTS = 2
 
 
@@ -56,7 +63,7 @@ class Crops(Dataset):
     """Training samples by number: a crop in [-1, 1], a timestep and noise, all functions of (seed, number).
 
     Args:
-        pictures: paths. They are decoded once and stay in memory.
+        pictures: RGB. Those that are smaller than a crop are left out.
         crop: pixels a side.
         scales: least and greatest factor by which pictures are shrunk.
         levels: noise level of each timestep, `[T]`.
@@ -64,11 +71,14 @@ class Crops(Dataset):
         sampling: "uniform" in t, or "log": uniform in the logarithm of the noise level.
         count: number of samples.
         seed: of everything.
+
+    Raises:
+        SystemExit: if no picture is large enough.
     """
 
     def __init__(
         self,
-        pictures: list[Path],
+        pictures: list[Image.Image],
         *,
         crop: int,
         scales: tuple[float, float],
@@ -79,7 +89,9 @@ class Crops(Dataset):
         seed: int,
     ) -> None:
         self.crop, self.scales, self.count, self.seed = crop, scales, count, seed
-        self.pictures = [_read(path, crop) for path in pictures]
+        self.pictures = [picture for picture in pictures if min(picture.size) >= crop]
+        if not self.pictures:
+            raise SystemExit(f"None of the {len(pictures)} pictures to train on has {crop} x {crop} pixels.")
         self.areas = np.cumsum([picture.width * picture.height for picture in self.pictures], dtype=np.float64)
         self.areas /= self.areas[-1]
         steps = np.arange(timesteps[0], timesteps[1] + 1)
@@ -108,15 +120,69 @@ class Crops(Dataset):
         }
 
 
-def _read(path: Path, least: int) -> Image.Image:
+def read(path: Path) -> Image.Image:
+    """A picture in RGB.
+
+    Raises:
+        SystemExit: if it cannot be read.
+    """
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+            return opened.convert("RGB")
     except OSError as error:
         raise SystemExit(f"{path}: {error}. Remove it from the folder.") from None
-    if min(picture.size) < least:
-        raise SystemExit(f"{path}: {picture.width} x {picture.height} pixels are too few for crops of {least}.")
-    return picture
+
+
+def compile_for_training(unet: UNet2DModel) -> None:
+    """`torch.compile` in place, but for the upsampling.
+
+    With it, torch 2.13 for processors gives every level below the first a gradient of zero (channels-last, forward
+    right, no message).
+    """
+    for module in unet.modules():
+        if isinstance(module, Upsample2D):
+            module.forward = torch.compiler.disable(module.forward)
+    unet.compile()
+
+
+class Politeness:
+    """Waits while other programs keep more than `cores` cores of this machine busy. All processes wait together.
+
+    Args:
+        accelerator: of the run.
+        cores: 0 never waits.
+    """
+
+    SECONDS = 3.0  # over which the use of the cores is measured
+
+    def __init__(self, accelerator: Accelerator, cores: float) -> None:
+        self.accelerator, self.cores = accelerator, cores
+        self.before = self._used()
+
+    def wait(self, progress_bar: tqdm) -> None:
+        """To be called by all processes at the same steps; returns early when the run is to be stopped."""
+        while self.cores and self._others() > self.cores:
+            progress_bar.set_description("waiting for other programs")
+            time.sleep(self.SECONDS)
+            if self.accelerator.check_trigger():
+                self.accelerator.set_trigger()  # for the loop, which also asks
+                return
+        progress_bar.set_description(None)
+
+    def _others(self) -> float:
+        """Cores that other programs have used since the last answer; 0 before there is time enough to tell."""
+        spent = self._used() - self.before
+        clock, busy, own = self.accelerator.gather(spent[None].float().to(self.accelerator.device)).cpu().unbind(1)
+        if clock.min() < self.SECONDS:
+            return 0.0
+        self.before += spent
+        return ((busy - own.sum()) / clock).mean().item()
+
+    def _used(self) -> torch.Tensor:
+        """Seconds `[3]`: of the clock, of all cores together in use, and of them those of this process."""
+        total, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        busy = total.user + total.system + getattr(total, "nice", 0)
+        return torch.tensor([time.monotonic(), busy, own.user + own.system], dtype=torch.float64)
 
 
 class Validation:
@@ -126,7 +192,9 @@ class Validation:
         self.scheduler = scheduler
         self.crops = []
         for path in pictures:
-            picture = _read(path, VALIDATION_CROP)
+            picture = read(path)
+            if min(picture.size) < VALIDATION_CROP:
+                raise SystemExit(f"{path}: {picture.width} x {picture.height} pixels are too few to validate with.")
             picture.thumbnail((320, 320), Image.Resampling.BICUBIC)
             box = ((picture.width - VALIDATION_CROP) // 2, (picture.height - VALIDATION_CROP) // 2)
             self.crops.append(picture.crop((*box, box[0] + VALIDATION_CROP, box[1] + VALIDATION_CROP)))
@@ -272,10 +340,17 @@ class Trainer:
     def __init__(self, pictures: Path, output: Path, config: dict[str, Any]) -> None:
         self.output, self.config, self.run = output, config, config["run"]
         run, noise = config["run"], config["noise"]
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(run["precision"], run["precision"]))
-        if run["batch"] % self.accelerator.num_processes:
-            processes = self.accelerator.num_processes
-            raise SystemExit(f"run.batch = {run['batch']} does not divide among {processes} processes.")
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(run["precision"], run["precision"]),
+            # Without this, several processes on a machine without a GPU would each take itself for the only one.
+            cpu=not any(each.is_available() for each in (torch.cuda, torch.backends.mps, torch.xpu)),
+        )
+        last = config["last"]
+        for name, batch in (("run.batch", run["batch"]), ("last.batch", last["batch"])):
+            if batch % (processes := self.accelerator.num_processes):
+                raise SystemExit(f"{name} = {batch} does not divide among {processes} processes.")
+        if not 0 <= last["steps"] <= run["steps"]:
+            raise SystemExit(f"last.steps = {last['steps']} is not among the {run['steps']} of run.steps.")
         set_seed(run["seed"])
         output.mkdir(parents=True, exist_ok=True)
 
@@ -290,15 +365,22 @@ class Trainer:
             if config["initial"]
             else UNet2DModel(**config["model"])
         )
+        if config["grow_to"]:
+            try:
+                self.unet = grow(self.unet, config["grow_to"])
+            except ValueError as error:
+                raise SystemExit(f"grow_to: {error}.") from None
         self.unet.to(memory_format=torch.channels_last)
         self.average = EMAModel(self.unet.parameters(), decay=run["ema"], use_ema_warmup=True, power=0.75, foreach=True)
         self.averaged = UNet2DModel.from_config(self.unet.config).to(device, memory_format=torch.channels_last).eval()
         optimizer = torch.optim.AdamW(self.unet.parameters(), fused=True, **config["optimizer"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        self.train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
+        train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
+        self.train_on = [read(path) for path in train_on]
         self.validation = Validation(validate_on, self.scheduler)
         if run["compile"]:
-            self.unet.compile()
+            compile_for_training(self.unet)
+        self.politeness = Politeness(self.accelerator, run["polite"])
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.accelerator.register_for_checkpointing(self.schedule, self.average)
         self.average.to(device)
@@ -309,6 +391,7 @@ class Trainer:
             progress = json.loads((checkpoint / "progress.json").read_text())
             self.step, self.hours = progress["step"], progress["hours"]
             self.accelerator.print(f"Going on from {checkpoint}")
+        self.began_at = self.step
         self.training, self.validations = (
             Table(output / name, self.step) for name in ("training.csv", "validation.csv")
         )
@@ -318,21 +401,31 @@ class Trainer:
         rise, fall = (step + 1) / max(self.run["warmup"], 1), (self.run["steps"] - step) / max(self.run["decay"], 1)
         return min(1.0, rise, fall)
 
-    def batches(self) -> DataLoader:
-        """What is left of the run; of each batch, the share of this process."""
-        config, run, accelerator = self.config, self.run, self.accelerator
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """What is left of the run, the last phase included; of each batch, the share of this process."""
+        run, last, crop = self.run, self.config["last"], self.config["data"]["crop"]
+        first_steps = run["steps"] - last["steps"]
+        yield from self.phase(range(self.step, first_steps), crop, run["batch"], before=0)
+        steps = range(max(self.step - first_steps, 0), last["steps"])
+        yield from self.phase(steps, last["crop"], last["batch"], before=first_steps * run["batch"])
+
+    def phase(self, steps: range, crop: int, batch: int, *, before: int) -> Iterable[dict[str, torch.Tensor]]:
+        """Batches of one size; `steps` count from where the phase begins, `before` samples of the run."""
+        config, accelerator = self.config, self.accelerator
+        if not steps:
+            return ()
         samples = Crops(
             self.train_on,
-            crop=config["data"]["crop"],
+            crop=crop,
             scales=tuple(config["data"]["scales"]),
             levels=self.levels.double().numpy(),
             timesteps=tuple(config["noise"]["timesteps"]),
             sampling=config["noise"]["sampling"],
-            count=run["steps"] * run["batch"],
-            seed=run["seed"],
+            count=before + steps.stop * batch,
+            seed=self.run["seed"],
         )
-        share = run["batch"] // accelerator.num_processes
-        starts = (n * run["batch"] + accelerator.process_index * share for n in range(self.step, run["steps"]))
+        share = batch // accelerator.num_processes
+        starts = (before + n * batch + accelerator.process_index * share for n in steps)
         numbers = [range(start, start + share) for start in starts]
         return DataLoader(samples, batch_sampler=numbers, pin_memory=accelerator.device.type == "cuda")
 
@@ -345,6 +438,8 @@ class Trainer:
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         loss = (error * self.weights[t]).mean()
         self.accelerator.backward(loss)
+        if self.step == self.began_at + 2:  # blocks that began at zero have moved by then
+            self.check_gradients()
         norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.run["clip"])
         self.optimizer.step()
         self.schedule.step()
@@ -352,6 +447,15 @@ class Trainer:
         self.average.step(self.unet.parameters())
         self.step += 1
         return loss.detach(), norm
+
+    def check_gradients(self) -> None:
+        """Say so if weights will not learn, as it happens where a network is not compiled as it should be."""
+        dead = [name for name, weight in self.unet.named_parameters() if weight.grad is None or not weight.grad.any()]
+        if dead:
+            self.accelerator.print(
+                f"No gradient reaches {len(dead)} tensors of weights ({dead[0]}, ...), which will not learn."
+                + (" Use --set run.compile=false." if self.run["compile"] else "")
+            )
 
     def validate(self) -> None:
         """Write a row, a plot, the pictures, and the averaged weights if none restored better (main process only)."""
@@ -400,6 +504,9 @@ class Trainer:
                 losses.append(loss)
                 now = time.perf_counter()
                 self.hours, begun = self.hours + (now - begun) / 3600, now
+                if self.step % POLITE_STEPS == 0:
+                    self.politeness.wait(progress_bar)
+                    begun = time.perf_counter()
                 progress_bar.update()
                 if self.step % LOGGED_STEPS == 0:
                     mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()

@@ -29,7 +29,7 @@ from measure_prior import SIZE, WINDOWS, residuals
 from PIL import Image
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
-from train_prior import Crops
+from train_prior import Crops, compile_for_training, read
 
 from pipeline_ddrm_jpeg import DDRMScheduler
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
@@ -201,7 +201,9 @@ RUNS = {
 }
 
 
-def train(run: Run, pictures: list[Path], minutes: float, compiled: bool, precision: torch.dtype) -> tuple[Any, int]:
+def train(
+    run: Run, pictures: list[Image.Image], minutes: float, compiled: bool, precision: torch.dtype
+) -> tuple[ModelMixin, int]:
     """The trained network, and how many crops it has seen."""
     torch.manual_seed(0)
     network = run.network().to(memory_format=torch.channels_last)
@@ -210,7 +212,7 @@ def train(run: Run, pictures: list[Path], minutes: float, compiled: bool, precis
     weights = levels**WEIGHT_POWER / (levels[TIMESTEPS[0] : TIMESTEPS[1] + 1] ** WEIGHT_POWER).mean()
     optimizer = torch.optim.AdamW(network.parameters(), run.rate, betas=(0.9, 0.99), weight_decay=0, fused=True)
     if compiled:
-        network.compile()
+        compile_for_training(network)
 
     def batches(crop: int, batch: int) -> Iterator[dict[str, torch.Tensor]]:
         samples = Crops(
@@ -290,7 +292,7 @@ def main() -> None:
     precision = getattr(torch, arguments.precision)
     largest = max(run.last[0] if run.last else run.crop for run in RUNS.values())
     found = sorted(path for path in arguments.training.rglob("*") if path.suffix.lower() in (".png", ".webp"))
-    pictures = [path for path in found if min(Image.open(path).size) >= largest]
+    pictures = [picture for picture in map(read, found) if min(picture.size) >= largest]
     if not pictures:
         raise SystemExit(f"{arguments.training}: no PNG or WebP pictures of {largest} pixels or more to train on.")
     judged_by = torch.cat([crops(folder, arguments.count, SIZE) for folder in arguments.folders])
