@@ -46,6 +46,7 @@ def pictures(photo, tmp_path) -> Path:
 def launch(*arguments, **kwargs) -> subprocess.Popen:
     """Two processes, on the CPU where there is nothing better."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
     return subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, **kwargs)
 
 

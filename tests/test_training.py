@@ -94,6 +94,7 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2", "run.batch=4"]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
     ways = {"one": [*torchrun, "1"], "two": [*torchrun, "2"], "launched": launch}
     for name, way in ways.items():
         script = [str(ROOT / "scripts" / "training" / "train_prior.py"), str(pictures), str(tmp_path / name)]
