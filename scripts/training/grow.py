@@ -32,7 +32,6 @@ def grow(unet: UNet2DModel, layers_per_block: int) -> UNet2DModel:
     weights = {name: value for name, value in unet.state_dict().items() if ".resnets." not in name}
     grown.load_state_dict(weights, strict=False)
     grown.mid_block.load_state_dict(unet.mid_block.state_dict())
-    new = layers_per_block - before
     for ours, theirs in zip(grown.down_blocks, unet.down_blocks, strict=True):
         ours.resnets[:before].load_state_dict(theirs.resnets.state_dict())
         for block in ours.resnets[before:]:
@@ -40,7 +39,7 @@ def grow(unet: UNet2DModel, layers_per_block: int) -> UNet2DModel:
     for ours, theirs in zip(grown.up_blocks, unet.up_blocks, strict=True):
         old = [*ours.resnets[:before], ours.resnets[-1]]
         nn.ModuleList(old).load_state_dict(theirs.resnets.state_dict())
-        for block in ours.resnets[before : before + new]:
+        for block in ours.resnets[before:-1]:
             _change_nothing(block)
     return grown
 

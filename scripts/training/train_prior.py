@@ -167,7 +167,7 @@ class Politeness:
             if self.accelerator.check_trigger():
                 self.accelerator.set_trigger()  # for the loop, which also asks
                 return
-        progress_bar.set_description(None)
+        progress_bar.set_description(None, refresh=False)
 
     def _others(self) -> float:
         """Cores that other programs have used since the last answer; 0 before there is time enough to tell."""
