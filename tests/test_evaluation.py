@@ -22,7 +22,7 @@ from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_pictures, prepare
-from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_picture, summarize
+from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_picture, fingerprint, summarize
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import plan
@@ -302,3 +302,13 @@ def test_a_baseline_restores_a_file_or_says_what_to_install(name, photo, tmp_pat
     assert restored.dtype == np.uint8
     assert restored.shape == (97, 131, 3)
     assert psnr(restored, picture) > psnr(Image.open(path), picture) + 0.2
+
+
+def test_a_prior_has_one_name_in_every_dtype_and_another_one_when_a_weight_changes():
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    networks = [DDRMJPEGPipeline.from_embedded(dtype=dtype).unet for dtype in dtypes]
+    assert len(set(map(fingerprint, networks))) == 1
+    before = fingerprint(networks[0])
+    with torch.no_grad():
+        next(networks[0].parameters()).add_(0.1)
+    assert fingerprint(networks[0]) != before

@@ -184,7 +184,7 @@ def test_expected_errors_are_compared_with_actual_ones(checkout):
     folder, output = checkout / "pictures" / "kodak24", checkout / "docs" / "uncertainty"
     done = run("uncertainty.py", folder, "--size", "32", "--quality-factors", "10", "--output", output)
     assert done.returncode == 0, done.stderr
-    record, page = json.loads(output.with_suffix(".json").read_text()), output.with_suffix(".md").read_text()
+    record, page = json.loads(output.with_suffix(".json").read_text())["found"], output.with_suffix(".md").read_text()
     for name, found in record.items():
         expected = [part[0] for part in found["parts"]]
         assert expected == sorted(expected)
@@ -195,7 +195,7 @@ def test_expected_errors_are_compared_with_actual_ones(checkout):
 
 
 def test_what_is_said_about_uncertainty_is_what_was_measured():
-    record = json.loads((ROOT / "docs" / "uncertainty.json").read_text())
+    record = json.loads((ROOT / "docs" / "uncertainty.json").read_text())["found"]
     spreads = [found["spread"] for found in record.values() if "spread" in found]
     assert round(sum(spreads) / len(spreads)) == 8
     assert "about eight times as much" in (ROOT / "pipeline_ddrm_jpeg" / "samples.py").read_text()
@@ -278,6 +278,13 @@ def test_corrections_are_compared_and_not_computed_twice(photo, tmp_path):
     assert text.count("| 2 |") == 7
     assert "| 1.0 |" in text
     assert str(tmp_path) not in text
+    store = tmp_path / "corrections.json"
+    known = json.loads(store.read_text())
+    assert text.endswith(f"Prior `{known['prior_sha256'][:12]}`.\n")
+    store.write_text(json.dumps(known | {"prior_sha256": "that of other weights"}))
+    done = run("corrections.py", *arguments, "--output", tmp_path / "corrections")
+    assert str(store) in done.stdout, "numbers of other weights are measured anew"
+    assert json.loads(store.read_text()) == known
 
 
 def test_graphics_are_drawn_alike_for_a_seed_and_differ_between_seeds(tmp_path):

@@ -243,11 +243,14 @@ def _environment() -> dict[str, Any]:
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """SHA-256 of the weights of a network in float32, so that results name the prior they were made with."""
+    """SHA-256 of the weights of a network, by which results name the prior they were made with.
+
+    Rounded to bfloat16 first, so that it is the same in whatever dtype they were loaded.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().bfloat16().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

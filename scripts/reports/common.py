@@ -2,10 +2,14 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.files import write_atomically
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent.parent
 DATASETS = {
@@ -25,6 +29,28 @@ def evaluation(folder: Path) -> dict[str, Any]:
     if not record.get("rows"):
         sys.exit(f"{folder} holds no finished evaluation; ddrm-jpeg evaluate makes one")
     return record
+
+
+class Measured:
+    """What a report measured, kept in a JSON file: not measured again by a run that goes on, but with other weights."""
+
+    def __init__(self, path: Path, network: Any) -> None:
+        self.path = path
+        self.record: dict[str, Any] = {"prior_sha256": fingerprint(network)}
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if known.get("prior_sha256") == self.record["prior_sha256"]:
+            self.record = known
+
+    def __call__(self, key: str, measure: Callable[[], T]) -> T:
+        if key not in self.record:
+            self.record[key] = measure()
+            write(self.path, json.dumps(self.record, indent=1) + "\n")
+        return self.record[key]
+
+
+def prior_line(prior_sha256: str) -> str:
+    """The last line of a page: the prior that its numbers are of."""
+    return f"Prior `{prior_sha256[:12]}`.\n"
 
 
 def write(path: Path, text: str) -> None:

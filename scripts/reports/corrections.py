@@ -4,21 +4,20 @@ python scripts/reports/corrections.py FOLDER... [--count 6] [--output docs/corre
 
 The middle of each picture is compressed (Pillow, 4:2:0) and restored by every rule; a row is the mean gain in PSNR over
 the JPEG, of 8-bit RGB. Then the preset `balanced` at several values of `sharpness`, with LPIPS over the JPEG's where
-its weights are. OUTPUT.json keeps every number, and what is there is not computed again; OUTPUT.md is made of it.
+its weights are. OUTPUT.json keeps every number, and what is there of the same weights is not computed again; OUTPUT.md
+is made of it.
 
 The settings of the presets were chosen with `mcmaster18` and `live1`; do not choose with sets that you report on.
 """
 
 import argparse
 import io
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, write
+from common import ROOT, Measured, prior_line, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
@@ -91,14 +90,7 @@ def main() -> None:
 
     pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     pipes = priors()
-    store = arguments.output.with_suffix(".json")
-    known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}
-
-    def remember(key: str, compute: Callable[[], float]) -> float:
-        if key not in known:
-            known[key] = round(compute(), 4)
-            write(store, json.dumps(known, indent=1) + "\n")
-        return known[key]
+    measured = Measured(arguments.output.with_suffix(".json"), pipes["table"].unet)
 
     where = f"{len(pictures)} of {', '.join(folder.name for folder in arguments.folders)}, {arguments.size} pixels"
     rows = [["rule", "evaluations", *(f"QF {factor}" for factor in arguments.quality_factors), "mean"]]
@@ -107,7 +99,7 @@ def main() -> None:
         for name, (settings, error) in RULES.items():
             settings = settings | {"num_samples": samples, "num_inference_steps": evaluations // samples}
             gains = [
-                remember(
+                measured(
                     f"{where}; {name}; {settings}; QF {factor}",
                     lambda f=factor, e=error, s=settings: mean_gain(pipes[e], pictures, f, s),
                 )
@@ -121,10 +113,10 @@ def main() -> None:
         settings, cells = PRESETS["balanced"] | {"sharpness": sharpness}, [f"{sharpness}"]
         for factor in arguments.quality_factors:
             key = f"{where}; sharpness {sharpness}; {PRESETS['balanced']}; QF {factor}"
-            gain = remember(f"{key}; gain", lambda f=factor, s=settings: mean_gain(pipes["table"], pictures, f, s))
+            gain = measured(f"{key}; gain", lambda f=factor, s=settings: mean_gain(pipes["table"], pictures, f, s))
             cells.append(f"{gain:+.2f}")
             if network is not None:
-                ratio = remember(
+                ratio = measured(
                     f"{key}; LPIPS", lambda f=factor, s=settings: lpips_ratio(pipes["table"], pictures, f, s, network)
                 )
                 cells[-1] += f" / {ratio:.2f}"
@@ -141,7 +133,7 @@ def main() -> None:
         rules=markdown(rows),
         sharpness=markdown(dial),
     )
-    write(arguments.output.with_suffix(".md"), text)
+    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(measured.record['prior_sha256'])}")
 
 
 def spread(folder: Path, count: int) -> list[Path]:
@@ -180,7 +172,7 @@ def restored(pipe: Any, picture: Image.Image, factor: int, settings: dict[str, A
 
 def mean_gain(pipe: Any, pictures: list[Image.Image], factor: int, settings: dict[str, Any]) -> float:
     pairs = [(restored(pipe, picture, factor, settings), picture) for picture in pictures]
-    return float(np.mean([psnr(ours, picture) - psnr(jpeg, picture) for (jpeg, ours), picture in pairs]))
+    return round(float(np.mean([psnr(ours, picture) - psnr(jpeg, picture) for (jpeg, ours), picture in pairs])), 4)
 
 
 def lpips_ratio(pipe: Any, pictures: list[Image.Image], factor: int, settings: dict[str, Any], network: Any) -> float:
@@ -189,7 +181,7 @@ def lpips_ratio(pipe: Any, pictures: list[Image.Image], factor: int, settings: d
     for picture in pictures:
         both = [tensor(image) for image in restored(pipe, picture, factor, settings)]
         totals += [float(network(x, tensor(picture))) for x in both]
-    return float(totals[1] / totals[0])
+    return round(float(totals[1] / totals[0]), 4)
 
 
 def tensor(picture: Image.Image) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import presets
-from common import evaluation, write
+from common import evaluation, prior_line, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -208,7 +208,8 @@ def make(folders: dict[str, Path], with_others: Path, output: Path) -> None:
     rows = {name: next(iter(presets.gains(folder).values())) for name, folder in folders.items()}
     record = evaluation(with_others)
     tables = evaluation_tables(record["rows"], record["notes"])
-    write(output, TEXT.format(count=len(DRAWINGS), gains=presets.gain_table(rows), tables=tables))
+    text = TEXT.format(count=len(DRAWINGS), gains=presets.gain_table(rows), tables=tables)
+    write(output, f"{text}\n{prior_line(record['prior_sha256'])}")
 
 
 def main() -> None:

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, write
+from common import ROOT, prior_line, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
 from pipeline_ddrm_jpeg.jpeg_history import JPEGHistory
@@ -338,7 +339,8 @@ pixels outside of it changed, and the PSNR (dB) of the picture with the preset `
 found.
 
 {shot}
-"""
+
+{prior_line(fingerprint(DDRMJPEGPipeline.from_embedded().unet))}"""
     print(text)
     write(arguments.output.with_suffix(".md"), text)
 

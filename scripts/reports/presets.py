@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib
-from common import ROOT, evaluation, save, write
+from common import ROOT, evaluation, prior_line, save, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -39,6 +39,7 @@ def gains(folder: Path) -> dict[str, dict]:
             "seconds": sum(row["seconds"] for row in ours) / len(ours),
             "images": sum(row["images"] for row in ours if row["quality_factor"] == ours[0]["quality_factor"]),
             "dtype": record["dtype"],
+            "prior_sha256": record["prior_sha256"],
         }
         for (factor,), group in groups(ours, "quality_factor").items():
             total = sum(row["images"] for row in group)
@@ -106,7 +107,8 @@ four evaluations; `best` is the mean of two of six with opposite noise. All thre
 
 How the settings were chosen: on crops of `mcmaster18` and `live1`, which are among the sets of the table, and on the
 prior's own training pictures; no other set was looked at.
-"""
+
+{prior_line(first["prior_sha256"])}"""
     write(output.with_suffix(".md"), text)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bjontegaard
 import matplotlib
-from common import ROOT, evaluation, save, write
+from common import ROOT, evaluation, prior_line, save, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,7 +58,8 @@ def draw(sets: dict[str, list[dict]], names: list[str], output: Path) -> None:
 
 
 def make(folder: Path, output: Path) -> None:
-    means = evaluation(folder)["rows"]
+    record = evaluation(folder)
+    means = record["rows"]
     if any("bits_per_pixel" not in mean for mean in means):
         sys.exit("the convention released writes no files and has no rate; evaluate with --convention libjpeg")
     if len({mean["quality_factor"] for mean in means}) < 4:
@@ -94,7 +95,8 @@ def make(folder: Path, output: Path) -> None:
 ![rate-distortion curves]({output.name}.png)
 
 Made by `scripts/reports/rate_distortion.py` from the results of `ddrm-jpeg evaluate`.
-"""
+
+{prior_line(record["prior_sha256"])}"""
     write(output.with_suffix(".md"), text)
 
 

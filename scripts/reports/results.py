@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, evaluation, write
+from common import ROOT, evaluation, prior_line, write
 
 from pipeline_ddrm_jpeg.evaluation.protocol import JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables, groups, markdown
@@ -103,7 +103,7 @@ def make(folders: list[Path], output: Path) -> None:
         gathered["rows"] += [row | made_with for row in record["rows"]]
     parts += [f"{WORSE}{made_worse(gathered['rows'])}\n", FIGURES]
     versions = ", ".join(f"{name} {version}" for name, version in gathered["versions"].items())
-    parts.append(f"Prior `{gathered['prior_sha256'][:12]}`, with {versions}.\n")
+    parts.append(f"{prior_line(gathered['prior_sha256'])}\nMade with {versions}.\n")
     write(output.with_suffix(".md"), "\n".join(parts))
     write(output.with_suffix(".json"), json.dumps(gathered, indent=1) + "\n")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, write
+from common import ROOT, Measured, prior_line, write
 from corrections import crop, restored, spread, tensor
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
@@ -94,14 +94,7 @@ def main() -> None:
     sets = " and ".join(f"`{folder.name}`" for folder in arguments.folders)
     network = None if lpips.obstacle(arguments.lpips_weights) else lpips.load(arguments.lpips_weights)
     pipe = load("ddrm")
-    store = arguments.output.with_suffix(".json")
-    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-
-    def remember(key: str, compute: Any) -> dict[str, float]:
-        if key not in known:
-            known[key] = {name: round(value, 4) for name, value in compute().items()}
-            write(store, json.dumps(known, indent=1) + "\n")
-        return known[key]
+    measured = Measured(arguments.output.with_suffix(".json"), pipe.unet)
 
     where = f"{len(pictures)} of {sets}, {arguments.size} pixels"
     rows = [["sampler", "evaluations", "steps", *(f"QF {factor}" for factor in arguments.quality_factors), "seconds"]]
@@ -111,7 +104,7 @@ def main() -> None:
             settings = settings | {"num_inference_steps": steps}
             pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
             found = [
-                remember(
+                measured(
                     f"{where}; {name}; {settings}; QF {factor}; LPIPS {network is not None}",
                     lambda f=factor, s=settings: gains(pipe, pictures, f, s, network),
                 )
@@ -127,7 +120,7 @@ def main() -> None:
     for sampler, checkpoints in (("ddrm", "no"), ("pigdm", "no"), ("pigdm", "yes")):
         cells = [sampler + (", gradient checkpointing" if checkpoints == "yes" else "")]
         for size in arguments.step_sizes:
-            one = remember(
+            one = measured(
                 f"step; {sampler}; {size}; {checkpoints}", lambda a=(sampler, str(size), checkpoints): in_a_process(*a)
             )
             cells += [f"{one['seconds']:.1f}", f"{one['mib']:.0f}"]
@@ -143,7 +136,7 @@ def main() -> None:
         dtype=str(pipe.unet.dtype).removeprefix("torch."),
         costs=markdown(costs),
     )
-    write(arguments.output.with_suffix(".md"), text)
+    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(measured.record['prior_sha256'])}")
 
 
 def load(sampler: str) -> DDRMJPEGPipeline:
@@ -163,7 +156,8 @@ def gains(pipe: Any, pictures: list, factor: int, settings: dict[str, Any], netw
         if network is not None:
             perceived += [float(network(tensor(one), tensor(picture))) for one in (jpeg, ours)]
     values = {"gain": float(np.mean(gain)), "seconds": seconds}
-    return values if network is None else values | {"lpips": float(perceived[1] / perceived[0])}
+    values |= {} if network is None else {"lpips": float(perceived[1] / perceived[0])}
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
@@ -179,7 +173,7 @@ def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
     seconds = time.process_time() - start
     # Not getrusage, which begins with the peak of the process that started this one.
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-    return {"seconds": seconds, "mib": peak / 1024}
+    return {"seconds": round(seconds, 4), "mib": round(peak / 1024, 4)}
 
 
 def in_a_process(*arguments: str) -> dict[str, float]:

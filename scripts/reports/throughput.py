@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark import diffjpeg, make_file
-from common import ROOT, write
+from common import ROOT, prior_line, write
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, observe
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
+from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.restoration import restore_files
@@ -192,7 +193,7 @@ def page(record: dict[str, Any]) -> str:
             "steps, one after the other, its operator as a sum over 8 x 8 pixels for each frequency. waifu2x and\n"
             "jpegqs have one thread.\n"
         )
-    return text
+    return f"{text}\n{prior_line(record['prior_sha256'])}"
 
 
 def main() -> None:
@@ -214,7 +215,9 @@ def main() -> None:
         return
     stored = arguments.output.with_suffix(".json")
     empty = {"commands": [], "folders": [], "compared": {}, "what": ""}
-    record = json.loads(stored.read_text()) if arguments.only and stored.exists() else empty
+    known = json.loads(stored.read_text()) if arguments.only and stored.exists() else {}
+    prior = fingerprint(DDRMJPEGPipeline.from_embedded().unet)
+    record = known if known.get("prior_sha256") == prior else empty | {"prior_sha256": prior}
     record["torch"] = torch.__version__
     name = arguments.pictures.resolve().name
     command = f"python scripts/reports/throughput.py {name}" + (f" --only {arguments.only}" if arguments.only else "")

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, write
+from common import ROOT, prior_line, write
 from corrections import crop, spread
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 
 PARTS = 5
@@ -101,6 +102,7 @@ def main() -> None:
     pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     pipe = DDRMJPEGPipeline.from_embedded()
     pipe.set_progress_bar_config(disable=True)
+    prior = fingerprint(pipe.unet)
     rows, record = [["settings", "QF", "ratio", "pictures", *["expected / actual"] * PARTS, "correlation"]], {}
     for name, (subsampling, settings) in SETTINGS.items():
         for factor in arguments.quality_factors:
@@ -121,8 +123,8 @@ def main() -> None:
         low=min(spreads),
         high=max(spreads),
     )
-    write(arguments.output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
-    write(arguments.output.with_suffix(".md"), text)
+    write(arguments.output.with_suffix(".json"), json.dumps({"prior_sha256": prior, "found": record}, indent=1) + "\n")
+    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(prior)}")
 
 
 if __name__ == "__main__":
