@@ -310,7 +310,7 @@ def test_a_prior_has_one_name_in_every_dtype_and_another_one_when_a_weight_chang
     assert len(set(map(fingerprint, networks))) == 1
     before = fingerprint(networks[0])
     page = Path(__file__).parent.parent / "pipeline_ddrm_jpeg" / "prior" / "README.md"
-    assert f"This one is\n`{before[:12]}`" in page.read_text(), "the name that the embedded prior's page gives"
+    assert f"This one is `{before[:12]}`" in page.read_text(), "the name that the embedded prior's page gives"
     with torch.no_grad():
         next(networks[0].parameters()).add_(0.1)
     assert fingerprint(networks[0]) != before

@@ -245,7 +245,8 @@ def _environment() -> dict[str, Any]:
 def fingerprint(network: torch.nn.Module) -> str:
     """SHA-256 of the weights of a network, by which results name the prior they were made with.
 
-    Rounded to bfloat16 first, so that it is the same in whatever dtype they were loaded.
+    Rounded to bfloat16 first, so that weights loaded in float32 or bfloat16 have one name; in float16 too, where that
+    holds them exactly.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -49,7 +49,7 @@ The paper's other problem, pictures of 9 bits a colour:
 
 ![9 bits a colour and restoration](figures/figure_2.png)
 
-How far eight samples differ, and how far their mean is from the original:
+How far the two samples of `best` differ, and how far their mean is from the original:
 
 ![mean, spread and error of the samples](figures/samples.png)
 

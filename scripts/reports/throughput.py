@@ -199,7 +199,9 @@ def page(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="folder of clean pictures")
-    parser.add_argument("--only", choices=["folders", "compared"], help="one part; the other is left as it was")
+    parser.add_argument(
+        "--only", choices=["folders", "compared"], help="one part; the other is kept if it is of this prior"
+    )
     parser.add_argument("--folders", nargs="+", default=["256x256:1000", "1000x500:100", "4000x3000:10"])
     parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the folders (balanced)")
     parser.add_argument("--limit", type=float, default=0, metavar="SECONDS", help="of each folder; 0: none (0)")
