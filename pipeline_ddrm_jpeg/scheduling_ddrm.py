@@ -335,7 +335,7 @@ def scheduled(
         scheduler: any of the protocol (docs/architecture.md).
         num_inference_steps: network evaluations in a sample.
         init_timestep: where sampling starts; the scheduler's unless given. `"auto"`: by the uncertainty, the later the
-            finer the measurement.
+            finer the measurement, and not above the paper's 300 where the betas are the paper's.
         timestep_spacing: the scheduler's unless given.
         uncertainty: what the operator says of itself; without it `"auto"` is the scheduler's own start.
     """
@@ -344,8 +344,11 @@ def scheduled(
     options = {name: value for name, value in options.items() if value not in (None, "auto")}
     scheduler.set_timesteps(num_inference_steps, **options)
     if init_timestep == "auto" and uncertainty is not None:
-        # Found with the embedded prior and the correction "posterior", by a search that is not in this repository.
+        # Found with the embedded prior and the correction "posterior" (docs/corrections.md). What is coarser than
+        # libjpeg's quality factor 7 needs more, with steps to come down from it; never more than the paper's 300 has.
         noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
+        noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / num_inference_steps)
+        noise_to_signal = min(noise_to_signal, 1.24)
         start = max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)
         scheduler.set_timesteps(num_inference_steps, init_timestep=start, **options)
     return scheduler

@@ -277,6 +277,7 @@ def test_corrections_are_compared_and_not_computed_twice(photo, tmp_path):
     text = (tmp_path / "corrections.md").read_text()
     assert text.count("| 2 |") == 7
     assert "| 1.0 |" in text
+    assert text.count("| fast |") == 6
     assert str(tmp_path) not in text
     store = tmp_path / "corrections.json"
     known = json.loads(store.read_text())

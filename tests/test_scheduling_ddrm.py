@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
+from pipeline_ddrm_jpeg.jpeg_operator import quality_tables
 from pipeline_ddrm_jpeg.samples import Noise
-from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
+from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS, scheduled
 
 
 def test_alphas_are_those_of_the_paper_to_float32():
@@ -101,6 +102,23 @@ def test_the_nearest_timestep_has_the_ratio_of_noise_to_signal():
     ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
     assert [scheduler.nearest_timestep(ratios[t].item()) for t in (0, 17, 300, 999)] == [0, 17, 300, 999]
     assert scheduler.nearest_timestep(0.0) == 0
+
+
+@given(coarse=st.floats(1e-3, 2.0), ratio=st.floats(0.0, 1.0), steps=st.integers(1, 12))
+def test_an_automatic_start_is_the_higher_the_coarser_the_measurement_and_never_above_the_papers(coarse, ratio, steps):
+    scheduler = DDRMScheduler(timestep_spacing="log")
+    highest, lowest = (scheduled(scheduler, steps, "auto", None, u).timesteps for u in (coarse, coarse * ratio))
+    assert 300 >= highest[0] >= lowest[0] >= steps - 1
+    assert len(highest) == len(lowest) == steps
+
+
+def test_automatic_starts_of_very_coarse_files_rise_faster_the_more_steps_there_are():
+    scheduler, starts = DDRMScheduler(timestep_spacing="log"), {}
+    for quality in (3, 5, 10, 40):
+        uncertainty = JPEGOperator.from_tables(quality_tables(quality), [(2, 2), (1, 1), (1, 1)]).uncertainty()
+        chosen = [scheduled(scheduler, steps, "auto", None, uncertainty) for steps in (2, 4, 6)]
+        starts[quality] = [int(one.timesteps[0]) for one in chosen]
+    assert starts == {3: [293, 300, 300], 5: [182, 237, 255], 10: [106, 128, 135], 40: [56, 69, 73]}
 
 
 def test_noise_that_is_given_is_the_noise_of_the_step():

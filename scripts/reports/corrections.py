@@ -4,8 +4,8 @@ python scripts/reports/corrections.py FOLDER... [--count 6] [--output docs/corre
 
 The middle of each picture is compressed (Pillow, 4:2:0) and restored by every rule; a row is the mean gain in PSNR over
 the JPEG, of 8-bit RGB. Then the preset `balanced` at several values of `sharpness`, with LPIPS over the JPEG's where
-its weights are. OUTPUT.json keeps every number, and what is there of the same weights is not computed again; OUTPUT.md
-is made of it.
+its weights are; and for coarse files, with twice as many pictures, the presets from several starts. OUTPUT.json keeps
+every number, and what is there of the same weights is not computed again; OUTPUT.md is made of it.
 
 The settings of the presets were chosen with `mcmaster18` and `live1`; do not choose with sets that you report on.
 """
@@ -40,6 +40,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "the same with Wiener's error": ({**_POSTERIOR, "temperature": 0.5, "equivariant": True}, "formula"),
 }
 SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STARTS, COARSE = ("auto", 125, 150, 200, 250, 300), (3, 5, 7, 10)  # timesteps, and quality factors
 
 TEXT = """# Corrections
 
@@ -61,11 +62,11 @@ What the parts of `correction="posterior"` are worth: mean gain in PSNR over the
 Errors are scaled by 3 (`error_scale`), because they repeat; less noise than the schedule has (`temperature`) is better
 for averages. One seed: differences below about 0.02 dB are not findings.
 
-These values, and where sampling starts and ends, come from a search on crops of the same two sets and of training
-pictures, which is not in this repository. It found flat optima, but for two evaluations, of which the second must come
-at 0.44 of the first one's noise; and that these brought nothing: linear combinations of the steps' pictures, a start
-from the mean of a prior on coefficients, other scales or temperatures by step, two views in the last step, three
-samples of four steps instead of two of six. An error for each block, by the likelihood of its bins, was worse.
+These values, and where sampling ends, come from a search on crops of the same two sets and of training pictures, which
+is not in this repository. It found flat optima, but for two evaluations, of which the second must come at 0.44 of the
+first one's noise; and that these brought nothing: linear combinations of the steps' pictures, a start from the mean of
+a prior on coefficients, other scales or temperatures by step, two views in the last step, three samples of four steps
+instead of two of six. An error for each block, by the likelihood of its bins, was worse.
 
 ## Sharpness
 
@@ -74,6 +75,16 @@ is busy, and stays within the bins; it needs no evaluation. Texture that the net
 the result, costs one and was no better. The preset `balanced`, gain in PSNR / LPIPS over the JPEG's:
 
 {sharpness}
+
+## Where sampling starts
+
+The presets start at the timestep that `init_timestep="auto"` finds from the quantization tables: with more noise the
+coarser they are, and with more than in proportion where they are very coarse and there are steps to come down from it.
+Gain of the presets in dB, from there and from fixed timesteps, on {more} pictures:
+
+{starts}
+
+What is best differs from picture to picture, most of all at quality factor 5; the rule goes by the mean.
 """
 
 
@@ -122,6 +133,22 @@ def main() -> None:
                 cells[-1] += f" / {ratio:.2f}"
         dial.append(cells)
 
+    more = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, 2 * arguments.count)]
+    starts = [["preset", "start", *(f"QF {factor}" for factor in COARSE)]]
+    for preset, settings in PRESETS.items():
+        if settings["num_inference_steps"] * settings["num_samples"] not in arguments.evaluations:
+            continue
+        for start in STARTS:
+            chosen = settings | {"init_timestep": start}
+            gains = [
+                measured(
+                    f"{len(more)} of {where}; {chosen}; QF {factor}",
+                    lambda f=factor, s=chosen: mean_gain(pipes["table"], more, f, s),
+                )
+                for factor in COARSE
+            ]
+            starts.append([preset, str(start), *(f"{gain:+.2f}" for gain in gains)])
+
     names = " ".join(folder.name for folder in arguments.folders)
     factors = " ".join(map(str, arguments.quality_factors))
     command = f"python scripts/reports/corrections.py {names} --count {arguments.count} --quality-factors {factors}"
@@ -132,6 +159,8 @@ def main() -> None:
         sets=" and ".join(f"`{folder.name}`" for folder in arguments.folders),
         rules=markdown(rows),
         sharpness=markdown(dial),
+        more=len(more),
+        starts=markdown(starts),
     )
     write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(measured.record['prior_sha256'])}")
 
