@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import matplotlib
+
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.files import write_atomically
 
@@ -59,8 +61,9 @@ def write(path: Path, text: str) -> None:
 
 
 def save(figure: Any, output: Path) -> None:
-    """A plot as OUTPUT.png and OUTPUT.svg."""
+    """A plot as OUTPUT.png and OUTPUT.svg, the same files for the same plot."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.rcParams["svg.hashsalt"] = output.name
     for suffix in (".png", ".svg"):
         path = output.with_suffix(suffix)
         figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)

@@ -78,14 +78,17 @@ def make(folders: list[Path], output: Path) -> None:
             for name, row in rows.items():
                 point = (row["network_evaluations"], row[factor, metric])
                 axis.plot(*point, "s" if name.startswith("paper") else "o", color="tab:blue")
-                axis.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
+                axis.annotate(name, point, (0, -7), textcoords="offset points", fontsize=8, ha="center", va="top")
             axis.set(
                 xscale="log",
                 xlabel="network evaluations",
                 ylabel=f"gain in {COLUMNS[metric].label}",
                 title=f"QF {factor}",
             )
-            axis.margins(x=0.45, y=0.15)
+            counts = [row["network_evaluations"] for row in rows.values()]
+            axis.set_xticks(counts, [f"{count:.0f}" for count in counts])
+            axis.minorticks_off()
+            axis.margins(x=0.2, y=0.2)
             axis.grid(alpha=0.3)
     save(figure, output)
 
