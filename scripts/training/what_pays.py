@@ -187,7 +187,7 @@ RUNS = {
     "from nothing: U-Net, 16 groups": Run(unet, 1e-3),
     "from nothing: U-Net, 4 groups": Run(lambda: unet(4), 1e-3),
     "from nothing: U-Net, 1 group": Run(lambda: unet(1), 1e-3),
-    "from nothing: U-Net, no normalisation": Run(lambda: unet(None), 1e-3),
+    "from nothing: U-Net, no normalisation": Run(lambda: unet(None), 2e-4),  # 1e-3 diverges
     "from nothing: U-Net, 16 groups, 2 blocks a level": Run(lambda: unet(blocks=2), 1e-3),
     "from nothing: plain, 12 layers of 96": Run(lambda: Plain(12, 96), 1e-3),
     "from nothing: plain residual U-Net": Run(lambda: PlainUNet((32, 64, 128, 192), 1), 1e-3),
@@ -262,12 +262,13 @@ def train(
 
 def table(output: Path) -> str:
     """The runs whose files are there, in the order of `RUNS`."""
-    rows = [["network and training", "crops seen", "whole pictures", *(f"window {size}" for size in WINDOWS), "t = 30"]]
-    for name in RUNS:
+    heads = ["network and training", "rate", "crops seen", "whole pictures"]
+    rows = [[*heads, *(f"window {size}" for size in WINDOWS), "t = 30"]]
+    for name, run in RUNS.items():
         if (path := output / f"{_file_name(name)}.json").exists():
             found = json.loads(path.read_text())
             means = [f"{np.log(values).mean():.4f}" for values in found["residual"].values()]
-            rows.append([name, f"{found['crops']:,}", *means, f"{found['residual']['whole'][2]:.4f}"])
+            rows.append([name, f"{run.rate:g}", f"{found['crops']:,}", *means, f"{found['residual']['whole'][2]:.4f}"])
     return markdown(rows)
 
 
