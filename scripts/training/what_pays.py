@@ -5,9 +5,9 @@ python scripts/training/what_pays.py TRAINING FOLDER... --output build/what_pays
 Every run trains for the same time of one processor core (compiling is not counted) on crops of TRAINING, with AdamW, a
 rate that rises over the first twentieth and falls to zero over the last two fifths, and is then judged as
 measure_prior.py does it: residual of whole pictures of each FOLDER, and of the same middle through windows of 64, 128
-and 256. Time is that of the process, so that other work beside it costs patience and no accuracy. A run is a file in
-the output folder; what is there already is not run again, and the table shows all that is there: several processes may
-share the work by --only.
+and 256. Time is that of the process, so that other work costs patience, and accuracy only as far as cores slow each
+other: keep that alike for all runs. A run is a file in the output folder; what is there already is not run again, and
+the table shows all that is there: several processes may share the work by --only.
 """
 
 import argparse
