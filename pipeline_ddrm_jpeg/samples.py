@@ -40,7 +40,7 @@ class DDRMJPEGPipelineOutput(BaseOutput):
         samples: for each picture the list of its samples, in the same form.
         std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
             of [0, 1]; zero for a single sample. It says where a picture is a guess, not how far off it is: with the
-            preset `best` about eight times as much (docs/uncertainty.md).
+            preset `best` about seven times as much (docs/uncertainty.md).
         expected_error: for each picture how far it is likely to be off, in the form of `std`: the standard deviation
             of what the measurement leaves open, more of it where the picture is busy. One sample is enough for it. It
             is calibrated with photographs (docs/uncertainty.md); `None` for operators other than JPEG.
