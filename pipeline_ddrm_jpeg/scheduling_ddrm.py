@@ -345,9 +345,11 @@ def scheduled(
     scheduler.set_timesteps(num_inference_steps, **options)
     if init_timestep == "auto" and uncertainty is not None:
         # Found with the embedded prior and the correction "posterior" (docs/corrections.md). What is coarser than
-        # libjpeg's quality factor 7 needs more, with steps to come down from it; never more than the paper's 300 has.
+        # libjpeg's quality factor 7 needs more, given three steps or more to come down from it; never more than the
+        # paper's 300 has.
         noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
-        noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / num_inference_steps)
+        if num_inference_steps > 2:
+            noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / num_inference_steps)
         noise_to_signal = min(noise_to_signal, 1.24)
         start = max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)
         scheduler.set_timesteps(num_inference_steps, init_timestep=start, **options)

@@ -115,7 +115,7 @@ def _start(network: nn.Module) -> None:
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            layer.weight.data *= 0.2 if name.endswith("second") else 1
+            layer.weight.data *= 0.2 if name.endswith(("second", "conv2")) else 1
             nn.init.zeros_(layer.bias)
 
 
@@ -146,14 +146,22 @@ class FrozenNorm(nn.GroupNorm):
         return x * scale[:, None, None].to(x.dtype) + (self.bias - mean * scale)[:, None, None].to(x.dtype)
 
 
-def unet(groups: int | None = 16, blocks: int = 1) -> UNet2DModel:
-    """The embedded prior's network from nothing; `groups=None`: normalisation that changes as good as nothing."""
+def unet(groups: int | None = 16, blocks: int = 1, channels: tuple[int, ...] | None = None) -> UNet2DModel:
+    """The embedded prior's network from nothing, perhaps of other channels.
+
+    `groups=None`: normalisation that changes as good as nothing, and weights to start from as the plain networks have.
+    """
     config = dict(UNet2DModel.load_config(EMBEDDED, subfolder="unet"))
     config |= {"layers_per_block": blocks, "norm_num_groups": groups or 1, "norm_eps": 1e-5 if groups else 1e4}
+    if channels:
+        kinds = {f"{way}_block_types": [f"{way.capitalize()}Block2D"] * len(channels) for way in ("down", "up")}
+        config |= {"block_out_channels": channels, **kinds}
     network = UNet2DModel.from_config(config)
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm) and not groups:
-            nn.init.constant_(module.weight, 100)  # the root of norm_eps
+    if not groups:
+        _start(network)
+        for module in network.modules():
+            if isinstance(module, nn.GroupNorm):
+                nn.init.constant_(module.weight, 100)  # the root of norm_eps
     return network
 
 
@@ -187,8 +195,11 @@ RUNS = {
     "from nothing: U-Net, 16 groups": Run(unet, 1e-3),
     "from nothing: U-Net, 4 groups": Run(lambda: unet(4), 1e-3),
     "from nothing: U-Net, 1 group": Run(lambda: unet(1), 1e-3),
-    "from nothing: U-Net, no normalisation": Run(lambda: unet(None), 2e-4),  # 1e-3 diverges
+    "from nothing: U-Net, no normalisation": Run(lambda: unet(None), 1e-3),
     "from nothing: U-Net, 16 groups, 2 blocks a level": Run(lambda: unet(blocks=2), 1e-3),
+    "from nothing: U-Net, channels 32 64 96 128": Run(lambda: unet(channels=(32, 64, 96, 128)), 1e-3),
+    "from nothing: U-Net, channels 16 32 64 128": Run(lambda: unet(channels=(16, 32, 64, 128)), 1e-3),
+    "from nothing: U-Net, channels 32 32 64 128 192": Run(lambda: unet(channels=(32, 32, 64, 128, 192)), 1e-3),
     "from nothing: plain, 12 layers of 96": Run(lambda: Plain(12, 96), 1e-3),
     "from nothing: plain residual U-Net": Run(lambda: PlainUNet((32, 64, 128, 192), 1), 1e-3),
     "embedded: as it is": Run(embedded, 0.0, trained=False),
