@@ -29,6 +29,7 @@ _BIN_MARGIN = 1e-3
 _PIXELS_IN_A_BAND = 2**16
 _LARGEST_STD = 1e6
 _MOST_ACTIVITY = 2.5  # blocks that are this many times as busy as usual get no more texture than that
+_EXPANSION = 1.25  # how far texture moves large coefficients away from zero, in standard deviations of the posterior
 # What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.
 _LOST_CHROMA = 0.0085
 # A block of this activity is off by as much as the posterior says, and the variance of others grows by this power of
@@ -225,10 +226,12 @@ class JPEGOperator(Operator):
     def textured(
         self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float, noise: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """As of the base class.
+        """As of the base class; by noise, and by expanding what the mean has of texture.
 
         The posterior's variance is an average over all pictures, while errors are large where a picture is busy. So
-        each block has its share by the root of its own activity, the root mean square of its AC coefficients.
+        each block has its share of noise by the root of its own activity, the root mean square of its AC coefficients.
+        And a mean is smaller than what it is the mean of: AC coefficients move away from zero, small ones in proportion
+        and large ones by `_EXPANSION` standard deviations, as far as their bins reach.
         """
         energies = [0.0] * len(self.subsampling)
         for rows, _ in self._bands(*x.shape[-2:]):
@@ -243,7 +246,10 @@ class JPEGOperator(Operator):
             for i, (c, variance) in enumerate(zip(coefficients, variances, strict=True)):
                 share = (_activity(c) / usual[i]).clamp_(max=_MOST_ACTIVITY)
                 white = block_dct(F.avg_pool2d(planes[:, i], self.subsampling[i])) / self._noise_units[i] ** 0.5
-                changes.append(white * (share * variance).sqrt_())
+                std_left = variance.sqrt()
+                expanded = c * (_EXPANSION / 127.5) * std_left / (c.abs() + std_left).clamp_(min=1e-6)
+                expanded[..., 0, 0] = 0
+                changes.append(expanded.addcmul_(white, share.sqrt_() * std_left))
             result[..., rows, :] = x[..., rows, :] + scale * _mix(self._planes(changes), self._inverse)
         return result
 

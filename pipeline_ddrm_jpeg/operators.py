@@ -90,14 +90,14 @@ class Operator:
     def textured(
         self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """A posterior mean made more like a sample: what it lacks in texture comes back as noise.
+        """A posterior mean made more like a sample: it is given the texture that means lack.
 
         Args:
             x: mean `[B, 3, H, W]` in [-1, 1], as of `posterior`.
             y: measurement, with a batch of 1 or B.
             std: the error of `x`, as for `posterior`.
             noise: white, of variance 1, in the shape of `x`.
-            scale: of the texture; with 1 its variance is that of the posterior.
+            scale: of the texture; with 1 the variance of its noise is that of the posterior.
 
         Returns:
             A picture that `nearest` may still have to bring back to the measurement; an operator that knows of no

@@ -313,13 +313,34 @@ def test_texture_has_the_variance_of_the_posterior_and_more_of_it_where_a_pictur
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
     textured = operator.textured(mean, y, 0.05, noise, 1.0)
     assert torch.equal(operator.textured(mean, y, 0.05, noise, 0.0), mean)
-    change = coefficients(operator, textured - mean)[0]
+    expanded = operator.textured(mean, y, 0.05, torch.zeros_like(mean), 1.0)
+    change = coefficients(operator, textured - expanded)[0]
     announced = variance[0] * operator._noise_units[0]
     assert change.square().mean().item() == pytest.approx(announced.mean().item(), rel=0.35)
     activity = operator._coefficients(mean)[0].square().flatten(-2)[..., 1:].mean(dim=-1).flatten()
     energy = change.square().mean(dim=(-2, -1)).flatten()
     busy = activity > activity.median()
     assert energy[busy].mean() > 3 * energy[~busy].mean()
+
+
+def test_texture_moves_coefficients_away_from_zero_by_what_the_file_leaves_open(photo):
+    seen = observe(jpeg_bytes(photo, quality=20))
+    operator, y = seen.operator, seen.y
+    mean, variance = operator.posterior(operator.decode(y), y, 0.05)
+    expanded = operator.textured(mean, y, 0.05, torch.zeros_like(mean), 1.0)
+    before, after = (operator._coefficients(x)[0] for x in (mean, expanded))
+    std, change = (variance[0] * operator._noise_units[0]).sqrt(), after - before
+    torch.testing.assert_close(change[..., 0, 0], torch.zeros_like(change[..., 0, 0]), rtol=0, atol=0.01)
+    ac = torch.ones(8, 8, dtype=torch.bool)
+    ac[0, 0] = False
+    distance, size, std = change[..., ac] * before[..., ac].sign(), before[..., ac].abs(), std[..., ac]
+    assert (distance > -0.01).all()
+    assert (distance < 1.25 * std + 0.01).all()
+    large, small = size > 20 * std, size < std / 20
+    assert large.sum() > 50
+    assert small.sum() > 50
+    assert (distance / std)[large].mean().item() == pytest.approx(1.25, rel=0.05)
+    assert (distance - 1.25 * size)[small].abs().max() < 0.1
 
 
 @pytest.mark.parametrize("scale", [2.0, 5.0, 20.0, 200.0])
