@@ -110,7 +110,9 @@ def main() -> None:
 
     def make_presets() -> None:
         measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
-        presets.make([evaluate(name, sets, 3) for name in measured], docs / "presets")
+        folders = [evaluate(name, sets, 3) for name in measured]
+        sharper = [evaluate("balanced", sets, 3, "--sharpness", value) for value in ("0.5", "1")]
+        presets.make([*folders[:3], *sharper, *folders[3:]], docs / "presets")
 
     def make_graphics() -> None:
         drawn = graphics.draw(arguments.work / "graphics", seed=1, size=arguments.size)

@@ -208,7 +208,7 @@ def make(folders: dict[str, Path], with_others: Path, output: Path) -> None:
     rows = {name: next(iter(presets.gains(folder).values())) for name, folder in folders.items()}
     record = evaluation(with_others)
     tables = evaluation_tables(record["rows"], record["notes"])
-    text = TEXT.format(count=len(DRAWINGS), gains=presets.gain_table(rows), tables=tables)
+    text = TEXT.format(count=len(DRAWINGS), gains=presets.gain_table(rows, ("psnr", "ssimulacra2")), tables=tables)
     write(output, f"{text}\n{prior_line(record['prior_sha256'])}")
 
 

@@ -3,30 +3,35 @@
 ddrm-jpeg evaluate FOLDER --output RESULTS/fast --preset fast       # and so on for every preset
 python scripts/reports/presets.py RESULTS/fast RESULTS/balanced ... [--output docs/presets]
 
-Each evaluation is a row; the single samples of paper-average are the row of paper. Writes OUTPUT.md with the table, and
-the plot as OUTPUT.png and OUTPUT.svg.
+Each evaluation is a row; the single samples of paper-average are the row of paper, and a preset with another
+`--sharpness` is named so. Writes OUTPUT.md with the table, and the plot as OUTPUT.png and OUTPUT.svg.
 """
 
 import argparse
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from common import ROOT, evaluation, prior_line, save, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
 
-SHOWN = ("psnr", "ssimulacra2")
+SHOWN = ("psnr", "ssimulacra2", "lpips")
 
 
 def gains(folder: Path) -> dict[str, dict]:
-    """For each preset in an evaluation: network evaluations, seconds, and gains over JPEG by quality factor."""
+    """For each preset in an evaluation: network evaluations, seconds, and by quality factor how it compares to JPEG.
+
+    That is the gain of a metric, and of LPIPS, where it was computed, the ratio of the means.
+    """
     record = evaluation(folder)
-    rows, preset = record["rows"], record["protocol"]["preset"] or folder.name
+    rows, preset = record["rows"], named(record["protocol"]) or folder.name
     chosen = {preset: AVERAGE if any(row["method"] == AVERAGE for row in rows) else SINGLE}
     if preset == "paper-average":
         chosen = {"paper": SINGLE, "paper-average": AVERAGE}
@@ -42,49 +47,67 @@ def gains(folder: Path) -> dict[str, dict]:
             "prior_sha256": record["prior_sha256"],
         }
         for (factor,), group in groups(ours, "quality_factor").items():
-            total = sum(row["images"] for row in group)
+            counts = np.array([row["images"] for row in group])
             for metric in SHOWN:
-                of_sets = (
-                    row["images"] * (row["metrics"][metric] - jpeg[row["dataset"], factor][metric]) for row in group
+                if any(metric not in row["metrics"] for row in group):
+                    continue
+                mine, theirs = (
+                    counts @ [metrics[metric] for metrics in both] / counts.sum()
+                    for both in zip(*((row["metrics"], jpeg[row["dataset"], factor]) for row in group), strict=True)
                 )
-                found[name][factor, metric] = sum(of_sets) / total
+                found[name][factor, metric] = mine / theirs if metric == "lpips" else mine - theirs
     return found
 
 
-def factors_of(rows: dict[str, dict]) -> list[int]:
-    return sorted({key[0] for row in rows.values() for key in row if isinstance(key, tuple)})
+def named(protocol: dict) -> str | None:
+    """The preset of an evaluation, with the sharpness that it was given."""
+    settings = dict(protocol["settings"])
+    sharpness = settings.pop("sharpness", 0)
+    if protocol["preset"] or not sharpness:
+        return protocol["preset"]
+    return next((f"{name}, sharpness {sharpness:g}" for name in PRESETS if PRESETS[name] == settings), None)
 
 
-def gain_table(rows: dict[str, dict]) -> str:
+def columns_of(rows: dict[str, dict]) -> list[tuple[int, str]]:
+    """What all rows have, by quality factor and metric."""
+    keys = [{key for key in row if isinstance(key, tuple)} for row in rows.values()]
+    return sorted(set.intersection(*keys), key=lambda key: (key[0], SHOWN.index(key[1])))
+
+
+def title(metric: str) -> str:
+    return f"{COLUMNS[metric].label} / JPEG's" if metric == "lpips" else COLUMNS[metric].label
+
+
+def gain_table(rows: dict[str, dict], metrics: tuple[str, ...] = SHOWN) -> str:
     """What `gains` found, a line for each preset."""
-    columns = [(factor, metric) for factor in factors_of(rows) for metric in SHOWN]
-    heads = [f"QF {factor} {COLUMNS[metric].label}" for factor, metric in columns]
-    lines = [["Preset", "network evaluations", "seconds", *heads]]
+    columns = [key for key in columns_of(rows) if key[1] in metrics]
+    lines = [["Preset", "network evaluations", "seconds", *(f"QF {factor} {title(m)}" for factor, m in columns)]]
     for name, row in rows.items():
-        cells = [f"{row[column]:+.{COLUMNS[column[1]].decimals}f}" for column in columns]
+        cells = [
+            f"{row[key]:.2f}" if key[1] == "lpips" else f"{row[key]:+.{COLUMNS[key[1]].decimals}f}" for key in columns
+        ]
         lines.append([name, f"{row['network_evaluations']:.0f}", f"{row['seconds']:.1f}", *cells])
     return markdown(lines)
 
 
 def make(folders: list[Path], output: Path) -> None:
     rows = {name: row for folder in folders for name, row in gains(folder).items()}
-    factors = factors_of(rows)
     table = gain_table(rows)
     print(table)
 
-    figure, axes = plt.subplots(len(SHOWN), len(factors), figsize=(4 * len(factors), 6), layout="constrained")
-    for axes_row, metric in zip(axes, SHOWN, strict=True):
+    columns = columns_of(rows)
+    factors = sorted({factor for factor, _ in columns})
+    shown = [metric for metric in SHOWN if (factors[0], metric) in columns]
+    size = (4 * len(factors), 3 * len(shown))
+    figure, axes = plt.subplots(len(shown), len(factors), figsize=size, squeeze=False, layout="constrained")
+    for axes_row, metric in zip(axes, shown, strict=True):
         for axis, factor in zip(axes_row, factors, strict=True):
             for name, row in rows.items():
                 point = (row["network_evaluations"], row[factor, metric])
                 axis.plot(*point, "s" if name.startswith("paper") else "o", color="tab:blue")
                 axis.annotate(name, point, (0, -7), textcoords="offset points", fontsize=8, ha="center", va="top")
-            axis.set(
-                xscale="log",
-                xlabel="network evaluations",
-                ylabel=f"gain in {COLUMNS[metric].label}",
-                title=f"QF {factor}",
-            )
+            label = title(metric) if metric == "lpips" else f"gain in {title(metric)}"
+            axis.set(xscale="log", xlabel="network evaluations", ylabel=label, title=f"QF {factor}")
             counts = [row["network_evaluations"] for row in rows.values()]
             axis.set_xticks(counts, [f"{count:.0f}" for count in counts])
             axis.minorticks_off()
@@ -106,7 +129,7 @@ thread in {first["dtype"]}, as `scripts/reports/presets.py` prints them from the
 every step, start where the file's own tables say, space their steps by noise, and end in a projection onto the file.
 What each of these is worth is in [corrections.md](corrections.md). `fast` and `balanced` are one sample of two and of
 four evaluations; `best` is the mean of two of six with opposite noise. All three stand at the end of least distortion;
-`sharpness` leads to the other.
+`sharpness` leads to the other, where LPIPS is least, and costs no evaluation.
 
 How the settings were chosen: on crops of `mcmaster18` and `live1`, which are among the sets of the table, and on the
 prior's own training pictures; no other set was looked at.
