@@ -110,9 +110,12 @@ def main() -> None:
 
     def make_presets() -> None:
         measured = [name for name in PRESETS if name != "paper"]  # which is the first sample of paper-average
+        factors = ("--quality", "5,10,20,30,40")
+        larger = [evaluate(name, sets, 1000, *factors) for name in ("fast", "balanced")]
+        larger.append(evaluate("balanced", sets, 1000, *factors, "--sharpness", "1"))
         folders = [evaluate(name, sets, 3) for name in measured]
         sharper = [evaluate("balanced", sets, 3, "--sharpness", value) for value in ("0.5", "1")]
-        presets.make([*folders[:3], *sharper, *folders[3:]], docs / "presets")
+        presets.make([*folders[:3], *sharper, *folders[3:]], docs / "presets", larger)
 
     def make_graphics() -> None:
         drawn = graphics.draw(arguments.work / "graphics", seed=1, size=arguments.size)

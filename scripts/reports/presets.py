@@ -90,7 +90,8 @@ def gain_table(rows: dict[str, dict], metrics: tuple[str, ...] = SHOWN) -> str:
     return markdown(lines)
 
 
-def make(folders: list[Path], output: Path) -> None:
+def make(folders: list[Path], output: Path, larger: list[Path] | None = None) -> None:
+    """Write the page of evaluations of a few pictures, and of `larger` ones of all, of some of the same presets."""
     rows = {name: row for folder in folders for name, row in gains(folder).items()}
     table = gain_table(rows)
     print(table)
@@ -115,7 +116,11 @@ def make(folders: list[Path], output: Path) -> None:
             axis.grid(alpha=0.3)
     save(figure, output)
 
-    first = next(iter(rows.values()))
+    first, more = next(iter(rows.values())), ""
+    if larger:
+        all_rows = {name: row for folder in larger for name, row in gains(folder).items()}
+        count = next(iter(all_rows.values()))["images"]
+        more = f"\nThe same of all {count} pictures of [results.md](results.md):\n\n{gain_table(all_rows)}\n"
     text = f"""# Presets
 
 Gain over the JPEG file, the mean over {first["images"]} pictures, and the seconds a picture of 256 x 256 takes on one
@@ -124,7 +129,7 @@ thread in {first["dtype"]}, as `scripts/reports/presets.py` prints them from the
 {table}
 
 ![quality against network evaluations]({output.name}.png)
-
+{more}
 `fast`, `balanced` and `best` correct with the posterior mean and account for its noise, show the prior another view at
 every step, start where the file's own tables say, space their steps by noise, and end in a projection onto the file.
 What each of these is worth is in [corrections.md](corrections.md). `fast` and `balanced` are one sample of two and of
