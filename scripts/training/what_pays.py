@@ -29,6 +29,7 @@ from measure_prior import SIZE, WINDOWS, residuals
 from PIL import Image
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.utils.flop_counter import FlopCounterMode
 from train_prior import Crops, compile_for_training, read
 
 from pipeline_ddrm_jpeg import DDRMScheduler
@@ -271,14 +272,23 @@ def train(
 
 def table(output: Path) -> str:
     """The runs whose files are there, in the order of `RUNS`."""
-    heads = ["network and training", "rate", "crops seen", "whole pictures"]
+    heads = ["network and training", "GFLOP", "rate", "crops seen", "whole pictures"]
     rows = [[*heads, *(f"window {size}" for size in WINDOWS), "t = 30"]]
     for name, run in RUNS.items():
         if (path := output / f"{_file_name(name)}.json").exists():
             found = json.loads(path.read_text())
             means = [f"{np.log(values).mean():.4f}" for values in found["residual"].values()]
-            rows.append([name, f"{run.rate:g}", f"{found['crops']:,}", *means, f"{found['residual']['whole'][2]:.4f}"])
+            counts = [f"{operations(run.network()) / 1e9:.2f}", f"{run.rate:g}", f"{found['crops']:,}"]
+            rows.append([name, *counts, *means, f"{found['residual']['whole'][2]:.4f}"])
     return markdown(rows)
+
+
+@torch.no_grad()
+def operations(network: ModelMixin) -> int:
+    """Of an evaluation of 64 x 64 pixels, a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 64, 64), 0)
+    return counter.get_total_flops()
 
 
 def _file_name(name: str) -> str:
