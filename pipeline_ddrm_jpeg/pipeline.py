@@ -200,7 +200,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
                 instead, whose measurement `operator.encode(picture)` is then restored: a path, bytes,
                 a PIL image, a tensor `[B, 3, H, W]` or `[3, H, W]` in [-1, 1], or a list of those.
             operator: the degradation, where `image` is not a JPEG file that says so itself.
-            num_inference_steps: network evaluations in a sample, 1..`init_timestep`.
+            num_inference_steps: network evaluations in a sample, 1..`init_timestep`. A single one wants
+                `temperature=1`, whatever a preset has.
             init_timestep: where sampling starts; the scheduler's (the paper's 300) unless given. `"auto"`: by how
                 coarse the quantization tables of a file are, or what the operator says of itself.
             timestep_spacing: `"leading"` (the paper's), `"trailing"`, `"linspace"` or `"log"`; the scheduler's unless
@@ -221,8 +222,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             noise_accounting: for `"posterior"`, whether the variance that a corrected picture has left counts as noise,
                 so that a step adds only the rest.
             sharpness: where the result stands between distortion and perception, 0 to 1: 0 is the mean of the samples,
-                nearest to the original in PSNR; with more it gets back texture that the mean lacks, made up as that of
-                a sample is; 1 looks most like a photograph (LPIPS). No further evaluation is needed.
+                nearest to the original in PSNR; with more it gets back texture that the mean lacks, by expanding what
+                it has of it and by noise; 1 looks most like a photograph (LPIPS). No further evaluation is needed.
             consistent: project the samples onto the measurement: every coefficient then lies in the bin that the file
                 gives. Values lie in [0, 1] as well, unless no such picture was found (files of saturated noise or
                 graphics, mostly): then float values overshoot.

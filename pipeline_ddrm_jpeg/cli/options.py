@@ -65,7 +65,13 @@ class Sampling:
         typer.Option("--samples", min=1, help="Independent samples to average.", show_default="the preset's"),
     ] = None
     num_inference_steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Network evaluations in a sample.", show_default="the preset's")
+        int | None,
+        typer.Option(
+            "--steps",
+            min=1,
+            help="Network evaluations in a sample; 1 alone wants --temperature 1.",
+            show_default="the preset's",
+        ),
     ] = None
     init_timestep: Annotated[
         str | None,
