@@ -47,15 +47,12 @@ def gains(folder: Path) -> dict[str, dict]:
             "prior_sha256": record["prior_sha256"],
         }
         for (factor,), group in groups(ours, "quality_factor").items():
-            counts = np.array([row["images"] for row in group])
+            both = [row["metrics"] for row in group], [jpeg[row["dataset"], factor] for row in group]
+            counts = [row["images"] for row in group]
             for metric in SHOWN:
-                if any(metric not in row["metrics"] for row in group):
-                    continue
-                mine, theirs = (
-                    counts @ [metrics[metric] for metrics in both] / counts.sum()
-                    for both in zip(*((row["metrics"], jpeg[row["dataset"], factor]) for row in group), strict=True)
-                )
-                found[name][factor, metric] = mine / theirs if metric == "lpips" else mine - theirs
+                if all(metric in metrics for metrics in both[0]):
+                    mine, theirs = (np.average([one[metric] for one in each], weights=counts) for each in both)
+                    found[name][factor, metric] = mine / theirs if metric == "lpips" else mine - theirs
     return found
 
 
@@ -109,7 +106,7 @@ def make(folders: list[Path], output: Path, larger: list[Path] | None = None) ->
                 axis.annotate(name, point, (0, -7), textcoords="offset points", fontsize=8, ha="center", va="top")
             label = title(metric) if metric == "lpips" else f"gain in {title(metric)}"
             axis.set(xscale="log", xlabel="network evaluations", ylabel=label, title=f"QF {factor}")
-            counts = [row["network_evaluations"] for row in rows.values()]
+            counts = sorted({row["network_evaluations"] for row in rows.values()})
             axis.set_xticks(counts, [f"{count:.0f}" for count in counts])
             axis.minorticks_off()
             axis.margins(x=0.2, y=0.2)
