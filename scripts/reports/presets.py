@@ -16,6 +16,7 @@ from common import ROOT, evaluation, prior_line, save, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
@@ -23,6 +24,7 @@ from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
 
 SHOWN = ("psnr", "ssimulacra2", "lpips")
+_DIAL = ", sharpness"  # after the name of a preset
 
 
 def gains(folder: Path) -> dict[str, dict]:
@@ -62,7 +64,7 @@ def named(protocol: dict) -> str | None:
     sharpness = settings.pop("sharpness", 0)
     if protocol["preset"] or not sharpness:
         return protocol["preset"]
-    return next((f"{name}, sharpness {sharpness:g}" for name in PRESETS if PRESETS[name] == settings), None)
+    return next((f"{name}{_DIAL} {sharpness:g}" for name in PRESETS if PRESETS[name] == settings), None)
 
 
 def columns_of(rows: dict[str, dict]) -> list[tuple[int, str]]:
@@ -87,31 +89,42 @@ def gain_table(rows: dict[str, dict], metrics: tuple[str, ...] = SHOWN) -> str:
     return markdown(lines)
 
 
+def plot(rows: dict[str, dict]) -> Figure:
+    """A column for each quality factor: gains by evaluations, and where LPIPS is there, that by the gain in PSNR."""
+    columns, presets = columns_of(rows), {name: row for name, row in rows.items() if _DIAL not in name}
+    factors, metrics = sorted({factor for factor, _ in columns}), list(dict.fromkeys(metric for _, metric in columns))
+    size = (4 * len(factors), 3 * len(metrics))
+    figure, axes = plt.subplots(len(metrics), len(factors), figsize=size, squeeze=False, layout="constrained")
+    for metric, axes_row in zip(metrics, axes, strict=True):
+        for factor, axis in zip(factors, axes_row, strict=True):
+            if metric == "lpips":
+                places = {name: (row[factor, "psnr"], row[factor, metric]) for name, row in rows.items()}
+                dial = [place for name, place in sorted(places.items()) if name.split(_DIAL)[0] == "balanced"]
+                axis.plot(*zip(*dial, strict=True), color="tab:blue", linewidth=1)
+                axis.set(xlabel=f"gain in {title('psnr')}", ylabel=title(metric))
+            else:
+                places = {name: (row["network_evaluations"], row[factor, metric]) for name, row in presets.items()}
+                axis.set(xscale="log", xlabel="network evaluations", ylabel=f"gain in {title(metric)}")
+                counts = sorted({count for count, _ in places.values()})
+                axis.set_xticks(counts, [f"{count:.0f}" for count in counts])
+                axis.minorticks_off()
+            for name, place in places.items():
+                label = name.replace(f"balanced{_DIAL}", "sharpness")
+                axis.plot(*place, "s" if name.startswith("paper") else "o", color="tab:blue")
+                axis.annotate(label, place, (0, -7), textcoords="offset points", fontsize=8, ha="center", va="top")
+            axis.set_title(f"QF {factor}")
+            axis.margins(x=0.2, y=0.2)
+            axis.grid(alpha=0.3)
+    return figure
+
+
 def make(folders: list[Path], output: Path, larger: list[Path] | None = None) -> None:
     """Write the page of evaluations of a few pictures, and of `larger` ones of all, of some of the same presets."""
     rows = {name: row for folder in folders for name, row in gains(folder).items()}
     table = gain_table(rows)
     print(table)
 
-    columns = columns_of(rows)
-    factors = sorted({factor for factor, _ in columns})
-    shown = [metric for metric in SHOWN if (factors[0], metric) in columns]
-    size = (4 * len(factors), 3 * len(shown))
-    figure, axes = plt.subplots(len(shown), len(factors), figsize=size, squeeze=False, layout="constrained")
-    for axes_row, metric in zip(axes, shown, strict=True):
-        for axis, factor in zip(axes_row, factors, strict=True):
-            for name, row in rows.items():
-                point = (row["network_evaluations"], row[factor, metric])
-                axis.plot(*point, "s" if name.startswith("paper") else "o", color="tab:blue")
-                axis.annotate(name, point, (0, -7), textcoords="offset points", fontsize=8, ha="center", va="top")
-            label = title(metric) if metric == "lpips" else f"gain in {title(metric)}"
-            axis.set(xscale="log", xlabel="network evaluations", ylabel=label, title=f"QF {factor}")
-            counts = sorted({row["network_evaluations"] for row in rows.values()})
-            axis.set_xticks(counts, [f"{count:.0f}" for count in counts])
-            axis.minorticks_off()
-            axis.margins(x=0.2, y=0.2)
-            axis.grid(alpha=0.3)
-    save(figure, output)
+    save(plot(rows), output)
 
     first, more = next(iter(rows.values())), ""
     if larger:
@@ -125,7 +138,7 @@ thread in {first["dtype"]}, as `scripts/reports/presets.py` prints them from the
 
 {table}
 
-![quality against network evaluations]({output.name}.png)
+![quality against network evaluations, and against PSNR]({output.name}.png)
 {more}
 `fast`, `balanced` and `best` correct with the posterior mean and account for its noise, show the prior another view at
 every step, start where the file's own tables say, space their steps by noise, and end in a projection onto the file.
