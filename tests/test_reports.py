@@ -107,6 +107,28 @@ def test_presets_are_compared_in_one_table(results, tmp_path):
     assert Image.open(tmp_path / "presets.png").width > 500
 
 
+def test_the_sharp_end_is_named_and_its_lpips_is_the_ratio_of_means(results, tmp_path):
+    record = json.loads((results / "evaluation.json").read_text())
+    record["protocol"]["settings"] = PRESETS["balanced"]
+    for row in record["rows"]:  # the second set has three times the pictures of the first
+        row["metrics"]["lpips"] = {"JPEG": 0.4}.get(row["method"], 0.3)
+    other = [
+        row | {"dataset": "other", "images": 6, "metrics": row["metrics"] | {"lpips": 0.2}} for row in record["rows"]
+    ]
+    record["rows"] += other
+    (results / "evaluation.json").write_text(json.dumps(record))
+    record["protocol"] |= {"preset": None, "settings": {**PRESETS["balanced"], "sharpness": 1.0}}
+    (tmp_path / "sharp").mkdir()
+    (tmp_path / "sharp" / "evaluation.json").write_text(json.dumps(record))
+    done = run("presets.py", results, tmp_path / "sharp", "--output", tmp_path / "presets")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "| QF 10 LPIPS / JPEG's |" in lines[0]
+    for name, line in zip(("balanced", "balanced, sharpness 1"), lines[2:], strict=False):
+        assert line == f"| {name} | 16 | 1.5 |" + " +1.00 | +4.0 | 0.90 |" * 4  # 0.225 / 0.25
+    assert Image.open(tmp_path / "presets.png").height > 800
+
+
 def test_the_benchmark_measures_and_judges_by_a_ratio(tmp_path):
     done = run(
         "benchmark.py", "--sizes", "64x64", "--dtype", "float32", "--output", tmp_path / "b", "--check", "0"
