@@ -144,7 +144,7 @@ thread in {first["dtype"]}, as `scripts/reports/presets.py` prints them from the
 every step, start where the file's own tables say, space their steps by noise, and end in a projection onto the file.
 What each of these is worth is in [corrections.md](corrections.md). `fast` and `balanced` are one sample of two and of
 four evaluations; `best` is the mean of two of six with opposite noise. All three stand at the end of least distortion;
-`sharpness` leads to the other, where LPIPS is least, and costs no evaluation.
+`sharpness` leads to the other, where LPIPS is lower, and costs no evaluation.
 
 How the settings were chosen: on crops of `mcmaster18` and `live1`, which are among the sets of the table, and on the
 prior's own training pictures; no other set was looked at.
