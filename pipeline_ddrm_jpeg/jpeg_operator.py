@@ -28,8 +28,10 @@ _BIN_MARGIN = 1e-3
 
 _PIXELS_IN_A_BAND = 2**16
 _LARGEST_STD = 1e6
-_MOST_ACTIVITY = 2.5  # blocks that are this many times as busy as usual get no more texture than that
-_EXPANSION = 1.25  # how far texture moves large coefficients away from zero, in standard deviations of the posterior
+# How far texture moves large coefficients away from zero, in standard deviations of the posterior, in busy blocks and
+# at this frequency u + v. In luma (or R, G and B) standard deviations count as far as they are more than `_UNSEEN`.
+_EXPANSION, _USUAL_FREQUENCY, _UNSEEN = 4 / 3, 5.0, 0.8  # the last in 8-bit grey levels
+_CAUTION = 2.5  # a block whose AC coefficients have this many times the energy that is uncertain gets half of that
 # What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.
 _LOST_CHROMA = 0.0085
 # A block of this activity is off by as much as the posterior says, and the variance of others grows by this power of
@@ -226,30 +228,30 @@ class JPEGOperator(Operator):
     def textured(
         self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float, noise: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """As of the base class; by noise, and by expanding what the mean has of texture.
+        """As of the base class; by expanding what the mean has of texture, and by noise in luma.
 
-        The posterior's variance is an average over all pictures, while errors are large where a picture is busy. So
-        each block has its share of noise by the root of its own activity, the root mean square of its AC coefficients.
-        And a mean is smaller than what it is the mean of: AC coefficients move away from zero, small ones in proportion
-        and large ones by `_EXPANSION` standard deviations, as far as their bins reach.
+        A mean is smaller than what it is the mean of: coefficients move away from zero, small ones in proportion and
+        large ones by `_EXPANSION` standard deviations of the posterior, of which little is not seen in luma. Both are
+        scaled by the root of the frequency, so that the mean of a block stays, and by the share that a block's texture
+        has in itself and what is uncertain of it, as a Wiener filter would: smooth blocks stay smooth.
         """
-        energies = [0.0] * len(self.subsampling)
-        for rows, _ in self._bands(*x.shape[-2:]):
-            for i, c in enumerate(self._coefficients(x[..., rows, :])):
-                energies[i] = energies[i] + _activity(c).square().sum(dim=(1, 2), keepdim=True)
-        counts = [part[0, :, :, 0, 0].numel() for part in y.levels]
-        usual = [(energy / count).sqrt().clamp_(min=1e-6) for energy, count in zip(energies, counts, strict=True)]
         stds, result = self._component_std(std, x.device), torch.empty_like(x)
+        frequency = torch.arange(8, device=x.device)
+        weight = ((frequency[:, None] + frequency) / _USUAL_FREQUENCY).sqrt()
         for rows, blocks in self._bands(*x.shape[-2:]):
             coefficients, _, variances = self._moments(x[..., rows, :], y, stds, blocks)
             planes, changes = _mix(noise[..., rows, :], self._forward), []
             for i, (c, variance) in enumerate(zip(coefficients, variances, strict=True)):
-                share = (_activity(c) / usual[i]).clamp_(max=_MOST_ACTIVITY)
-                white = block_dct(F.avg_pool2d(planes[:, i], self.subsampling[i])) / self._noise_units[i] ** 0.5
+                is_chroma = i > 0 and self.color_space == "YCbCr"
+                energy, uncertain = _activity(c).square_(), variance.mean(dim=(-2, -1), keepdim=True)
+                share = energy / (energy + _CAUTION * uncertain).clamp_(min=1e-6)
                 std_left = variance.sqrt()
-                expanded = c * (_EXPANSION / 127.5) * std_left / (c.abs() + std_left).clamp_(min=1e-6)
-                expanded[..., 0, 0] = 0
-                changes.append(expanded.addcmul_(white, share.sqrt_() * std_left))
+                change = c * (_EXPANSION / 127.5) / (c.abs() + std_left).clamp_(min=1e-6)
+                if not is_chroma:
+                    pooled = F.avg_pool2d(planes[:, i], self.subsampling[i])
+                    change.add_(block_dct(pooled), alpha=self._noise_units[i] ** -0.5)
+                    std_left.sub_(_UNSEEN).clamp_(min=0)
+                changes.append(change.mul_(std_left).mul_(weight).mul_(share))
             result[..., rows, :] = x[..., rows, :] + scale * _mix(self._planes(changes), self._inverse)
         return result
 

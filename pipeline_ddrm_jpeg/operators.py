@@ -97,7 +97,7 @@ class Operator:
             y: measurement, with a batch of 1 or B.
             std: the error of `x`, as for `posterior`.
             noise: white, of variance 1, in the shape of `x`.
-            scale: of the texture; with 1 the variance of its noise is that of the posterior.
+            scale: of the texture; 1 is about as much as the posterior leaves open.
 
         Returns:
             A picture that `nearest` may still have to bring back to the measurement; an operator that knows of no
