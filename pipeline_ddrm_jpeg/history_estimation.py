@@ -151,17 +151,23 @@ def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:
 
 
 def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
-    """The first and the end of lines of pixels, with those of a block that its JPEG's edge cuts, where there is one."""
+    """The first and the end of lines of pixels, with those of a block that its JPEG's edge cuts, where there is one.
+
+    A line in one colour is the page's, and so is what lies beyond it.
+    """
     jumps = np.abs(np.diff(lines, axis=0)).mean(axis=1)  # of line i + 1 from line i
     usual = _EDGE_JUMP * max(jumps[inside][:-1].mean(), 1.0)
+    plain = np.ptp(lines, axis=1) == 0
 
-    def more(jumps: np.ndarray) -> int:
-        near = jumps[:8]
+    def more(jumps: np.ndarray, plain: np.ndarray) -> int:
+        count = int(plain.argmax()) if plain.any() else len(plain)
+        near = jumps[: min(count + 1, 8)]
         if near.max(initial=0) > usual:
             return int((near >= near.max() / 2).argmax())
-        return len(jumps) if len(jumps) < 8 else 0  # the picture ends before the block does
+        return count if count == len(plain) < 8 else 0  # the picture ends before the block does
 
-    return inside.start - more(jumps[: inside.start][::-1]), inside.stop + more(jumps[inside.stop - 1 :])
+    above = more(jumps[: inside.start][::-1], plain[: inside.start][::-1])
+    return inside.start - above, inside.stop + more(jumps[inside.stop - 1 :], plain[inside.stop :])
 
 
 def _densest(votes: np.ndarray) -> tuple[int, int, int, int]:

@@ -205,6 +205,15 @@ def test_of_two_jpegs_on_a_page_the_second_is_found_once_the_first_is_restored(p
     assert regions == {place, (361, 468, 112, 160)}
 
 
+def test_lines_in_one_colour_around_a_jpeg_are_the_pages(photo):
+    page, (width, height), (left, top) = Image.new("RGB", (640, 480), "#1b1f24"), (240, 224), (203, 117)
+    frame = (left - 6, top - 6, left + width + 5, top + height + 5)
+    ImageDraw.Draw(page).rectangle(frame, outline="white", width=2)
+    jpeg = encoded(photo.crop((0, 0, width, height)), quality=30, subsampling="4:4:4")
+    page.paste(Image.fromarray(decoded(jpeg)), (left, top))
+    assert estimate_history(np.asarray(page)).region == (top, left, height, width)
+
+
 @given(arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(-3, 3)))
 def test_the_densest_rectangle_is_the_one_of_all_that_has_the_largest_sum(votes):
     top, bottom, left, right = _densest(votes)
