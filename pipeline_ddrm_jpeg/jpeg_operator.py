@@ -28,9 +28,9 @@ _BIN_MARGIN = 1e-3
 
 _PIXELS_IN_A_BAND = 2**16
 _LARGEST_STD = 1e6
-# How far texture moves large coefficients away from zero, in standard deviations of the posterior, in busy blocks and
-# at this frequency u + v. In luma (or R, G and B) standard deviations count as far as they are more than `_UNSEEN`.
-_EXPANSION, _USUAL_FREQUENCY, _UNSEEN = 4 / 3, 5.0, 0.8  # the last in 8-bit grey levels
+# How far texture moves large coefficients of luma (or of R, G and B) and of chroma away from zero: in standard
+# deviations of the posterior, in busy blocks and at this frequency u + v. In luma as far as they exceed `_UNSEEN`.
+_EXPANSION, _USUAL_FREQUENCY, _UNSEEN = (4 / 3, 2.0), 5.0, 0.8  # the last in 8-bit grey levels
 _CAUTION = 2.5  # a block whose AC coefficients have this many times the energy that is uncertain gets half of that
 # What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.
 _LOST_CHROMA = 0.0085
@@ -246,7 +246,7 @@ class JPEGOperator(Operator):
                 energy, uncertain = _activity(c).square_(), variance.mean(dim=(-2, -1), keepdim=True)
                 share = energy / (energy + _CAUTION * uncertain).clamp_(min=1e-6)
                 std_left = variance.sqrt()
-                change = c * (_EXPANSION / 127.5) / (c.abs() + std_left).clamp_(min=1e-6)
+                change = c * (_EXPANSION[is_chroma] / 127.5) / (c.abs() + std_left).clamp_(min=1e-6)
                 if not is_chroma:
                     pooled = F.avg_pool2d(planes[:, i], self.subsampling[i])
                     change.add_(block_dct(pooled), alpha=self._noise_units[i] ** -0.5)

@@ -335,12 +335,12 @@ def test_texture_moves_coefficients_away_from_zero_by_what_the_file_leaves_open(
     mean, variance = operator.posterior(operator.decode(y), y, 0.01)
     expanded = operator.textured(mean, y, 0.01, torch.zeros_like(mean), 1.0)
     u_v = torch.arange(8)[:, None] + torch.arange(8)
-    for i, unseen in enumerate((0.8, 0.0, 0.0)):
+    for i, (most, unseen) in enumerate(((4 / 3, 0.8), (2, 0), (2, 0))):
         before, after = (operator._coefficients(x)[i] for x in (mean, expanded))
         std, change = (variance[i] * operator._noise_units[i]).sqrt(), after - before
         torch.testing.assert_close(change[..., 0, 0], torch.zeros_like(change[..., 0, 0]), rtol=0, atol=0.01)
         distance, size = change * before.sign(), before.abs()
-        reach = 4 / 3 * (u_v / 5).sqrt() * (std - unseen).clamp(min=0) * (size / std).clamp(max=1)
+        reach = most * (u_v / 5).sqrt() * (std - unseen).clamp(min=0) * (size / std).clamp(max=1)
         assert (distance > -0.01).all()
         assert (distance < reach + 0.01).all()
         far = (size > 20 * std) & (reach > 0)
