@@ -28,10 +28,11 @@ _BIN_MARGIN = 1e-3
 
 _PIXELS_IN_A_BAND = 2**16
 _LARGEST_STD = 1e6
-# How far texture moves large coefficients of luma (or of R, G and B) and of chroma away from zero: in standard
-# deviations of the posterior, in busy blocks and at this frequency u + v. In luma as far as they exceed `_UNSEEN`.
-_EXPANSION, _USUAL_FREQUENCY, _UNSEEN = (4 / 3, 2.0), 5.0, 0.8  # the last in 8-bit grey levels
-_CAUTION = 2.5  # a block whose AC coefficients have this many times the energy that is uncertain gets half of that
+# How far texture moves large coefficients of luma (or of R, G and B) and of chroma away from zero, in standard
+# deviations of the posterior, in busy blocks and at this frequency u + v.
+_EXPANSION, _USUAL_FREQUENCY = (4 / 3, 2.0), 5.0
+_UNSEEN = 0.8  # grey levels of these standard deviations that need no texture in luma
+_CAUTION = 2.5  # a block whose AC coefficients have this many times the energy that is uncertain gets half of it all
 # What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.
 _LOST_CHROMA = 0.0085
 # A block of this activity is off by as much as the posterior says, and the variance of others grows by this power of
@@ -231,9 +232,10 @@ class JPEGOperator(Operator):
         """As of the base class; by expanding what the mean has of texture, and by noise in luma.
 
         A mean is smaller than what it is the mean of: coefficients move away from zero, small ones in proportion and
-        large ones by `_EXPANSION` standard deviations of the posterior, of which little is not seen in luma. Both are
-        scaled by the root of the frequency, so that the mean of a block stays, and by the share that a block's texture
-        has in itself and what is uncertain of it, as a Wiener filter would: smooth blocks stay smooth.
+        large ones by `_EXPANSION` standard deviations of the posterior. Luma gets noise of that standard deviation too;
+        of both it gets none for the first `_UNSEEN` grey levels. All is scaled by the root of the frequency, so that
+        the mean of a block stays, and as a Wiener filter would by the share of a block's AC energy in that and what is
+        uncertain, so that smooth blocks stay smooth.
         """
         stds, result = self._component_std(std, x.device), torch.empty_like(x)
         frequency = torch.arange(8, device=x.device)
