@@ -213,7 +213,8 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
 
     (pictures / "broken.png").write_bytes(b"no picture")
     resumed = launch(*command)
-    assert "photos/broken.png" in resumed.communicate()[1]
+    error = resumed.communicate()[1]
+    assert "photos/broken.png" in error, error
     assert resumed.returncode == 1
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished pictures are not made again"
     record = json.loads((together / "evaluation.json").read_text())
