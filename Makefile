@@ -13,7 +13,7 @@ help: ## Show this list
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval,classes]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval,classes,datasets,train]'
 	@touch $@
 
 .venv/installed-space: .venv/installed-dev

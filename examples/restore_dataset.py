@@ -6,9 +6,11 @@ decoded pictures unless it is told not to, and the coefficients are in the files
 
 import sys
 
-from datasets import Features, Image, load_dataset
-
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("datasets"):
+    from datasets import Features, Image, load_dataset
 
 if len(sys.argv) != 3:
     sys.exit(__doc__.splitlines()[0])

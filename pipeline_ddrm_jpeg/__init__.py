@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-
-# Threads that spin while they wait slow the others of a busy machine down many times over; but to sleep at once between
-# two small operations costs more than these. OpenMP reads both once, when torch is imported; what a user has set stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if os.environ["OMP_WAIT_POLICY"].upper() == "PASSIVE":
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Where each public name lives. Imported on first use, so that reading a file's header does not load torch.
 _MODULES = {

@@ -5,8 +5,12 @@ python scripts/make_examples.py
 
 from pathlib import Path
 
-import skimage.data
 from PIL import Image, ImageDraw, ImageFont
+
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("eval"):
+    import skimage.data
 
 FOLDER = Path(__file__).parent.parent / "examples"
 PAGE = Path(__file__).parent.parent / "space" / "examples"

@@ -16,7 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("browser"):
+    from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 # Name, width and height in pixels, colours.

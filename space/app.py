@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import work  # noqa: F401  isort: skip  before what imports torch
-import gradio as gr
-from gate import MAX_STATES
-from layout import build
-from limits import MAX_BYTES, MAX_WAITING
+from pipeline_ddrm_jpeg.extras import needs
+from pipeline_ddrm_jpeg.threads import sleep_while_waiting
+
+sleep_while_waiting()
+with needs("space"):
+    import work  # noqa: F401  isort: skip  before what imports torch
+    import gradio as gr
+    from gate import MAX_STATES
+    from layout import build
+    from limits import MAX_BYTES, MAX_WAITING
 
 
 def main() -> None:

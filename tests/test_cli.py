@@ -16,6 +16,8 @@ import tifffile
 from conftest import heed_ctrl_c, jpeg_bytes
 from PIL import Image
 
+from pipeline_ddrm_jpeg.threads import sleep_while_waiting
+
 COMMAND = [sys.executable, "-m", "pipeline_ddrm_jpeg"]
 QUICK = ["--steps", "2", "--init-timestep", "40", "--samples", "1"]
 
@@ -362,15 +364,25 @@ def test_inspect_starts_without_torch(photo, tmp_path):
 @pytest.mark.parametrize(
     ("given", "found"), [({}, ["PASSIVE", "1000"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"])]
 )
-def test_waiting_threads_do_not_spin_unless_a_user_wants_it(given, found):
-    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {name: value for name, value in os.environ.items() if name not in ours} | given
+def test_waiting_threads_of_the_command_do_not_spin_unless_a_user_wants_it(given, found, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    sleep_while_waiting()
+    assert [str(os.environ.get(name)) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")] == found
+
+
+def test_importing_the_package_changes_nothing_for_its_host():
     code = (
-        "import os, sys, pipeline_ddrm_jpeg.cli as _; print(*map(os.environ.get, sys.argv[1:]), 'torch' in sys.modules)"
+        "import os, sys; before = dict(os.environ); import pipeline_ddrm_jpeg.cli as _;"
+        "assert os.environ == before; assert 'torch' not in sys.modules; import pipeline_ddrm_jpeg.pipeline as _;"
+        "assert {k: v for k, v in os.environ.items() if k.startswith(('OMP', 'GOMP'))}"
+        " == {k: v for k, v in before.items() if k.startswith(('OMP', 'GOMP'))}"
     )
-    command = [sys.executable, "-c", code, *ours]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [*found, "False"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_preset_is_where_the_options_start(folder, prior_folder):

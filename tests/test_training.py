@@ -2,20 +2,21 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, heed_ctrl_c, jpeg_bytes
 from diffusers import UNet2DModel
 from grow import grow
+from PIL import Image
 from safetensors.torch import load_file
-from train_prior import compile_for_training
+from train_prior import Crops, Graphics, Photographs, compile_for_training
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
@@ -23,9 +24,8 @@ from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 TINY = [
     *("initial=null", "model.block_out_channels=[8,16]", "model.norm_num_groups=4"),
     *("model.down_block_types=[DownBlock2D,DownBlock2D]", "model.up_block_types=[UpBlock2D,UpBlock2D]"),
-    *("data.crop=32", "data.validation=1", "run.batch=2", "run.steps=40", "run.decay=10", "run.compile=false"),
-    *("run.precision=fp32", "run.checkpoint_every=20", "run.validate_every=40"),
-    *("last.steps=10", "last.crop=48", "last.batch=4"),
+    *("data.crops=[[32,2],[48,2]]", "data.validation=1", "run.steps=40", "run.decay=10"),
+    *("run.checkpoint_every=20", "run.validate_every=40", "last.steps=10", "last.crops=[[48,4]]"),
 ]
 
 
@@ -61,7 +61,8 @@ def test_the_manifest_names_source_size_and_licence(pictures):
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_path):
     def arguments(output):
-        return command("train_prior.py", pictures, output, *(f"--set={change}" for change in TINY))
+        changes = (f"--set={change}" for change in TINY)
+        return command("train_prior.py", pictures, output, "--graphics", pictures, *changes)
 
     done = subprocess.run(arguments(tmp_path / "whole"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -90,8 +91,34 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
     assert pipe(jpeg_bytes(photo), num_inference_steps=1, init_timestep=10).images[0].size == photo.size
 
 
+def test_photographs_are_shrunk_and_half_of_the_graphics_stay_as_they_were_drawn():
+    rng = np.random.default_rng(0)
+    lines = Image.fromarray((np.indices((120, 150)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    photographs, graphics = Photographs([lines], (0.5, 0.9), grey=0.0), Graphics([lines], (0.5, 0.9), grey=0.0)
+
+    def sharp(kind):  # of a chessboard of single pixels only what was not resampled is black and white
+        return [{*kind.crop(rng, 32).reshape(-1).tolist()} == {0, 255} for _ in range(200)]
+
+    assert not any(sharp(photographs))
+    assert 70 < sum(sharp(graphics)) < 130
+    with pytest.raises(SystemExit, match="None of the 1 pictures to train on has 121 x 121 pixels"):
+        photographs.crop(rng, 121)
+
+
+def test_a_sample_follows_from_its_number_and_kinds_have_their_shares(photo):
+    kinds = [(Photographs([photo], (0.5, 1.0), grey=1.0), 0.75), (Photographs([photo], (0.5, 1.0)), 0.25)]
+    levels = np.linspace(0.01, 1.2, 300)
+    crops = Crops(kinds, levels=levels, timesteps=(1, 299), sampling="root", seed=3)
+    samples = [crops[number, 16] for number in range(400)]
+    again = crops[399, 16]
+    assert all(np.array_equal(samples[399][name], again[name]) for name in again)
+    grey = [np.ptp(sample["clean"], axis=0).max() == 0 for sample in samples]
+    assert 0.65 < np.mean(grey) < 0.85
+    assert np.mean([sample["timestep"] < 75 for sample in samples]) == pytest.approx(0.5, abs=0.05)  # its root is even
+
+
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
-    changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2", "run.batch=4"]]
+    changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2"]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
@@ -103,25 +130,6 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path):
         assert done.stdout.count("step 0:") == 1  # only the main process validates
     one, *others = (load_file(tmp_path / run / "checkpoint-00000004" / "model.safetensors") for run in ways)
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for other in others for name in one)
-
-
-def test_a_polite_run_waits_for_other_programs_and_can_be_stopped_meanwhile(pictures, tmp_path):
-    changes = [f"--set={change}" for change in [*TINY, "run.steps=100000", "run.polite=0.000001"]]  # any program is
-    run = subprocess.Popen(
-        command("train_prior.py", pictures, tmp_path, *changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=heed_ctrl_c,
-    )
-    said = b""
-    while b"waiting for other programs" not in said:
-        read = os.read(run.stdout.fileno(), 1 << 16)
-        assert read, said.decode()
-        said += read
-    run.send_signal(signal.SIGINT)
-    said += run.communicate(timeout=120)[0]
-    assert run.returncode == 130, said.decode()
-    assert "The same command goes on" in said.decode()
 
 
 def tiny_unet(**config):
@@ -214,23 +222,3 @@ def test_priors_are_measured_side_by_side(photo, prior_folder, tmp_path):
     assert list(residual) == ["whole", "window 64", "window 128", "window 256"]
     assert all(len(values) == 8 and min(values) > 0 for values in residual.values())
     assert f"| {other.name} | fast | {found[other.name]['gain']['fast'][0]:+.3f} |" in done.stdout
-
-
-def test_what_pays_is_shown_for_the_runs_that_are_there(photo, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    photo.save(tmp_path / "pictures" / "clean.png")
-    arguments = (*[tmp_path / "pictures"] * 2, "--output", tmp_path / "runs", "--minutes", "0.002", "--no-compile")
-    plain, frozen = "from nothing: plain residual U-Net", "embedded: batch 8, statistics frozen"
-    for _ in range(2):  # the second time, nothing is run again
-        done = subprocess.run(
-            command("what_pays.py", *arguments, "--precision", "float32", "--only", frozen, plain),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    assert "mean log" not in done.stdout.splitlines()[0]
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows] == ["| network and training", f"| {plain}", f"| {frozen}"]  # always in one order
-    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
-    assert len(records) == 2
-    assert all(record["crops"] > 0 and min(record["residual"]["whole"]) > 0 for record in records)

@@ -108,5 +108,7 @@ def check_classifier(pipe: Any, class_label: str | None, classifier: str | None)
 
     try:
         classifier_for(pipe.unet, class_label if class_label == "auto" else None, classifier)
-    except (ImportError, OSError, ValueError) as error:
+    except ImportError as error:
+        fail(error, 2)
+    except (OSError, ValueError) as error:
         fail(error)

@@ -73,6 +73,8 @@ def evaluate(
     if lpips_weights is not None and (reason := lpips.obstacle(lpips_weights)):
         fail(f"--lpips-weights: {reason}", 2)
     notes = {name: reason for name in wanted if (reason := measures.unavailable(name, lpips_weights)) is not None}
+    if metrics and notes:
+        fail("; ".join(f"--metrics {name}: {reason}" for name, reason in notes.items()), 2)
     settings = sampling.settings(preset)
     try:
         protocol = Protocol(
@@ -107,17 +109,18 @@ def evaluate(
         "device": state.device.type,
         "threads": threads if state.device.type == "cpu" else None,
     }
-    bar = tqdm(unit="picture", disable=quiet or not state.is_main_process)
+    disabled = quiet or not state.is_main_process or None  # None: where no terminal is
     try:
         evaluation = Evaluation(output, protocol, facts)
         pending = evaluation.pending(pictures)
         state.wait_for_everyone()  # all see the same pictures missing before one is finished
         if state.is_main_process:
             evaluation.begin()
-        with state.split_between_processes(pending) as mine, bar:
-            bar.reset(len(mine))
-            if state.num_processes > 1:
-                bar.set_description(f"first of {state.num_processes} processes")
+        whose = f"first of {state.num_processes} processes" if state.num_processes > 1 else None
+        with (
+            state.split_between_processes(pending) as mine,
+            tqdm(desc=whose, total=len(mine), unit="picture", disable=disabled) as bar,
+        ):
             failures = evaluation.run(pipe, mine, bar.update)
         failures = [failure for part in gather(failures) for failure in part]
         if not state.is_main_process:

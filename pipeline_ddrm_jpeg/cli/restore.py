@@ -255,20 +255,34 @@ def _announce(tasks: list[Task], pipe: Any, quiet: bool) -> Callable[[Task], Non
 
     def announce(task: Task) -> None:
         place = visible(task.source.name) + (f" ({numbers[task]} of {len(tasks)})" if len(tasks) > 1 else "")
-        pipe.progress_bar = partial(_Progress, desc=place, unit="call", leave=False, disable=quiet)
+        pipe.progress_bar = partial(_Progress, desc=place, quiet=quiet)
 
     return announce
 
 
 class _Progress(tqdm):
-    """Says how long a long restoration will take, measured on a call of the network after the first, which is slow."""
+    """A bar on a terminal. A long restoration says how long it will take, on other streams too.
+
+    That is measured on a call of the network after the first, which is slow.
+    """
+
+    def __init__(self, desc: str, quiet: bool, **options: Any) -> None:
+        self.place, self.quiet = desc, quiet
+        self.calls, self.measured_from = 0, 0.0
+        shown = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}<{remaining}"
+        super().__init__(desc=desc, bar_format=shown, leave=False, disable=quiet or None, **options)
+
+    def refresh(self, *arguments: Any, **options: Any) -> None:
+        if self.total:  # before the first measurement it is not known
+            super().refresh(*arguments, **options)
 
     def update(self, calls: int = 1) -> None:
-        if self.n > 0 and self.measured_from is not None:
-            expected = (time.monotonic() - self.measured_from) * (self.total - self.n) / calls
-            if expected > _LONG:
-                self.write(f"{self.desc}: about {duration(expected)}", file=sys.stderr)
-            self.measured_from = None
-        elif self.n == 0:
+        if self.calls == 0:
             self.measured_from = time.monotonic()
+        elif self.measured_from:
+            expected = (time.monotonic() - self.measured_from) * (self.total - self.calls) / calls
+            if expected > _LONG and not self.quiet:
+                self.write(f"{self.place}: about {duration(expected)}", file=sys.stderr)
+            self.measured_from = 0.0
+        self.calls += calls
         super().update(calls)

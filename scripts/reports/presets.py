@@ -10,18 +10,18 @@ Each evaluation is a row; the single samples of paper-average are the row of pap
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from common import ROOT, evaluation, prior_line, save, write
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("eval"):
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
 SHOWN = ("psnr", "ssimulacra2", "lpips")
 _DIAL = ", sharpness"  # after the name of a preset

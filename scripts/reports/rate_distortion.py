@@ -14,17 +14,17 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import bjontegaard
-import matplotlib
 from common import ROOT, evaluation, prior_line, save, write
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
+from pipeline_ddrm_jpeg.extras import needs
+
+with needs("eval"):
+    import bjontegaard
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
 SHOWN = ("psnr", "ssim", "ssimulacra2")
 COLOURS = {JPEG: "tab:blue", AVERAGE: "tab:green", SINGLE: "tab:olive", "jpegqs": "tab:gray", "waifu2x": "tab:purple"}

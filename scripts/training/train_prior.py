@@ -1,14 +1,21 @@
-"""Train an unconditional diffusion prior on a folder of pictures.
+"""Train an unconditional diffusion prior on a folder of photographs, and perhaps one of graphics.
 
-python scripts/training/train_prior.py PICTURES OUTPUT [--config FILE.yaml] [--set run.steps=20000 ...]
-torchrun --nproc-per-node 8 scripts/training/train_prior.py PICTURES OUTPUT                # GPUs; not yet run
-OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 scripts/training/train_prior.py PICTURES OUTPUT     # processor cores
+python scripts/training/train_prior.py PHOTOGRAPHS OUTPUT [--graphics FOLDER] [--set run.steps=20000 ...]
+torchrun --nproc-per-node 8 scripts/training/train_prior.py PHOTOGRAPHS OUTPUT                # GPUs; not yet run
+OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 scripts/training/train_prior.py PHOTOGRAPHS OUTPUT     # processor cores
 
-PICTURES holds photographs without JPEG's traces (prepare_data.py makes such a folder). The network predicts the noise
-of clean crops (Ho et al., 2020, equation 14) and never sees a JPEG. Run again, the command goes on where it was
-stopped (Ctrl-C saves first): crop, timestep and noise of every training sample follow from the seed and the sample's
-number, so that a resumed run is the run that was not stopped. The run may end with a phase of larger crops (`last`),
-begin with a network that is grown first (`grow_to`), and stand aside while other programs are busy (`run.polite`).
+PHOTOGRAPHS are without JPEG's traces (prepare_data.py makes such a folder), and so are graphics: screens, diagrams,
+drawings, pages of text, at their own resolution. The network predicts the noise of clean crops (Ho et al., 2020,
+equation 14) and never sees a JPEG. Run again, the command goes on where it was stopped (Ctrl-C saves first): crop,
+timestep and noise of every training sample follow from the seed and the sample's number, so a resumed run is the run
+that was not stopped. The run may end with a phase of other crops (`last`), and begin with a network that is grown first
+(`grow_to`).
+
+To judge a long run on the way, copy a checkpoint into a folder of its own and let the rate fall there:
+
+    cp -r OUTPUT/checkpoint-00008000 BRANCH/
+    python scripts/training/train_prior.py PHOTOGRAPHS BRANCH --set run.steps=8600 --set run.decay=600
+
 OUTPUT receives
 
   checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
@@ -28,15 +35,13 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import UNet2DModel
@@ -49,73 +54,108 @@ from tqdm.auto import tqdm
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
+from pipeline_ddrm_jpeg.extras import needs
 from pipeline_ddrm_jpeg.files import write_atomically
+
+with needs("train"):
+    import matplotlib.pyplot as plt
+    import yaml
 
 VALIDATION_TIMESTEPS = (5, 15, 30, 60, 100, 150, 200, 285)
 VALIDATION_QUALITIES = (5, 10, 30)
 VALIDATION_CROP = 128
 LOGGED_STEPS = 100
-POLITE_STEPS = 8  # after how many other programs are looked at
 KEPT_CHECKPOINTS = 2
 
 
-class Crops(Dataset):
-    """Training samples by number: a crop in [-1, 1], a timestep and noise, all functions of (seed, number).
+class Photographs:
+    """Crops of photographs, shrunk by a random factor: what is sharp at one scale is soft at another.
 
     Args:
-        pictures: RGB. Those that are smaller than a crop are left out.
-        crop: pixels a side.
-        scales: least and greatest factor by which pictures are shrunk.
+        pictures: RGB.
+        scales: least and greatest factor.
+        grey: share of the crops that are made grey.
+    """
+
+    def __init__(self, pictures: list[Image.Image], scales: tuple[float, float], grey: float = 0.0) -> None:
+        self.pictures, self.scales, self.grey = pictures, scales, grey
+        self.areas = np.array([picture.width * picture.height for picture in pictures], dtype=np.float64)
+
+    def crop(self, rng: np.random.Generator, side: int) -> np.ndarray:
+        """A random crop `[side, side, 3]`, uint8. Pictures smaller than it are not used.
+
+        Raises:
+            SystemExit: if all are smaller.
+        """
+        areas = np.array([min(picture.size) >= side for picture in self.pictures]) * self.areas
+        if not areas.any():
+            raise SystemExit(f"None of the {len(self.pictures)} pictures to train on has {side} x {side} pixels.")
+        picture = self.pictures[np.searchsorted(areas.cumsum() / areas.sum(), rng.random())]
+        return self.varied(rng, self.cut(rng, picture, side))
+
+    def cut(self, rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
+        scale = max(rng.uniform(*self.scales), side / min(picture.size))
+        extent = min(side / scale, *picture.size)  # rounding may lift it above
+        left, top = rng.uniform(0, picture.width - extent), rng.uniform(0, picture.height - extent)
+        box = (left, top, left + extent, top + extent)
+        return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
+
+    def varied(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        if rng.random() < self.grey:
+            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L").convert("RGB"))
+        return pixels
+
+
+class Graphics(Photographs):
+    """Crops of screens, drawings and text: half of them unscaled, as sharp as they were drawn, in varied colours."""
+
+    def cut(self, rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
+        if rng.random() < 0.5:
+            return super().cut(rng, picture, side)
+        left, top = (int(rng.integers(extent - side + 1)) for extent in picture.size)
+        return np.asarray(picture.crop((left, top, left + side, top + side)))
+
+    def varied(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+        pixels = super().varied(rng, pixels)[..., rng.permutation(3)]
+        return 255 - pixels if rng.random() < 0.25 else pixels
+
+
+class Crops(Dataset):
+    """Training samples by number and size: a crop in [-1, 1], a timestep and noise, which follow from these and a seed.
+
+    Args:
+        kinds: where crops come from, and the share of each.
         levels: noise level of each timestep, `[T]`.
         timesteps: first and last timestep, both drawn.
-        sampling: "uniform" in t, or "log": uniform in the logarithm of the noise level.
-        count: number of samples.
+        sampling: "uniform" in t; "root": uniform in the root of t; "log": uniform in the logarithm of the noise level.
         seed: of everything.
-
-    Raises:
-        SystemExit: if no picture is large enough.
     """
 
     def __init__(
         self,
-        pictures: list[Image.Image],
+        kinds: list[tuple[Photographs, float]],
         *,
-        crop: int,
-        scales: tuple[float, float],
         levels: np.ndarray,
         timesteps: tuple[int, int],
         sampling: str,
-        count: int,
         seed: int,
     ) -> None:
-        self.crop, self.scales, self.count, self.seed = crop, scales, count, seed
-        self.pictures = [picture for picture in pictures if min(picture.size) >= crop]
-        if not self.pictures:
-            raise SystemExit(f"None of the {len(pictures)} pictures to train on has {crop} x {crop} pixels.")
-        self.areas = np.cumsum([picture.width * picture.height for picture in self.pictures], dtype=np.float64)
-        self.areas /= self.areas[-1]
+        self.kinds, self.seed = kinds, seed
         steps = np.arange(timesteps[0], timesteps[1] + 1)
-        density = {"uniform": np.ones(len(steps)), "log": np.gradient(np.log(levels))[steps]}[sampling]
-        self.timesteps, self.cumulative = steps, np.cumsum(density) / density.sum()
+        density = {"uniform": np.ones(len(steps)), "root": steps**-0.5, "log": np.gradient(np.log(levels))[steps]}
+        self.timesteps, self.cumulative = steps, np.cumsum(density[sampling]) / density[sampling].sum()
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        number, side = sample
         rng = np.random.default_rng((self.seed, number))
-        picture = self.pictures[np.searchsorted(self.areas, rng.random())]
-        scale = max(rng.uniform(*self.scales), self.crop / min(picture.size))
-        side = min(self.crop / scale, *picture.size)  # rounding may lift it above
-        left, top = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-        pixels = np.asarray(
-            picture.resize((self.crop, self.crop), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
-        )
-        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        kind = self.kinds[np.searchsorted(np.cumsum([share for _, share in self.kinds]), rng.random(), "right")][0]
+        pixels = kind.crop(rng, side)
         # successive samples spread evenly over the timesteps (golden ratio), which lowers the gradient's variance
         position = (number * 0.6180339887498949 + rng.random() * 1e-3) % 1
         return {
             "clean": np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1,
-            "noise": rng.standard_normal((3, self.crop, self.crop), dtype=np.float32),
+            "noise": rng.standard_normal((3, side, side), dtype=np.float32),
             "timestep": self.timesteps[np.searchsorted(self.cumulative, position)],
         }
 
@@ -143,46 +183,6 @@ def compile_for_training(unet: UNet2DModel) -> None:
         if isinstance(module, Upsample2D):
             module.forward = torch.compiler.disable(module.forward)
     unet.compile()
-
-
-class Politeness:
-    """Waits while other programs keep more than `cores` cores of this machine busy. All processes wait together.
-
-    Args:
-        accelerator: of the run.
-        cores: 0 never waits.
-    """
-
-    SECONDS = 3.0  # over which the use of the cores is measured
-
-    def __init__(self, accelerator: Accelerator, cores: float) -> None:
-        self.accelerator, self.cores = accelerator, cores
-        self.before = self._used()
-
-    def wait(self, progress_bar: tqdm) -> None:
-        """To be called by all processes at the same steps; returns early when the run is to be stopped."""
-        while self.cores and self._others() > self.cores:
-            progress_bar.set_description("waiting for other programs")
-            time.sleep(self.SECONDS)
-            if self.accelerator.check_trigger():
-                self.accelerator.set_trigger()  # for the loop, which also asks
-                return
-        progress_bar.set_description(None, refresh=False)
-
-    def _others(self) -> float:
-        """Cores that other programs have used since the last answer; 0 before there is time enough to tell."""
-        spent = self._used() - self.before
-        clock, busy, own = self.accelerator.gather(spent[None].float().to(self.accelerator.device)).cpu().unbind(1)
-        if clock.min() < self.SECONDS:
-            return 0.0
-        self.before += spent
-        return ((busy - own.sum()) / clock).mean().item()
-
-    def _used(self) -> torch.Tensor:
-        """Seconds `[3]`: of the clock, of all cores together in use, and of them those of this process."""
-        total, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = total.user + total.system + getattr(total, "nice", 0)
-        return torch.tensor([time.monotonic(), busy, own.user + own.system], dtype=torch.float64)
 
 
 class Validation:
@@ -274,11 +274,6 @@ class Table:
 
 
 def plot(training: Table, validation: Table, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot([float(row["hours"]) for row in training.rows], [float(row["loss"]) for row in training.rows], lw=0.8)
     left.set(xlabel="hours", ylabel="loss", yscale="log")
@@ -332,12 +327,13 @@ class Trainer:
     """Network, average, optimizer, schedule and tables of one run, which may go on from a checkpoint.
 
     Args:
-        pictures: folder of photographs.
+        photographs: folder.
+        graphics: folder, or None.
         output: folder of the run; begun if it has no checkpoint, continued if it has.
         config: as `load_config` returns it.
     """
 
-    def __init__(self, pictures: Path, output: Path, config: dict[str, Any]) -> None:
+    def __init__(self, photographs: Path, graphics: Path | None, output: Path, config: dict[str, Any]) -> None:
         self.output, self.config, self.run = output, config, config["run"]
         run, noise = config["run"], config["noise"]
         self.accelerator = Accelerator(
@@ -346,9 +342,10 @@ class Trainer:
             cpu=not any(each.is_available() for each in (torch.cuda, torch.backends.mps, torch.xpu)),
         )
         last = config["last"]
-        for name, batch in (("run.batch", run["batch"]), ("last.batch", last["batch"])):
-            if batch % (processes := self.accelerator.num_processes):
-                raise SystemExit(f"{name} = {batch} does not divide among {processes} processes.")
+        for name, crops in (("data.crops", config["data"]["crops"]), ("last.crops", last["crops"])):
+            for side, batch in crops:
+                if batch % (processes := self.accelerator.num_processes):
+                    raise SystemExit(f"{name}: {batch} of {side} pixels do not divide among {processes} processes.")
         if not 0 <= last["steps"] <= run["steps"]:
             raise SystemExit(f"last.steps = {last['steps']} is not among the {run['steps']} of run.steps.")
         set_seed(run["seed"])
@@ -375,12 +372,23 @@ class Trainer:
         self.averaged = UNet2DModel.from_config(self.unet.config).to(device, memory_format=torch.channels_last).eval()
         optimizer = torch.optim.AdamW(self.unet.parameters(), fused=True, **config["optimizer"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        train_on, validate_on = split(pictures, config["data"]["validation"], config["data"]["exclude"])
-        self.train_on = [read(path) for path in train_on]
+        data = config["data"]
+        train_on, validate_on = split(photographs, data["validation"], data["exclude"])
         self.validation = Validation(validate_on, self.scheduler)
+        scales, share = tuple(data["scales"]), data["graphics"] if graphics else 0.0
+        kinds = [(Photographs([read(path) for path in train_on], scales, data["grey"]), 1 - share)]
+        if graphics:
+            train_on, _ = split(graphics, 0, data["exclude"])
+            kinds.append((Graphics([read(path) for path in train_on], scales, data["grey"]), share))
+        self.crops = Crops(
+            kinds,
+            levels=self.levels.double().numpy(),
+            timesteps=tuple(noise["timesteps"]),
+            sampling=noise["sampling"],
+            seed=run["seed"],
+        )
         if run["compile"]:
             compile_for_training(self.unet)
-        self.politeness = Politeness(self.accelerator, run["polite"])
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.accelerator.register_for_checkpointing(self.schedule, self.average)
         self.average.to(device)
@@ -401,33 +409,21 @@ class Trainer:
         rise, fall = (step + 1) / max(self.run["warmup"], 1), (self.run["steps"] - step) / max(self.run["decay"], 1)
         return min(1.0, rise, fall)
 
-    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+    def batches(self) -> DataLoader:
         """What is left of the run, the last phase included; of each batch, the share of this process."""
-        run, last, crop = self.run, self.config["last"], self.config["data"]["crop"]
-        first_steps = run["steps"] - last["steps"]
-        yield from self.phase(range(self.step, first_steps), crop, run["batch"], before=0)
-        steps = range(max(self.step - first_steps, 0), last["steps"])
-        yield from self.phase(steps, last["crop"], last["batch"], before=first_steps * run["batch"])
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = (batch[rank * len(batch) // processes :][: len(batch) // processes] for batch in self.samples())
+        return DataLoader(self.crops, batch_sampler=mine, pin_memory=self.accelerator.device.type == "cuda")
 
-    def phase(self, steps: range, crop: int, batch: int, *, before: int) -> Iterable[dict[str, torch.Tensor]]:
-        """Batches of one size; `steps` count from where the phase begins, `before` samples of the run."""
-        config, accelerator = self.config, self.accelerator
-        if not steps:
-            return ()
-        samples = Crops(
-            self.train_on,
-            crop=crop,
-            scales=tuple(config["data"]["scales"]),
-            levels=self.levels.double().numpy(),
-            timesteps=tuple(config["noise"]["timesteps"]),
-            sampling=config["noise"]["sampling"],
-            count=before + steps.stop * batch,
-            seed=self.run["seed"],
-        )
-        share = batch // accelerator.num_processes
-        starts = (before + n * batch + accelerator.process_index * share for n in steps)
-        numbers = [range(start, start + share) for start in starts]
-        return DataLoader(samples, batch_sampler=numbers, pin_memory=accelerator.device.type == "cuda")
+    def samples(self) -> Iterator[list[tuple[int, int]]]:
+        """Number and pixels a side of the samples of each step from here on: sizes take turns."""
+        number, last = 0, self.config["last"]
+        for step in range(self.run["steps"]):
+            crops = last["crops"] if step >= self.run["steps"] - last["steps"] else self.config["data"]["crops"]
+            side, batch = crops[step % len(crops)]
+            if step >= self.step:
+                yield [(number + k, side) for k in range(batch)]
+            number += batch
 
     def learn(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimizer. Returns the loss and the gradient's norm before clipping."""
@@ -504,9 +500,6 @@ class Trainer:
                 losses.append(loss)
                 now = time.perf_counter()
                 self.hours, begun = self.hours + (now - begun) / 3600, now
-                if self.step % POLITE_STEPS == 0:
-                    self.politeness.wait(progress_bar)
-                    begun = time.perf_counter()
                 progress_bar.update()
                 if self.step % LOGGED_STEPS == 0:
                     mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
@@ -534,14 +527,17 @@ class Trainer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, help="folder of photographs, read with its subfolders")
+    parser.add_argument("photographs", type=Path, help="folder, read with its subfolders")
     parser.add_argument("output", type=Path, help="folder for checkpoints, logs and the prior")
+    parser.add_argument("--graphics", type=Path, metavar="FOLDER", help="screens, drawings, pages of text")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
     arguments = parser.parse_args()
-    if not arguments.pictures.is_dir():
-        raise SystemExit(f"{arguments.pictures}: no such folder.")
-    Trainer(arguments.pictures, arguments.output, load_config(arguments.config, arguments.set))()
+    for folder in filter(None, (arguments.photographs, arguments.graphics)):
+        if not folder.is_dir():
+            raise SystemExit(f"{folder}: no such folder.")
+    config = load_config(arguments.config, arguments.set)
+    Trainer(arguments.photographs, arguments.graphics, arguments.output, config)()
 
 
 if __name__ == "__main__":
