@@ -83,13 +83,14 @@ def readme(old: str, results: dict) -> str:
     files = [row for row in results["rows"] if row["method"] == best and row["convention"] == "libjpeg"]
     factors = [row["quality_factor"] for row in files]
     worse, count = (sum(row[name] for row in files) for name in ("made_worse", "images"))
-    text = f"""{made[0]["images"]} images of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels, preset `{made[0]["preset"]}`.
-PSNR in dB is that of the JPEG, then the gain over it. SSIMULACRA2 is higher for images that look more like the original.
+    images, preset = made[0]["images"], made[0]["preset"]
+    text = f"""{images} images of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels, preset `{preset}`.
+PSNR is in dB: first that of the JPEG, then the gain over it. SSIMULACRA2 judges what people see; more is better.
 
 {markdown(lines)}
 
-Of the {count} files of all test sets, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a lower PSNR
-than the JPEG**. One image took {seconds:.1f} s on one processor core."""
+Of the {count} files of all test sets, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a
+lower PSNR than the JPEG**. One image took {seconds:.1f} s on one processor core."""
     return fill(old, "results", text)
 
 
