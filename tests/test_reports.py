@@ -9,6 +9,7 @@ import graphics
 import numpy as np
 import pages
 import pytest
+import results as gathered_results
 from conftest import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -173,6 +174,15 @@ def test_the_pages_are_what_the_script_makes_of_their_sources():
         assert path.read_text() == text, f"{path.name} is out of date; run: make card"
 
 
+def test_the_results_page_opens_with_what_its_script_writes():
+    rows = json.loads((ROOT / "docs" / "results.json").read_text())["rows"]
+    peers = gathered_results.PEERS.format(gathered_results.peers(rows))
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page.startswith(f"{gathered_results.INTRODUCTION}\n{peers}")
+    assert gathered_results.made_worse(rows) in page
+    assert page.count(gathered_results.FIGURES) == 1
+
+
 def test_results_become_a_table_and_metadata_that_the_hub_reads():
     row = {"dataset": "imagenet", "images": 100, "convention": "libjpeg", "quality_factor": 10}
     row |= {"chroma_subsampling": "4:2:0"}
@@ -243,7 +253,7 @@ def test_one_command_makes_every_number_anew(checkout, prior_folder):
     )
     for name in ("README.md", "model_card.md", "docs/results.md"):
         assert shown in (checkout / name).read_text(), name
-    assert "on 1 pictures of Kodak" in (checkout / "README.md").read_text()
+    assert "\n1 images of Kodak" in (checkout / "README.md").read_text()
 
     again = run("", checkout / "pictures", *arguments, "--only", "results")
     assert again.returncode == 0, again.stderr

@@ -47,7 +47,7 @@ TEXT = """# Corrections
 What the parts of `correction="posterior"` are worth: mean gain in PSNR over the JPEG, in dB, on the middle
 {size} x {size} pixels of {pictures} pictures of {sets}, with the embedded prior, by
 
-```
+```sh
 {command}
 ```
 
@@ -81,10 +81,10 @@ texture has in itself and what is open, so that smooth blocks stay smooth.
 Some 350 settings of this and other forms were tried, most of them by random steps, on 27 crops of the same two sets
 and of training pictures at quality factors 5 to 40: LPIPS over the JPEG's fell from 0.80, with texture by a block's
 activity over the picture's, to 0.72, and the gain from 1.29 to 1.17 dB. The crops below are of the same pictures, so
-they flatter it: of the pictures of all sets [presets.md](presets.md) has 0.74 to 0.79. Fine files lack little texture.
-That up to 0.8 grey levels of what is open get none in luma keeps it small there; still, of 13 crops at quality factor
-92 the mean had 0.50 of the JPEG's LPIPS and the sharp end 0.60, and with 4:4:4 0.78 and 1.23. Texture that the network
-makes, of noise that is added to the result, costs an evaluation and was no better.
+they flatter it: of the pictures of all sets [presets.md](presets.md) has 0.74 to 0.79. Luma gets no grain for the first
+0.8 grey levels of posterior deviation, so fine files lose little. Still, on 13 crops at quality factor 92 the mean had
+0.50 of the JPEG's LPIPS and the sharp end 0.60; with 4:4:4 it was 0.78 and 1.23. Texture that the network makes, of
+noise that is added to the result, costs an evaluation and was no better.
 
 The preset `balanced`, gain in PSNR / LPIPS over the JPEG's:
 

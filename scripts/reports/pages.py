@@ -20,25 +20,9 @@ from pipeline_ddrm_jpeg.evaluation.tables import CONDITIONS, best_in_bold, group
 PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")
 _OF_THE_PAPER = (5, 10, 30)
+README_FACTORS = (5, 10, 20, 40, 75, 92)
 CONVENTIONS = {"libjpeg": "files written by libjpeg", "released": "JPEG as the paper's program simulates it"}
-# PSNR on the luma of LIVE1 at full size, as the figures of their authors' repositories give it.
-PUBLISHED_AT = (10, 20, 30, 40)
-PUBLISHED_JPEG = (27.77, 30.07, 31.41, 32.35)
-PUBLISHED = {
-    "[FBCNN](https://github.com/jiaxi-jiang/FBCNN), published": (29.75, 32.13, 33.54, 34.53),
-    "[SwinIR](https://github.com/JingyunLiang/SwinIR), a network for each factor, published": (
-        29.86,
-        32.25,
-        33.69,
-        34.67,
-    ),
-}
-RUN_HERE = {
-    "waifu2x": ("[waifu2x](https://github.com/nagadomi/waifu2x), run here", "yes", "no"),
-    "jpegqs": ("[jpegqs](https://github.com/ilyakurdyukov/jpeg-quantsmooth), run here", "no network", "yes"),
-    SINGLE: ("ours, run here", "no", "yes"),
-}
-QUICK_START = """```
+QUICK_START = """```sh
 pip install diffusers accelerate jpeglib
 ```
 
@@ -81,56 +65,33 @@ def card(old: str, results: dict, prior: str) -> str:
 
 
 def readme(old: str, results: dict) -> str:
-    """`README.md` with its tables made anew: what is gained over the files of the first set, and what others gain."""
+    """`README.md` with its table made anew: what is gained over the files of the first set."""
     (dataset, *_), rows = next(iter(groups(results["rows"], *CONDITIONS).items()))
     best = ours(rows)
     methods = [method for method in (JPEG, "waifu2x", best) if any(row["method"] == method for row in rows)]
-    heads = {JPEG: JPEG, "waifu2x": "waifu2x", best: "ours"}
-    judged = methods
-    lines = [["quality factor", *(heads[method] for method in methods)]]
-    lines[0] += [f"SSIMULACRA2: {JPEG}", *(heads[method] for method in judged[1:])]
+    heads = ["ours" if method == best else method for method in methods]
+    lines = [["quality factor", *(f"PSNR, {head}" for head in heads), *(f"SSIMULACRA2, {head}" for head in heads)]]
     for (factor,), group in groups(rows, "quality_factor").items():
-        found = {row["method"]: row["metrics"] for row in group}
-        jpeg, *others = (found[method]["psnr"] for method in methods)
-        cells = [shown("psnr", jpeg), *(f"{value - jpeg:+.2f}" for value in others)]
-        lines.append([str(factor), *cells, *(shown("ssimulacra2", found[method]["ssimulacra2"]) for method in judged)])
+        if factor in README_FACTORS:
+            found = {row["method"]: row["metrics"] for row in group}
+            jpeg, *others = (found[method]["psnr"] for method in methods)
+            cells = [shown("psnr", jpeg), *(f"{value - jpeg:+.2f}" for value in others)]
+            cells += [shown("ssimulacra2", found[method]["ssimulacra2"]) for method in methods]
+            lines.append([str(factor), *cells])
     made = [row for row in rows if row["method"] == best]
     seconds = sum(row["seconds"] for row in made) / len(made)
-    preset, images = made[0]["preset"], made[0]["images"]
     files = [row for row in results["rows"] if row["method"] == best and row["convention"] == "libjpeg"]
     factors = [row["quality_factor"] for row in files]
     worse, count = (sum(row[name] for row in files) for name in ("made_worse", "images"))
-    text = f"""PSNR of the JPEG file, and what is gained over it, in dB, with the embedded prior and the preset
-`{preset}`, on {images} pictures of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels; more sets, other metrics
-and the commands are in [docs/results.md](docs/results.md):
+    images, preset = made[0]["images"], made[0]["preset"]
+    text = f"""{images} images of {DATASETS.get(dataset, dataset)}, 256 x 256 pixels, preset `{preset}`.
+PSNR is in dB: first that of the JPEG, then the gain over it. SSIMULACRA2 judges what people see; more is better.
 
 {markdown(lines)}
 
-Of the {count} files of all sets there, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a
-lower PSNR than the JPEG**. One such picture took {seconds:.1f} s on one processor core; other presets are in
-[docs/presets.md](docs/presets.md)."""
-    return fill(fill(old, "results", text), "peers", peers(results["rows"]))
-
-
-def peers(rows: list[dict]) -> str:
-    """What trained networks are published to gain over JPEG files, and what those gain that were run here."""
-    lines = [["", "trained on JPEG", "keeps to the file", *(f"QF {factor}" for factor in PUBLISHED_AT)]]
-    for name, gains in published_gains().items():
-        lines.append([name, "yes", "no", *(f"{gain:+.2f}" for gain in gains)])
-    here = {}
-    for row in rows:
-        if (row["dataset"], row["convention"], row["chroma_subsampling"]) == ("live1", "libjpeg", "4:2:0"):
-            here.setdefault(row["method"], {}).setdefault(row["quality_factor"], row["metrics"]["psnr"])
-    for method, (name, trained, keeps) in RUN_HERE.items():
-        if method in here:
-            gains = (f"{here[method][at] - here[JPEG][at]:+.2f}" if at in here[method] else "" for at in PUBLISHED_AT)
-            lines.append([name, trained, keeps, *gains])
-    return markdown(lines)
-
-
-def published_gains() -> dict[str, list[float]]:
-    """By name, over the JPEG files, in dB."""
-    return {name: [a - b for a, b in zip(psnr, PUBLISHED_JPEG, strict=True)] for name, psnr in PUBLISHED.items()}
+Of the {count} files of all test sets, quality factors {min(factors)} to {max(factors)}, **{worse} came out with a
+lower PSNR than the JPEG**. One image took {seconds:.1f} s on one processor core."""
+    return fill(old, "results", text)
 
 
 def ours(rows: list[dict]) -> str:
@@ -165,7 +126,7 @@ def tables(results: dict) -> str:
     if others:
         texts.append("<details><summary>Other pictures and conventions</summary>")
         texts += [*others, "</details>"]
-    texts.append("Made by\n\n```\n" + "\n".join(results["command"]) + "\n```")
+    texts.append("Made by\n\n```sh\n" + "\n".join(results["command"]) + "\n```")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     texts.append(f"with {versions}.")
     return "\n\n".join(texts)

@@ -45,7 +45,7 @@ TEXT = """# Samplers
 DDRM (`DDRMScheduler`) and pseudoinverse guidance (`PiGDMScheduler`, `--sampler pigdm`: Song, Vahdat, Mardani and Kautz,
 ICLR 2023) with the embedded prior, on the middle {size} x {size} pixels of {pictures} pictures of {sets}, by
 
-```
+```sh
 {command}
 ```
 

@@ -39,7 +39,7 @@ TEXT = """# How far off a picture may be
 what the file leaves open once the prior has spoken, more of it where the picture is busy. It takes one sample and one
 further pass of the correction. The middle {size} x {size} pixels of {pictures} pictures of {sets}, restored by
 
-```
+```sh
 {command}
 ```
 
