@@ -1,0 +1,140 @@
+"""What the documentation shows is run: every command, every block of Python; or a list says why not."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, jpeg_bytes
+from PIL import Image
+
+PAGES = ["README.md", "model_card.md", "examples/README.md", "space/README.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+
+HUB = "needs the Hub; tests/test_hub.py does it with a local one"
+CLONE = "needs a clone, an empty environment and minutes; .ci/run does it"
+SETS = "needs sets of test images and hours"
+TRAINING = "needs a folder of photographs and minutes to hours; tests/test_training.py does it with four"
+SEVERAL = "needs several processes; tests/test_restoration.py starts them"
+
+# By page, the first words of a block that is not run, and why.
+NOT_RUN = {
+    "README.md": {"git clone": CLONE, "make demo": CLONE},
+    "model_card.md": {
+        "pip install": CLONE,
+        "diffusers-cli run": HUB,
+        "ddrm-jpeg evaluate imagenet": SETS,
+    },
+    "docs/command.md": {
+        "accelerate launch": SEVERAL,
+        "ddrm-jpeg evaluate FOLDER": SETS,
+        "make results": SETS,
+        "curl": "needs the network",
+        "make space": "serves until it is stopped; tests/test_space.py starts it",
+    },
+    "docs/corrections.md": {"python scripts/reports/corrections.py": SETS},
+    "docs/install.md": {"git clone": CLONE, "pip install": CLONE, "make demo": CLONE},
+    "docs/priors.md": {
+        "from pipeline_ddrm_jpeg import DDRMJPEGPipeline\n\npipe = DDRMJPEGPipeline.from_prior": HUB,
+        "ddrm-jpeg restore photo.jpg --prior google": HUB,
+        "ddrm-jpeg restore photo.jpg --prior FOLDER": HUB,
+        "ddrm-jpeg convert": "downloads 2.2 GB; tests/test_conversion.py converts a small checkpoint",
+        "python scripts/check_full_size.py": "takes 8 GB and minutes",
+        "python scripts/training": TRAINING,
+        "make results": SETS,
+    },
+    "docs/processes.md": {"export OMP_NUM_THREADS=1": SEVERAL, "accelerate launch": SEVERAL},
+    "docs/python.md": {"diffusers-cli schema": HUB},
+    "docs/results.md": {"ddrm-jpeg evaluate": SETS},
+    "docs/samplers.md": {"python scripts/reports/samplers.py": SETS},
+    "docs/uncertainty.md": {"python scripts/reports/uncertainty.py": SETS},
+}
+
+# One interpreter for a page: the command is called in it, other lines go to a shell, Python has one namespace.
+RUN = """
+import json, shlex, subprocess, sys
+from pipeline_ddrm_jpeg.cli import app
+
+namespace = {"__name__": "__main__", "REPO": "published"}
+for language, text in json.loads(sys.argv[1]):
+    if language == "python":
+        exec(compile(text, text, "exec"), namespace)
+        continue
+    for line in filter(None, text.replace("\\\\\\n", "").splitlines()):
+        words = shlex.split(line, comments=True)
+        if words[0] != "ddrm-jpeg" or {"<", ">", "|"} & {*words}:
+            subprocess.run(["bash", "-euc", line], check=True)
+            continue
+        try:
+            app(words[1:], prog_name="ddrm-jpeg")
+        except SystemExit as end:
+            assert not end.code, f"{line}: status {end.code}"
+"""
+
+
+def blocks(page):
+    """Language and text of a page's fenced blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.M | re.S)
+
+
+def reason(page, text):
+    """Why a block is not run, if it is not."""
+    return next((why for words, why in NOT_RUN.get(page, {}).items() if text.startswith(words)), None)
+
+
+@pytest.fixture(scope="module")
+def files(photo, tmp_path_factory):
+    """What the documentation's commands are about."""
+    folder = tmp_path_factory.mktemp("documentation")
+    small = photo.crop((100, 60, 164, 124))
+    small.save(folder / "picture.png")
+    (folder / "photo.jpg").write_bytes(jpeg_bytes(small, quality=10))
+    Image.open(folder / "photo.jpg").save(folder / "shot.png")
+    (folder / "cut.jpg").write_bytes(jpeg_bytes(small, quality=80)[:-600])
+    for name in ("album", "shards"):
+        (folder / name).mkdir()
+    for name in "ab":
+        shutil.copy(folder / "photo.jpg", folder / "album" / f"{name}.jpg")
+    with tarfile.open(folder / "shards" / "a.tar", "w") as shard:
+        shard.add(folder / "photo.jpg", "0.jpg")
+    (folder / "examples" / "originals").mkdir(parents=True)
+    small.save(folder / "examples" / "originals" / "cat.png")
+    for path in (ROOT / "examples").glob("*.py"):
+        shutil.copy(path, folder / "examples")
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(kind in ("sh", "python") for kind, _ in blocks(page))])
+def test_what_a_page_shows_runs(page, files, tmp_path):
+    steps = [block for block in blocks(page) if block[0] in ("sh", "python") and not reason(page, block[1])]
+    if not steps:
+        return  # all of it stands in the list
+    folder = shutil.copytree(files, tmp_path / "folder")
+    if any("REPO" in text for _, text in steps):
+        steps.insert(0, ("python", PUBLISH))
+    # The command and Python of this environment; and its package, for a repo that is loaded without it as well.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", RUN, json.dumps(steps)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PUBLISH = """
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+
+DDRMJPEGPipeline.from_embedded().save_pretrained(REPO)
+"""
+
+
+def test_every_block_says_its_language_and_every_reason_is_needed():
+    found = {page: blocks(page) for page in PAGES}
+    assert {kind for page in found.values() for kind, _ in page} <= {"sh", "python", "text", "bibtex"}
+    for page, reasons in NOT_RUN.items():
+        for words in reasons:
+            assert any(text.startswith(words) for _, text in found[page]), f"{page} has no block {words!r} any more"
