@@ -16,7 +16,8 @@ from .terminal import fail
 Preset = Annotated[
     Literal[tuple(PRESETS)], typer.Option(help="Settings to start from; the options below change single ones.")
 ]
-ChromaSubsampling = Annotated[Literal["4:4:4", "4:2:2", "4:2:0"], typer.Option(help="Chroma subsampling.")]
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+ChromaSubsampling = Annotated[Subsampling, typer.Option(help="Chroma subsampling.")]
 DType = Literal["float32", "bfloat16", "float16"]
 
 

@@ -21,7 +21,7 @@ from ..restoration import Result, restore_files
 from ..sources import Assumed, earlier_jpeg
 from ..tasks import Task, is_other_picture, mask_path, plan
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
-from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
+from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
 
 _LONG = 20  # seconds from which on people want to know
@@ -81,7 +81,7 @@ def restore(
                      " too low a quality takes away detail that is real.", show_default="estimated"),
     ] = None,
     assume_subsampling: Annotated[
-        ChromaSubsampling | None, typer.Option(help="Its chroma subsampling.", show_default="4:2:0")
+        Subsampling | None, typer.Option(help="Its chroma subsampling.", show_default="4:2:0")
     ] = None,
     grid: Annotated[
         str | None,
