@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
-from processes import Command
+from processes import Process, run
 
 COMMAND = [sys.executable, "-m", "pipeline_ddrm_jpeg"]
 QUICK = ["--steps", "2", "--init-timestep", "40", "--samples", "1"]
@@ -154,10 +154,10 @@ def test_a_picture_goes_through_standard_input_and_output(folder, prior_folder, 
     assert b"coefficients kept" in done.stderr
     assert tifffile.imread(io.BytesIO(done.stdout)).shape == (24, 40, 3)
     assert tifffile.imread(io.BytesIO(done.stdout)).dtype == "uint16"
-    quiet = Command("restore", folder / "b.jpg", "-o", "-", "--quiet", *prior, words=folder / "words")
-    quiet.wait()
-    assert Image.open(quiet.words / "stdout").format == "PNG"
-    assert (quiet.words / "stderr").read_bytes() == b""
+    quiet = Process(None, "restore", folder / "b.jpg", "-o", "-", "--quiet", *prior)
+    assert quiet.wait() == 0
+    assert Image.open(quiet.stdout).format == "PNG"
+    assert quiet.stderr.read_bytes() == b""
     with (folder / "a.jpg").open() as stream:
         monkeypatch.setattr(sys, "stdin", stream)
         assert ddrm_jpeg("restore", "-", "-o", folder / "new.webp", *prior).returncode == 0
@@ -225,12 +225,12 @@ def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, pr
     assert sorted(path.name for path in folder.rglob("*restored*")) == ["a_restored.png"]
 
 
-def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder, tmp_path_factory):
+def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder):
     xmp = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
     (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), xmp=xmp))
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
     arguments = ["restore", folder, "--prior", prior_folder, "--format", "tiff", *QUICK]
-    process = Command(*arguments, words=tmp_path_factory.mktemp("full") / "words", prelude=limit)
+    process = Process(None, *arguments, prelude=limit)
     _, errors = process.communicate()
     assert process.returncode == 1
     assert f"ddrm-jpeg: {folder / 'b_restored.tif'}: File too large" in errors
@@ -247,14 +247,9 @@ def test_output_that_cannot_be_written_is_one_sentence(folder):
     assert result.stderr == "ddrm-jpeg: standard output: No space left on device\n"
 
 
-def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every_file(
-    folder, prior_folder, one_thread, tmp_path_factory
-):
+def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every_file(folder, prior_folder, one_thread):
     arguments = ["--prior", prior_folder, *QUICK, "--samples", "3", "--seed", "5"]
-    words = tmp_path_factory.mktemp("both") / "words"
-    process = Command("restore", folder, "-o", folder / "both", *arguments, words=words)
-    assert process.communicate()[1].count("(2 of 2)")
-    assert process.returncode == 0
+    assert run(None, "restore", folder, "-o", folder / "both", *arguments).returncode == 0
     assert ddrm_jpeg("restore", folder / "b.jpg", "-o", folder / "alone", *arguments).returncode == 0
     assert (folder / "both" / "b.png").read_bytes() == (folder / "alone" / "b.png").read_bytes()
 
@@ -264,7 +259,7 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
     for i in range(30):
         (tmp_path / "in" / f"{i:02}.jpg").write_bytes(jpeg_bytes(photo.resize((160, 120)), quality=10))
     arguments = ["restore", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior_folder, "--steps", "9"]
-    process = Command(*arguments, words=tmp_path / "words")
+    process = Process(None, *arguments)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -283,7 +278,7 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
 def test_ctrl_c_does_not_wait_for_a_pipe_that_says_nothing(prior_folder, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     arguments = ["restore", tmp_path / "pipe.jpg", "-o", tmp_path / "out.png", "--prior", prior_folder]
-    process = Command(*arguments, words=tmp_path / "words")
+    process = Process(None, *arguments)
     with open(tmp_path / "pipe.jpg", "wb"):  # opens once someone reads there
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
@@ -386,25 +381,42 @@ def test_a_preset_is_where_the_options_start(folder, prior_folder):
     assert paper != fast, "the paper's samples are not projected in the end"
 
 
-def shell(text, *arguments, cwd=None):
-    """Run a line of shell, in which `"$@"` is the command with its arguments."""
-    return subprocess.run(
-        ["sh", "-c", text, "sh", *COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
+def closed(number):
+    """Python that closes a stream, and leaves what Python has for one that is closed when it starts."""
+    return f"import os, sys; os.close({number}); sys.{('stdin', 'stdout', 'stderr')[number]} = None"
 
 
-@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">&- 2>/dev/full", ">/dev/full"])
+def full(number):
+    """Python that has the stream of this number go where there is no place."""
+    return f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {number})"
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [closed(1), closed(2), full(1), full(2)],
+    ids=["closed output", "closed errors", "full output", "full errors"],
+)
 def test_streams_that_are_closed_or_full_cost_no_picture(folder, prior_folder, streams):
     if "/dev/full" in streams and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     log = folder / "log.jsonl"
-    result = shell(f'"$@" {streams}', "restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
-    assert result.returncode == 0
+    arguments = ["restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK]
+    process = Process(None, *arguments, prelude=streams)
+    assert process.wait() == 0
     assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["restored", "restored"]
-    assert "Traceback" not in result.stderr
-    if streams == ">/dev/full":
-        told = [line for line in result.stderr.splitlines() if "standard output" in line]
+    errors = process.stderr.read_text()
+    assert "Traceback" not in errors
+    if streams == full(1):
+        told = [line for line in errors.splitlines() if "standard output" in line]
         assert told == ["ddrm-jpeg: standard output: No space left on device; the run goes on without it"]
+
+
+def test_a_shell_may_start_it_without_any_stream(folder, prior_folder):
+    log = folder / "log.jsonl"
+    arguments = ["restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK]
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, *map(str, arguments)]
+    assert subprocess.run(command).returncode == 0
+    assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["restored", "restored"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

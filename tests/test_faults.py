@@ -3,12 +3,11 @@
 import json
 import tarfile
 import time
-from itertools import count
 
 import psutil
 import pytest
 from conftest import jpeg_bytes
-from processes import Command
+from processes import Process
 
 FILES = 8
 
@@ -26,14 +25,13 @@ def source(photo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(source, prior_folder, tmp_path_factory):
+def run(source, prior_folder):
     """Starts the command on that folder, which restores it to the one named."""
-    words, numbers = tmp_path_factory.mktemp("words"), count()
 
     def start(output, prelude=""):
         arguments = ["restore", source, "-o", output, "--json-log", "-", "--prior", prior_folder]
         arguments += ["--steps", "4", "--init-timestep", "40"]
-        return Command(*arguments, words=words / str(next(numbers)), prelude=prelude)
+        return Process(None, *arguments, prelude=prelude)
 
     return start
 
