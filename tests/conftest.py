@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import subprocess
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
+from pipeline_ddrm_jpeg.cli import app
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,6 +77,16 @@ def save_odd_pictures(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (48, 32), "teal").save(folder / "turned.png", exif=exif)
+
+
+def ddrm_jpeg(
+    *arguments: object, cwd: Path | None = None, err: io.StringIO | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command with these arguments: its status and words, without the seconds that a process takes to start."""
+    out, err = io.StringIO(), err or io.StringIO()
+    with chdir(cwd or os.curdir), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        app([*map(str, arguments)], prog_name="ddrm-jpeg")
+    return subprocess.CompletedProcess(arguments, end.value.code, out.getvalue(), err.getvalue())
 
 
 def heed_ctrl_c() -> None:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import ddrm_jpeg, jpeg_bytes, make_unet
 from diffusers import UNet2DModel
 from hub_server import Hub
 from PIL import Image
@@ -130,7 +130,7 @@ def test_without_transformers_it_says_what_to_install(classifier, monkeypatch):
         Classifier(classifier)
 
 
-def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, tmp_path):
+def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, tmp_path, one_thread):
     """Served by the local Hub: nothing else is downloaded, and that only because it was named."""
     server = Hub()
     server.repos["tester/classifier"] = {
@@ -141,18 +141,19 @@ def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, t
     for name, file in zip(("dark.jpg", "light.jpg"), files, strict=True):
         (tmp_path / "in" / name).write_bytes(file)
     settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    settings |= {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+    def command(output, *options):
+        words = ["restore", tmp_path / "in", "-o", tmp_path / output, "--prior", tmp_path / "prior"]
+        return [*map(str, words), "--steps", "2", "--init-timestep", "40", "--dtype", "float32", *options]
 
     def restore(output, *options):
-        command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "restore", tmp_path / "in", "-o", tmp_path / output]
-        command += ["--prior", tmp_path / "prior", "--steps", "2", "--init-timestep", "40", "--dtype", "float32"]
-        return subprocess.run(
-            [*map(str, command), *options],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **settings, "HF_HOME": str(tmp_path / "home")},
-        )
+        return ddrm_jpeg(*command(output, *options))
 
-    done = restore("auto", "--class-label", "auto", "--classifier", "tester/classifier")
+    words = command("auto", "--class-label", "auto", "--classifier", "tester/classifier")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline_ddrm_jpeg", *words], capture_output=True, text=True, env=os.environ | settings
+    )
     server.shutdown()
     assert done.returncode == 0, done.stderr
     assert restore("seven", "--class-label", "7").returncode == 0

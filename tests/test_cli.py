@@ -1,4 +1,4 @@
-"""The command, run as its users run it: in a process of its own."""
+"""The command: what it says and does, in a process of its own where that is what is judged."""
 
 import io
 import json
@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 import tifffile
-from conftest import heed_ctrl_c, jpeg_bytes
+from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
+from processes import Process, run
 
 from pipeline_ddrm_jpeg.threads import sleep_while_waiting
 
 COMMAND = [sys.executable, "-m", "pipeline_ddrm_jpeg"]
 QUICK = ["--steps", "2", "--init-timestep", "40", "--samples", "1"]
-
-
-def run(*arguments, **kwargs):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, **kwargs)
 
 
 @pytest.fixture
@@ -33,10 +30,11 @@ def folder(photo, tmp_path):
     return tmp_path
 
 
-def test_help_names_every_command_and_option():
-    overview = run("--help").stdout
+def test_help_names_every_command_and_option(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    overview = ddrm_jpeg("--help").stdout
     assert all(command in overview for command in ("restore", "inspect", "degrade", "convert", "push"))
-    details = run("restore", "--help", env={**os.environ, "COLUMNS": "160"}).stdout
+    details = ddrm_jpeg("restore", "--help").stdout
     for option in (
         *("--output", "--recursive", "--preset", "--samples", "--steps", "--init-timestep", "--eta", "--eta-b"),
         *("--correction", "--consistent", "--no-consistent", "--prior", "--device", "--dtype", "--seed"),
@@ -49,17 +47,17 @@ def test_help_names_every_command_and_option():
 def test_version_is_that_of_the_package():
     from pipeline_ddrm_jpeg import __version__
 
-    assert run("--version").stdout.strip() == f"ddrm-jpeg {__version__}"
+    assert ddrm_jpeg("--version").stdout.strip() == f"ddrm-jpeg {__version__}"
 
 
 def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
-    first = run("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
+    first = ddrm_jpeg("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
     assert first.returncode == 0, first.stderr
     assert "2 restored" in first.stdout
     assert "b.jpg (2 of 2)" in first.stderr  # the progress bar
     assert Image.open(folder / "out" / "a.png").size == (40, 24)
     (folder / "out" / "a.png").unlink()
-    second = run("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
+    second = ddrm_jpeg("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
     assert second.returncode == 0
     assert "1 restored, 1 skipped" in second.stdout
 
@@ -67,10 +65,11 @@ def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
 def test_a_sampler_is_chosen_by_its_name(folder, prior_folder):
     settings = ("--prior", prior_folder, *QUICK)
     for sampler in ("ddrm", "pigdm"):
-        result = run("restore", folder / "a.jpg", "-o", folder / f"{sampler}.png", "--sampler", sampler, *settings)
+        target = folder / f"{sampler}.png"
+        result = ddrm_jpeg("restore", folder / "a.jpg", "-o", target, "--sampler", sampler, *settings)
         assert result.returncode == 0, result.stderr
     assert (folder / "ddrm.png").read_bytes() != (folder / "pigdm.png").read_bytes()
-    refused = run("restore", folder, "--sampler", "pigdm", "--eta-b", "0.4", *settings)
+    refused = ddrm_jpeg("restore", folder, "--sampler", "pigdm", "--eta-b", "0.4", *settings)
     assert refused.returncode == 2
     assert "the step of PiGDMScheduler takes no eta_b" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -78,7 +77,7 @@ def test_a_sampler_is_chosen_by_its_name(folder, prior_folder):
 
 def test_one_broken_file_fails_alone(folder, prior_folder):
     (folder / "b.jpg").write_bytes(b"\xff\xd8\xff\xd9")
-    result = run("restore", folder, "--prior", prior_folder, "--quiet", *QUICK)
+    result = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--quiet", *QUICK)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("ddrm-jpeg: ")
@@ -103,14 +102,14 @@ def test_one_broken_file_fails_alone(folder, prior_folder):
     ],
 )
 def test_wrong_usage_is_told_in_a_sentence(tmp_path, arguments, status, message):
-    result = run(*arguments, cwd=tmp_path)
+    result = ddrm_jpeg(*arguments, cwd=tmp_path)
     assert result.returncode == status
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_an_unknown_prior_is_told_in_a_sentence(folder):
-    result = run("restore", folder, "--prior", folder / "nothing", *QUICK, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    result = ddrm_jpeg("restore", folder, "--prior", folder / "nothing", *QUICK)
     assert result.returncode == 1
     assert "--prior" in result.stderr
     assert "Traceback" not in result.stderr
@@ -120,11 +119,11 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
     (folder / "c.jpg").write_bytes(b"\xff\xd8\xff\xd9")
     log = folder / "log.jsonl"
-    first = run("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
+    first = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
     assert first.returncode == 1
     assert "% made up" in first.stdout
     (folder / "c.jpg").unlink()
-    again = run("restore", folder, "--json-log", "-")
+    again = ddrm_jpeg("restore", folder, "--json-log", "-")
     assert again.returncode == 0, "everything is there"
     lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
     assert [line["status"] for line in skipped] == ["skipped", "skipped"]
@@ -149,24 +148,25 @@ def unprivileged() -> list[str]:
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
-def test_a_picture_goes_through_standard_input_and_output(folder, prior_folder):
-    def through(*arguments):
-        command = [*COMMAND, "restore", *arguments, "--prior", str(prior_folder), *QUICK]
-        return subprocess.run(command, input=(folder / "a.jpg").read_bytes(), capture_output=True)
-
-    done = through("-", "--depth", "16", "--format", "tiff")
+def test_a_picture_goes_through_standard_input_and_output(folder, prior_folder, monkeypatch):
+    prior = ("--prior", str(prior_folder), *QUICK)
+    command = [*COMMAND, "restore", "-", "--depth", "16", "--format", "tiff", *prior]
+    done = subprocess.run(command, input=(folder / "a.jpg").read_bytes(), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert b"coefficients kept" in done.stderr
     assert tifffile.imread(io.BytesIO(done.stdout)).shape == (24, 40, 3)
     assert tifffile.imread(io.BytesIO(done.stdout)).dtype == "uint16"
-    done = through(str(folder / "b.jpg"), "-o", "-", "--quiet")
-    assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
-    assert done.stderr == b""
-    assert through("-", "-o", str(folder / "new.webp")).returncode == 0
+    quiet = Process(None, "restore", folder / "b.jpg", "-o", "-", "--quiet", *prior)
+    assert quiet.wait() == 0
+    assert Image.open(quiet.stdout).format == "PNG"
+    assert quiet.stderr.read_bytes() == b""
+    with (folder / "a.jpg").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert ddrm_jpeg("restore", "-", "-o", folder / "new.webp", *prior).returncode == 0
     assert Image.open(folder / "new.webp").size == (40, 24)
-    refused = through("-", "--json-log", "-")
-    assert (refused.returncode, refused.stdout) == (2, b"")
-    assert through("-", "--depth", "16", "--format", "webp").returncode == 2
+    refused = ddrm_jpeg("restore", "-", "--json-log", "-", *prior)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert ddrm_jpeg("restore", "-", "--depth", "16", "--format", "webp", *prior).returncode == 2
 
 
 def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_folder):
@@ -174,23 +174,23 @@ def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_
         (folder / name).write_bytes(b"\0\5\x16\7")
     (folder / "c").write_bytes((folder / "a.jpg").read_bytes())
     log = folder / "log"
-    done = run("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    done = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were not JPEG pictures"]
     assert [json.loads(line)["not_kept"] for line in log.read_text().splitlines()] == [[]] * 3
-    assert run("restore", folder / "notes.jpg").returncode == 1
+    assert ddrm_jpeg("restore", folder / "notes.jpg").returncode == 1
 
 
 def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(folder, prior_folder, photo):
-    shown = Image.open(io.BytesIO(jpeg_bytes(photo.resize((160, 128)), quality=30)))
-    shown.save(folder / "shot.png")
-    photo.save(folder / "clean.png")
+    small = photo.resize((160, 128))
+    Image.open(io.BytesIO(jpeg_bytes(small, quality=30))).save(folder / "shot.png")
+    small.save(folder / "clean.png")
     (folder / "notes.txt").write_text("no picture")
     command = ["restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK]
-    plain = run(*command).stdout.splitlines()[-1]
+    plain = ddrm_jpeg(*command).stdout.splitlines()[-1]
     assert plain == "3 files were not JPEG pictures, 2 of them other pictures (--any-format looks at these too)"
     log = folder / "log"
-    done = run(*command, "--any-format", "--json-log", log)
+    done = ddrm_jpeg(*command, "--any-format", "--json-log", log)
     assert done.returncode == 0, done.stderr
     assert "clean.png: its pixels show no JPEG that it went through; left as it is" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was not a picture"]
@@ -202,9 +202,9 @@ def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(f
         "shot.png": "restored",
     }
     (folder / "only").mkdir()
-    photo.save(folder / "only" / "clean.png")
-    assert "--any-format looks at other pictures too" in run("restore", folder / "only").stderr
-    assert run("restore", folder / "only", "--any-format", "--prior", prior_folder).returncode == 0
+    small.save(folder / "only" / "clean.png")
+    assert "--any-format looks at other pictures too" in ddrm_jpeg("restore", folder / "only").stderr
+    assert ddrm_jpeg("restore", folder / "only", "--any-format", "--prior", prior_folder).returncode == 0
 
 
 def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, prior_folder):
@@ -230,14 +230,12 @@ def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, pr
 def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder):
     xmp = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
     (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), xmp=xmp))
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "from pipeline_ddrm_jpeg.cli import app; app()"
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
     arguments = ["restore", folder, "--prior", prior_folder, "--format", "tiff", *QUICK]
-    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert f"ddrm-jpeg: {folder / 'b_restored.tif'}: File too large" in result.stderr
+    process = Process(None, *arguments, prelude=limit)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert f"ddrm-jpeg: {folder / 'b_restored.tif'}: File too large" in errors
     assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "a_restored.tif", "b.jpg"]
 
 
@@ -251,30 +249,24 @@ def test_output_that_cannot_be_written_is_one_sentence(folder):
     assert result.stderr == "ddrm-jpeg: standard output: No space left on device\n"
 
 
-def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every_file(folder, prior_folder):
+def test_the_same_settings_give_the_same_bytes_in_every_process_and_beside_every_file(folder, prior_folder, one_thread):
     arguments = ["--prior", prior_folder, *QUICK, "--samples", "3", "--seed", "5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # another number of threads may round otherwise
-    assert run("restore", folder, "-o", folder / "both", *arguments, env=environment).returncode == 0
-    assert run("restore", folder / "b.jpg", "-o", folder / "alone", *arguments, env=environment).returncode == 0
+    assert run(None, "restore", folder, "-o", folder / "both", *arguments).returncode == 0
+    assert ddrm_jpeg("restore", folder / "b.jpg", "-o", folder / "alone", *arguments).returncode == 0
     assert (folder / "both" / "b.png").read_bytes() == (folder / "alone" / "b.png").read_bytes()
 
 
 def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folder, tmp_path):
+    (tmp_path / "in").mkdir()
     for i in range(30):
-        (tmp_path / f"{i:02}.jpg").write_bytes(jpeg_bytes(photo, quality=10))
-    arguments = ["restore", str(tmp_path), "-o", str(tmp_path / "out"), "--prior", str(prior_folder), "--steps", "9"]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=heed_ctrl_c,
-    )
+        (tmp_path / "in" / f"{i:02}.jpg").write_bytes(jpeg_bytes(photo.resize((160, 120)), quality=10))
+    arguments = ["restore", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior_folder, "--steps", "9"]
+    process = Process(None, *arguments)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "run the same command again to go on" in errors
     assert "Traceback" not in errors
@@ -288,63 +280,67 @@ def test_ctrl_c_leaves_whole_files_only_and_says_how_to_go_on(photo, prior_folde
 def test_ctrl_c_does_not_wait_for_a_pipe_that_says_nothing(prior_folder, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     arguments = ["restore", tmp_path / "pipe.jpg", "-o", tmp_path / "out.png", "--prior", prior_folder]
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
-    )
+    process = Process(None, *arguments)
     with open(tmp_path / "pipe.jpg", "wb"):  # opens once someone reads there
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "stopped after 0 of 1" in errors
     assert "Traceback" not in errors
 
 
+class StoppedOnceItSays(io.StringIO):
+    """A standard error whose reader presses Ctrl-C when this word comes."""
+
+    def __init__(self, word):
+        super().__init__()
+        self.word = word
+
+    def write(self, text):
+        if self.word in text:
+            super().write(text)
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
 def test_a_long_restoration_is_announced(folder, prior_folder):
-    arguments = ["restore", folder / "a.jpg", "--prior", prior_folder, "--preset", "paper", "--steps", 300]
-    arguments += ["--samples", 300]
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
-    )
-    said = ""
-    while (line := process.stderr.readline()) and "about" not in said:
-        said += line
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert re.search(r"a\.jpg: about \d+ (s|minutes|hours)\n", said)
-    assert process.returncode == 130
+    arguments = ["--prior", prior_folder, "--preset", "paper", "--steps", 300, "--samples", 300]
+    done = ddrm_jpeg("restore", folder / "a.jpg", *arguments, err=StoppedOnceItSays("about"))
+    assert re.search(r"a\.jpg: about \d+ (s|minutes|hours)", done.stderr)
+    assert done.returncode == 130
 
 
 def test_inspect_prints_what_the_file_says(photo, tmp_path):
     data = jpeg_bytes(photo.resize((53, 38)), quality=35, progressive=True, comment=b"hello")
     (tmp_path / "a.jpg").write_bytes(data)
-    facts = json.loads(run("inspect", tmp_path / "a.jpg", "--json").stdout)
+    facts = json.loads(ddrm_jpeg("inspect", tmp_path / "a.jpg", "--json").stdout)
     assert (facts["width"], facts["height"], facts["file_size"]) == (53, 38, len(data))
     assert (facts["color_space"], facts["chroma_subsampling"]) == ("YCbCr", "4:2:0")
     assert (facts["quality_factor"], facts["quality_factor_is_exact"]) == (35, True)
     assert facts["progressive"] is True
     assert facts["metadata_bytes"] == {"comment": 5}
     assert facts["quantization_tables"][0][0][0] == 23
-    text = run("inspect", tmp_path / "a.jpg").stdout
+    text = ddrm_jpeg("inspect", tmp_path / "a.jpg").stdout
     for expected in ("quality factor       35", "chroma subsampling   4:2:0", "progressive          yes", "comment 5"):
         assert expected in text
 
 
 def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     photo.resize((40, 24)).save(tmp_path / "a.png")
-    result = run("degrade", tmp_path / "a.png", "-q", 12, "--subsampling", "4:4:4")
+    result = ddrm_jpeg("degrade", tmp_path / "a.png", "-q", 12, "--subsampling", "4:4:4")
     assert result.returncode == 0, result.stderr
-    facts = json.loads(run("inspect", tmp_path / "a_q12.jpg", "--json").stdout)
+    facts = json.loads(ddrm_jpeg("inspect", tmp_path / "a_q12.jpg", "--json").stdout)
     assert (facts["quality_factor"], facts["chroma_subsampling"]) == (12, "4:4:4")
-    again = run("degrade", tmp_path / "a.png", "-q", 12)
+    again = ddrm_jpeg("degrade", tmp_path / "a.png", "-q", 12)
     assert again.returncode == 1
     assert "exists" in again.stderr
-    assert "written as JPEG" in run("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
+    assert "written as JPEG" in ddrm_jpeg("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
     (tmp_path / "text.png").write_text("hello")
-    assert "not a picture" in run("degrade", tmp_path / "text.png", "-q", 12).stderr
+    assert "not a picture" in ddrm_jpeg("degrade", tmp_path / "text.png", "-q", 12).stderr
 
 
 def test_inspect_reads_from_a_pipe(photo):
-    first = Image.open(io.BytesIO(jpeg_bytes(photo, quality=20)))
+    first = Image.open(io.BytesIO(jpeg_bytes(photo.crop((60, 60, 188, 188)), quality=20)))
     shown = io.BytesIO()
     first.save(shown, "png")
     for data, told in ((jpeg_bytes(first, quality=92), b"saved again"), (shown.getvalue(), b"estimated: a JPEG")):
@@ -389,38 +385,55 @@ def test_a_preset_is_where_the_options_start(folder, prior_folder):
     common = ["--steps", "2", "--init-timestep", "300", "--timestep-spacing", "leading", "--samples", "1"]
     common += ["--independent", "--temperature", "1", "--error-scale", "3", "--dtype", "float32"]
     for name, preset in (("a", "best"), ("b", "fast"), ("c", "paper")):
-        target = folder / f"{name}.png"
-        done = run("restore", folder / "a.jpg", "-o", target, "--prior", prior_folder, "--preset", preset, *common)
+        arguments = ["restore", folder / "a.jpg", "-o", folder / f"{name}.png", "--prior", prior_folder]
+        done = ddrm_jpeg(*arguments, "--preset", preset, *common)
         assert done.returncode == 0, done.stderr
     best, fast, paper = ((folder / f"{name}.png").read_bytes() for name in "abc")
     assert best == fast, "what differs between them is overridden"
     assert paper != fast, "the paper's samples are not projected in the end"
 
 
-def shell(text, *arguments, cwd=None):
-    """Run a line of shell, in which `"$@"` is the command with its arguments."""
-    return subprocess.run(
-        ["sh", "-c", text, "sh", *COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
+def closed(number):
+    """Python that closes a stream, and leaves what Python has for one that is closed when it starts."""
+    return f"import os, sys; os.close({number}); sys.{('stdin', 'stdout', 'stderr')[number]} = None"
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full"])
+def full(number):
+    """Python that has the stream of this number go where there is no place."""
+    return f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {number})"
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [closed(1), closed(2), full(1), full(2)],
+    ids=["closed output", "closed errors", "full output", "full errors"],
+)
 def test_streams_that_are_closed_or_full_cost_no_picture(folder, prior_folder, streams):
     if "/dev/full" in streams and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     log = folder / "log.jsonl"
-    result = shell(f'"$@" {streams}', "restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
-    assert result.returncode == 0
+    arguments = ["restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK]
+    process = Process(None, *arguments, prelude=streams)
+    assert process.wait() == 0
     assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["restored", "restored"]
-    assert "Traceback" not in result.stderr
-    if streams == ">/dev/full":
-        told = [line for line in result.stderr.splitlines() if "standard output" in line]
+    errors = process.stderr.read_text()
+    assert "Traceback" not in errors
+    if streams == full(1):
+        told = [line for line in errors.splitlines() if "standard output" in line]
         assert told == ["ddrm-jpeg: standard output: No space left on device; the run goes on without it"]
+
+
+def test_a_shell_may_start_it_without_any_stream(folder, prior_folder):
+    log = folder / "log.jsonl"
+    arguments = ["restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK]
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, *map(str, arguments)]
+    assert subprocess.run(command).returncode == 0
+    assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["restored", "restored"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_log_that_cannot_be_written_is_named_and_ends_nothing(folder, prior_folder):
-    result = run("restore", folder, "--prior", prior_folder, "--quiet", "--json-log", "/dev/full", *QUICK)
+    result = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--quiet", "--json-log", "/dev/full", *QUICK)
     assert result.returncode == 1
     assert result.stderr == "ddrm-jpeg: /dev/full: No space left on device; the run goes on without it\n"
     assert len(list(folder.glob("*_restored.png"))) == 2
@@ -436,7 +449,7 @@ def test_a_folder_nineteen_hundred_levels_down_is_searched_and_written(photo, pr
         Path("a.jpg").write_bytes(jpeg_bytes(photo.resize((24, 16))))
         os.chdir(tmp_path)
         arguments = ["-r", "--prior", prior_folder, "--quiet", *QUICK]
-        beside, apart = run("restore", "d", *arguments), run("restore", "d", "-o", "o", *arguments)
+        beside, apart = ddrm_jpeg("restore", "d", *arguments), ddrm_jpeg("restore", "d", "-o", "o", *arguments)
         assert (beside.returncode, beside.stderr) == (0, "")
         assert (apart.returncode, apart.stderr) == (0, "")
         assert Path(*["d"] * levels, "a_restored.png").exists()
@@ -454,16 +467,16 @@ def test_names_cannot_command_the_terminal_and_stay_exact_in_json(photo, prior_f
     bad.write_bytes(b"\xff\xd8\xff\xd9")
     log = tmp_path / "log.jsonl"
     results = [
-        run("restore", tmp_path, "--prior", prior_folder, "--json-log", log, *QUICK),
-        run("restore", good, "--format", "jpeg", "-o", f"{evil}.png"),
-        run("restore", f"missing{evil}"),
-        run("restore", good, f"--{evil}"),
-        run("inspect", good),
-        run("inspect", good, bad),
-        run("inspect", bad),
-        run("degrade", bad, "-q", 10),
-        run("degrade", good, "-q", 10),
-        run(evil),
+        ddrm_jpeg("restore", tmp_path, "--prior", prior_folder, "--json-log", log, *QUICK),
+        ddrm_jpeg("restore", good, "--format", "jpeg", "-o", f"{evil}.png"),
+        ddrm_jpeg("restore", f"missing{evil}"),
+        ddrm_jpeg("restore", good, f"--{evil}"),
+        ddrm_jpeg("inspect", good),
+        ddrm_jpeg("inspect", good, bad),
+        ddrm_jpeg("inspect", bad),
+        ddrm_jpeg("degrade", bad, "-q", 10),
+        ddrm_jpeg("degrade", good, "-q", 10),
+        ddrm_jpeg(evil),
     ]
     for result in results:
         for text in (result.stdout, result.stderr):
@@ -475,7 +488,7 @@ def test_names_cannot_command_the_terminal_and_stay_exact_in_json(photo, prior_f
     facts = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["source"] for line in facts} == {str(good), str(bad)}
     assert f"{bad}: it ends without a frame header" in next(line["message"] for line in facts if line["message"])
-    assert json.loads(run("inspect", good, "--json").stdout)["file"] == str(good)
+    assert json.loads(ddrm_jpeg("inspect", good, "--json").stdout)["file"] == str(good)
 
 
 def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
@@ -503,8 +516,8 @@ def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
 def test_a_harmless_oddity_is_told(folder, prior_folder):
     path = folder / "b.jpg"
     path.write_bytes(path.read_bytes()[:-2] + bytes(600) + b"\xff\xd9")
-    result = run("restore", path, "--prior", prior_folder, "--json-log", folder / "log.jsonl", *QUICK)
+    result = ddrm_jpeg("restore", path, "--prior", prior_folder, "--json-log", folder / "log.jsonl", *QUICK)
     assert result.returncode == 0, result.stderr
     assert "% of the coefficients kept; the file has more data than its blocks need" in result.stdout
     assert json.loads((folder / "log.jsonl").read_text())["remarks"] == ["more data than its blocks need"]
-    assert "remarks              more data than its blocks need" in run("inspect", path).stdout
+    assert "remarks              more data than its blocks need" in ddrm_jpeg("inspect", path).stdout

@@ -2,8 +2,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +10,7 @@ import guided_diffusion
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, ddrm_jpeg
 from diffusers import UNet2DModel
 
 from pipeline_ddrm_jpeg.conversion import (
@@ -258,16 +256,11 @@ def test_a_checkpoint_file_becomes_a_pipeline_that_restores(tmp_path, photo, zip
     assert pipe(data, num_inference_steps=2).images[0].size == (40, 24)
 
 
-def run(*arguments, **kwargs):
-    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "convert", *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
-
-
 def test_the_script_converts_with_flags_over_a_preset(tmp_path):
     torch.save(small_state(), tmp_path / "model.pt")
     flags = "--image-size 32 --num-channels 32 --num-res-blocks 1 --channel-mult 1,2 --attention-resolutions 16"
     flags = [*flags.split(), "--num-head-channels", "16", "--dtype", "float16"]
-    result = run("--checkpoint", tmp_path / "model.pt", "-o", tmp_path / "repo", *flags)
+    result = ddrm_jpeg("convert", "--checkpoint", tmp_path / "model.pt", "-o", tmp_path / "repo", *flags)
     assert result.returncode == 0, result.stderr
     loaded = UNet2DModel.from_pretrained(tmp_path / "repo", subfolder="unet", dtype=torch.float32)
     expected = convert(small_state(), SMALL, torch.float16).float()
@@ -288,7 +281,7 @@ def test_the_script_converts_with_flags_over_a_preset(tmp_path):
     ],
 )
 def test_the_script_tells_what_is_wrong_in_a_line(tmp_path, arguments, status, message):
-    result = run(*arguments, "-o", tmp_path / "repo", cwd=tmp_path)
+    result = ddrm_jpeg("convert", *arguments, "-o", tmp_path / "repo", cwd=tmp_path)
     assert result.returncode == status
     assert message in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,11 +1,8 @@
 """Odd pictures at each door: the package's reader, `evaluate`'s, the command `degrade`; the page's is in test_space."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import save_odd_pictures
+from conftest import ddrm_jpeg, save_odd_pictures
 from PIL import Image
 
 from pipeline_ddrm_jpeg import read_picture
@@ -14,8 +11,7 @@ from pipeline_ddrm_jpeg.evaluation import prepare
 
 def degraded(path, _):
     """The picture as `degrade` writes it, at the best quality."""
-    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "degrade", str(path), "-q", "100", "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = ddrm_jpeg("degrade", path, "-q", "100", "--overwrite")
     if done.returncode:
         raise ValueError(done.stderr)
     return Image.open(path.with_name(f"{path.stem}_q100.jpg"))

@@ -2,15 +2,14 @@
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
 import webdataset
-from conftest import jpeg_bytes
+from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
+from processes import Process
 
 from pipeline_ddrm_jpeg import JPEGFile, observe
 from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
@@ -112,9 +111,9 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     for name in "ab":
         shard(tmp_path / f"{name}.tar", files)
     shard(tmp_path / "none.tar", {"x.txt": b"text"})
-    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "restore", str(tmp_path / "*.tar"), "-o", tmp_path / "out"]
-    command += ["--prior", prior_folder, "--steps", "2", "--format", "webp"]
-    done = subprocess.run([*command], capture_output=True, text=True)
+    command = ["restore", tmp_path / "*.tar", "-o", tmp_path / "out", "--prior", prior_folder]
+    command += ["--steps", "2", "--format", "webp"]
+    done = ddrm_jpeg(*command)
     assert done.returncode == 0, done.stderr
     assert "a.tar" in done.stdout
     assert "pictures restored: 2, at least 100 % of the coefficients kept of each" in done.stdout
@@ -122,7 +121,7 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     assert "no JPEG in it" in done.stdout
     assert "00/a.webp" in contents(tmp_path / "out" / "a.tar")
     (tmp_path / "out" / "b.tar").unlink()
-    again = subprocess.run([*command, "--json-log", "-"], capture_output=True, text=True)
+    again = ddrm_jpeg(*command, "--json-log", "-")
     facts = [json.loads(line) for line in again.stdout.splitlines()]
     assert [(one["status"], one["pictures"]) for one in facts] == [("skipped", 0), ("skipped", 0), ("restored", 2)]
 
@@ -158,12 +157,10 @@ def test_sixteen_bits_in_a_shard(pipe, files, tmp_path):
 def test_a_full_disk_fails_the_shard_and_leaves_nothing_half_written(files, prior_folder, tmp_path):
     del files["00/d.jpg"]
     shard(tmp_path / "one.tar", files | {"z.bin": bytes(60_000)})  # more than the limit, and not what a reader writes
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
-        "from pipeline_ddrm_jpeg.cli import app; app()"
-    )
-    command = [sys.executable, "-c", code, "restore", tmp_path / "one.tar", "-o", tmp_path / "out"]
-    done = subprocess.run([*command, "--prior", prior_folder, "--steps", "2"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert f"{tmp_path / 'out' / 'one.tar'}: File too large" in done.stderr
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))"
+    command = ["restore", tmp_path / "one.tar", "-o", tmp_path / "out", "--prior", prior_folder, "--steps", "2"]
+    process = Process(None, *command, prelude=limit)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert f"{tmp_path / 'out' / 'one.tar'}: File too large" in errors
     assert not list((tmp_path / "out").iterdir())

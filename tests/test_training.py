@@ -9,9 +9,10 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
-from conftest import ROOT, heed_ctrl_c, jpeg_bytes
+from conftest import ROOT, jpeg_bytes
 from diffusers import UNet2DModel
 from grow import grow
 from PIL import Image
@@ -29,8 +30,11 @@ TINY = [
 ]
 
 
-def command(script, *arguments):
-    return [sys.executable, str(ROOT / "scripts" / "training" / script), *map(str, arguments)]
+TRAINING = ROOT / "scripts" / "training"
+
+
+def run(script, *arguments):
+    return processes.run(TRAINING / script, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,7 @@ def pictures(photo, tmp_path_factory):
     photo.crop((0, 0, 90, 200)).save(source / "tiny.png")
     (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for _ in range(2):  # the second time, everything is there
-        done = subprocess.run(
-            command("prepare_data.py", source, output, "--licence", "CC0-1.0"), capture_output=True, text=True
-        )
+        done = run("prepare_data.py", source, output, "--licence", "CC0-1.0")
         assert done.returncode == 0, done.stderr
         assert f"3 pictures in {output}, 2 left out" in done.stdout
     return output
@@ -60,24 +62,19 @@ def test_the_manifest_names_source_size_and_licence(pictures):
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_path):
-    def arguments(output):
-        changes = (f"--set={change}" for change in TINY)
-        return command("train_prior.py", pictures, output, "--graphics", pictures, *changes)
-
-    done = subprocess.run(arguments(tmp_path / "whole"), capture_output=True, text=True)
+    changes = ["--graphics", pictures, *(f"--set={change}" for change in TINY)]
+    done = run("train_prior.py", pictures, tmp_path / "whole", *changes)
     assert done.returncode == 0, done.stderr
 
-    stopped = subprocess.Popen(
-        arguments(tmp_path / "parts"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
-    )
+    stopped = processes.Process(TRAINING / "train_prior.py", pictures, tmp_path / "parts", *changes)
     while not (tmp_path / "parts" / "validation.csv").exists():
-        assert stopped.poll() is None, stopped.communicate()[0]
+        assert stopped.poll() is None, stopped.communicate()
         time.sleep(0.05)
     stopped.send_signal(signal.SIGINT)
-    said = stopped.communicate(timeout=120)[0].decode()
+    said = "".join(stopped.communicate())
     assert stopped.returncode == 130, said
     assert "The same command goes on" in said
-    done = subprocess.run(arguments(tmp_path / "parts"), capture_output=True, text=True)
+    done = run("train_prior.py", pictures, tmp_path / "parts", *changes)
     assert done.returncode == 0, done.stderr
     assert "Going on from" in done.stdout
 
@@ -119,16 +116,17 @@ def test_a_sample_follows_from_its_number_and_kinds_have_their_shares(photo):
 
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2"]]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
-    ways = {"one": [*torchrun, "1"], "two": [*torchrun, "2"], "launched": launch}
-    for name, way in ways.items():
-        script = [str(ROOT / "scripts" / "training" / "train_prior.py"), str(pictures), str(tmp_path / name)]
-        done = subprocess.run([*way, *script, *changes], capture_output=True, text=True)
+    runs = {"one": run("train_prior.py", pictures, tmp_path / "one", *changes)}
+    for name, way in {"two": torchrun, "launched": launch}.items():
+        script = [str(TRAINING / "train_prior.py"), str(pictures), str(tmp_path / name)]
+        runs[name] = subprocess.run([*way, *script, *changes], capture_output=True, text=True)
+    for done in runs.values():
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("step 0:") == 1  # only the main process validates
-    one, *others = (load_file(tmp_path / run / "checkpoint-00000004" / "model.safetensors") for run in ways)
+    one, *others = (load_file(tmp_path / name / "checkpoint-00000004" / "model.safetensors") for name in runs)
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for other in others for name in one)
 
 
@@ -181,11 +179,7 @@ def test_a_compiled_network_learns_at_every_level():
     [("run.stepz=3", "has no 'run.stepz'"), ("data.validation=9", "9 are kept for validation")],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(pictures, tmp_path, change, complaint):
-    done = subprocess.run(
-        command("train_prior.py", pictures, tmp_path / "out", "--set=initial=null", f"--set={change}"),
-        capture_output=True,
-        text=True,
-    )
+    done = run("train_prior.py", pictures, tmp_path / "out", "--set=initial=null", f"--set={change}")
     assert done.returncode == 1
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
@@ -194,8 +188,7 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(pictures, tmp_path, change
 def test_the_error_of_a_prior_is_measured_and_found_by_whoever_loads_it(photo, prior_folder, tmp_path):
     prior = shutil.copytree(prior_folder, tmp_path / "prior")
     photo.save(tmp_path / "clean.png")
-    arguments = (tmp_path, prior, "--size", "64")
-    done = subprocess.run(command("measure_denoiser_error.py", *arguments), capture_output=True, text=True)
+    done = run("measure_denoiser_error.py", tmp_path, prior, "--size", "64")
     assert done.returncode == 0, done.stderr
     pipe = DDRMJPEGPipeline.from_prior(prior)
     error = DenoiserError.from_config(pipe.config.denoiser_error)
@@ -210,11 +203,7 @@ def test_priors_are_measured_side_by_side(photo, prior_folder, tmp_path):
     (tmp_path / "pictures").mkdir()
     photo.save(tmp_path / "pictures" / "clean.png")
     arguments = (tmp_path / "pictures", "--prior", prior_folder, "--prior", other, "--output", tmp_path / "found.json")
-    done = subprocess.run(
-        command("measure_prior.py", *arguments, "--presets", "fast", "--quality-factors", "10"),
-        capture_output=True,
-        text=True,
-    )
+    done = run("measure_prior.py", *arguments, "--presets", "fast", "--quality-factors", "10")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found[prior_folder.name] == found[other.name]
