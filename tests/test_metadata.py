@@ -312,7 +312,9 @@ def test_extended_xmp_is_put_back_into_the_packet(plain, tmp_path):
 
 def test_nodes_of_an_extension_declare_what_they_use_and_no_more(plain):
     names = "".join(f' xmlns:p{i}="urn:{i}"' for i in range(100))
-    nodes = "".join(f'<r:Description p{i}:a="b"><p7:c><p8:d xmlns:p8="urn:own"/></p7:c></r:Description>' for i in (3, 7))
+    nodes = "".join(
+        f'<r:Description p{i}:a="b"><p7:c><p8:d xmlns:p8="urn:own"/></p7:c></r:Description>' for i in (3, 7)
+    )
     metadata = opened(plain, *extended(MAIN, f'<r:RDF xmlns:r="{RDF}"{names}>{nodes}</r:RDF>'))
     first, second = list(ElementTree.fromstring(metadata.xmp.decode())[0])[-2:]
     assert (first.get("{urn:3}a"), second.get("{urn:7}a")) == ("b", "b")
