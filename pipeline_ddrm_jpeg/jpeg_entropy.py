@@ -26,7 +26,9 @@ _DISTRUST = 16
 _MOST_PLACES = 20  # of damage that are told
 _PATIENCE = 1024  # MCUs between two looks at the clock
 _ZIGZAG = ZIGZAG.tolist()
-RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
+# Any number of fill bytes may come before a marker (T.81, B.1.1.2); looked for from the first of them on only, because
+# a run that ends in no marker would otherwise be read again from each of its bytes.
+RESTART = re.compile(rb"(?<!\xff)\xff+([\xd0-\xd7])")
 _FALSE_MARKER = re.compile(rb"\xff[^\x00]", re.DOTALL)
 _LONGEST_BLOCK = 64 * 32 // 8  # bytes; a code has 16 bits at most, and so has the value after it
 

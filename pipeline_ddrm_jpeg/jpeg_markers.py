@@ -47,6 +47,8 @@ _PICTURES = {
     "JPEG XL": re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"),
 }
 
+# A marker that says something: no fill byte, padding, TEM or stray restart marker.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
@@ -178,19 +180,15 @@ def _without_end(data: bytes) -> JPEGDamageError:
 def _walk_segments(stream: Stream, data: bytes, repair: bool) -> None:
     position = 2
     while True:
-        start = data.find(b"\xff", position)
-        while start >= 0 and data[start + 1 : start + 2] in (b"\xff", b"\0"):
-            start = data.find(b"\xff", start + 1)  # fill bytes, and padding that is no marker
-        if start < 0 or start + 1 >= len(data):
+        found = _MARKER.search(data, position)
+        if found is None:
             raise _without_end(data)
+        start, position = found.span()
         marker = data[start + 1]
-        position = start + 2
         if marker == _EOI:
             stream.decodable.append(data[start:position])
             stream.size = position
             return
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            continue  # TEM and stray restart markers carry nothing
         if marker in _RESERVED and stream.complete:
             raise JPEGDamageError(f"the marker ff {marker:02x} at byte {start} has no meaning")
         if marker == _SOI:

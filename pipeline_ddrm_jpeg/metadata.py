@@ -22,6 +22,7 @@ _COM, _APP0, _APP1, _APP2, _APP8, _APP11, _APP13, _APP14 = 0xFE, 0xE0, 0xE1, 0xE
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _EXTENDED_XMP, _PHOTOSHOP = b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
 _LONGEST_SEGMENT = 65533  # bytes, without marker and length
+_MOST_NAMED = 50  # kinds of what is not kept; a directory of EXIF may have 65,535 tags
 
 # As exiftool takes it: some writers put another segment's header before it, or no second zero behind it.
 _EXIF_HEADER = re.compile(rb".{0,4}?Exif\0.", re.IGNORECASE | re.DOTALL)
@@ -50,6 +51,7 @@ _KEPT_BY = {
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
 _NUMBERS = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I"}
+_LONGEST_NUMBER = 16  # bytes of a text that is one; entries by the thousand may share a text of a megabyte
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 274, 282, 283, 296
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC = 700, 33723, 34377, 34675
 # Tags of the first directory that describe the picture and not how it is stored: TIFF 6.0, section 8, and Exif 2.32,
@@ -75,6 +77,8 @@ class Metadata:
     """(marker, content without length) in the order of the file."""
     trailer: str = ""
     """What follows the end of the picture, in words; empty where nothing does."""
+    left_out: tuple[str, ...] = ()
+    """What the segments do not hold although the picture's file did, in words."""
 
     @classmethod
     def from_info(cls, info: Mapping[Any, Any]) -> Metadata:
@@ -82,10 +86,13 @@ class Metadata:
         segments = [*_split(_APP1, _EXIF, (info.get("exif") or b"").removeprefix(_EXIF))]
         segments += _xmp_segments(info["xmp"]) if info.get("xmp") else []
         profile = [*_split(_APP2, _ICC + bytes(2), info.get("icc_profile") or b"")]
+        left_out = ()
+        if len(profile) > 255:  # which are counted in a byte
+            profile, left_out = [], (f"ICC profile of {len(info['icc_profile'])} bytes",)
         for number, (marker, payload) in enumerate(profile, 1):
             segments.append((marker, _ICC + bytes((number, len(profile))) + payload[14:]))
         segments += _split(_COM, b"", info.get("comment") or b"")
-        return cls(tuple(segments))
+        return cls(tuple(segments), left_out=left_out)
 
     @cached_property
     def exif(self) -> bytes | None:
@@ -113,19 +120,28 @@ class Metadata:
     def orientation(self) -> int:
         """EXIF orientation, 1 (upright) to 8, in whatever type it is stored; 1 where the file does not say."""
         block = (self.exif or _EXIF)[len(_EXIF) :]
-        values = [_number(block, *entry) for tag, *entry in _entries(block) if tag == _ORIENTATION]
-        return int(values[-1]) if values and values[-1] in range(1, 9) else 1
+        entries = [entry for tag, *entry in _entries(block) if tag == _ORIENTATION]
+        value = _number(block, *entries[-1]) if entries else None
+        return int(value) if value in range(1, 9) else 1
 
-    @cached_property
+    @property
     def xmp(self) -> bytes | None:
         """The XMP packet, with its extension put back into it (XMP specification, part 3, 1.1.3.1)."""
+        return self._xmp_whole[0]
+
+    @cached_property
+    def _xmp_whole(self) -> tuple[bytes | None, str]:
+        """The packet, and what of an extension that there is could not be put back into it, in words."""
         main, extension = self._xmp_main, self._xmp_extension
         if main is None or not extension:
-            return main
+            there = any(_kind(*one) == "extended XMP" for one in self.segments)
+            return main, "extended XMP that is not whole" if there else ""
         try:
-            return _merged(_Packet(main), _Packet(extension))
+            return _merged(_Packet(main), _Packet(extension)), ""
+        except _OutOfProportionError:
+            return main, "extended XMP whose namespaces would take more than the file"
         except ValueError:
-            return main
+            return main, "extended XMP that is not understood"
 
     @cached_property
     def _xmp_main(self) -> bytes | None:
@@ -166,16 +182,16 @@ class Metadata:
     def photoshop(self) -> dict[int, bytes]:
         """The image resources of Photoshop, of which number 0x0404 is IPTC: each whole, header included."""
         data = b"".join(p[len(_PHOTOSHOP) :] for m, p in self.segments if m == _APP13 and p.startswith(_PHOTOSHOP))
-        resources: dict[int, bytes] = {}
+        resources: dict[int, list[bytes]] = {}
         at = 0
         while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
             name = at + 6 + (data[at + 6] + 2) // 2 * 2  # of even length, with the byte that gives it
             size = int.from_bytes(data[name : name + 4], "big")
             end = name + 4 + (size + 1) // 2 * 2
             number = int.from_bytes(data[at + 4 : at + 6], "big")
-            resources[number] = resources.get(number, b"") + data[at:end]
+            resources.setdefault(number, []).append(data[at:end])
             at = end
-        return resources
+        return {number: b"".join(parts) for number, parts in resources.items()}
 
     @property
     def iptc(self) -> bytes | None:
@@ -211,7 +227,7 @@ class Metadata:
         """The same for a picture that was turned upright: orientation 1 in EXIF and XMP, all else as it was."""
         if self.orientation == 1:
             return self
-        segments = list(self.segments)
+        segments, left_out = list(self.segments), []
         block = bytearray(self.exif[len(_EXIF) :])
         for tag, *entry in list(_entries(bytes(block))):
             if tag == _ORIENTATION:
@@ -225,16 +241,18 @@ class Metadata:
             first = next(i for i, one in enumerate(segments) if _kind(*one) == "XMP")
             if b"Orientation" in self._xmp_extension:
                 packet = _upright(self.xmp)
+                left_out += [self._xmp_whole[1]] if self._xmp_whole[1] else []
                 rest = [one for one in segments[first + 1 :] if _kind(*one) != "extended XMP"]
                 segments[first:] = [*(_xmp_segments(packet) if packet else ()), *rest]
             else:
                 packet = _upright(self._xmp_main)
                 segments[first : first + 1] = [(_APP1, _XMP + packet)] if packet else []
+            left_out += [] if packet else ["XMP that may say an orientation, and is not understood"]
         if self.orientation >= 5:
             for i, (marker, payload) in enumerate(segments):
                 if _kind(marker, payload) == "JFIF":
                     segments[i] = (marker, payload[:8] + payload[10:12] + payload[8:10] + payload[12:])
-        return replace(self, segments=tuple(segments))
+        return replace(self, segments=tuple(segments), left_out=(*self.left_out, *left_out))
 
     def without_profile(self) -> Metadata:
         """The same without a profile."""
@@ -252,8 +270,7 @@ class Metadata:
                 lost.append("EXIF that cannot be read")
             elif kinds.count("EXIF") > len(self._exif_parts):
                 lost.append("a second EXIF block")
-            if "extended XMP" in kinds and self.xmp == self._xmp_main:
-                lost.append("extended XMP that is not whole")
+            lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
             if kinds.count("XMP") > 1:
                 lost.append("a second XMP packet")
             if "ICC profile" in kinds and self.icc_profile is None:
@@ -270,7 +287,9 @@ class Metadata:
         if self.trailer:
             announced = self.xmp is not None and b"ns.google.com/photos/1.0/" in self.xmp
             lost.append(self.trailer + (", which the XMP still announces" if announced else ""))
-        return tuple(dict.fromkeys(lost))
+        lost = [*dict.fromkeys((*self.left_out, *lost))]
+        more = len(lost) - _MOST_NAMED
+        return (*lost[:_MOST_NAMED], *([f"{more} more"] if more > 0 else []))
 
 
 def trailer(data: bytes, end: int) -> str:
@@ -330,12 +349,12 @@ def add_to_jpeg(encoded: bytes, metadata: Metadata) -> bytes:
     if "JFIF" in kinds or "EXIF" in kinds:  # one of the two says what kind of file it is
         while encoded[start : start + 2] == b"\xff\xe0":
             start += 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
-    head = b""
+    head = []
     for kind, (marker, payload) in zip(kinds, segments, strict=True):
         if kind == "Adobe" and len(payload) > 11:
             payload = payload[:11] + b"\1" + payload[12:]  # the picture is written as YCbCr
-        head += struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
-    return encoded[:2] + (encoded[2:start] if start == 2 else b"") + head + encoded[start:]
+        head += [struct.pack(">BBH", 0xFF, marker, len(payload) + 2), payload]
+    return b"".join([encoded[:2], *head, encoded[start:]])
 
 
 # --- PNG ---
@@ -345,7 +364,7 @@ def add_to_png(encoded: bytes, metadata: Metadata) -> bytes:
     """A PNG that was written without metadata, with chunks for it behind its header (PNG specification, 11.3)."""
     chunks = []
     if metadata.icc_profile is not None:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile, 9)))
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile)))
     if metadata.density is not None:
         unit, across, down = metadata.density
         metres = {0: 1, 1: 1 / 0.0254, 2: 100}[unit]
@@ -418,7 +437,7 @@ def _second_directory(block: bytes) -> int:
 def _number(block: bytes, kind: int, count: int, place: int) -> float | None:
     """The first value of an entry as a number, if it is one."""
     if kind in (2, 129):
-        text = block[place : place + count].partition(b"\0")[0].strip()
+        text = block[place : place + min(count, _LONGEST_NUMBER)].partition(b"\0")[0].strip()
         return int(text) if text.isdigit() else None
     if kind not in _NUMBERS:
         return None
@@ -429,6 +448,7 @@ def _number(block: bytes, kind: int, count: int, place: int) -> float | None:
 def _set_to_one(block: bytearray, kind: int, count: int, place: int) -> None:
     """Give the first value of an entry the number 1, in the type that it has."""
     if kind in (2, 129):
+        count = min(count, _LONGEST_NUMBER)
         block[place : place + count] = b"1".ljust(count, b"\0")
     elif kind in _NUMBERS:
         letters = _NUMBERS[kind]
@@ -501,24 +521,39 @@ _TIFF_NAMESPACE = b"http://ns.adobe.com/tiff/1.0/"
 _ATTRIBUTE = re.compile(rb"""\s([^\s=/>]+)\s*=\s*("[^"]*"|'[^']*')""")
 _TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 _DEEPEST = 100  # elements within elements; packets have ten
+_MOST_ELEMENTS = 2**17  # some microseconds each
+
+
+_LONGEST_PACKET = 2**24  # bytes; expat reads a tag again for each megabyte of it
+_MOST_DECLARED = 4  # times the bytes of a packet, what its nodes may have to declare
+_PIECE = 2**20  # bytes of a packet that are parsed although it was refused
+
+
+class _OutOfProportionError(ValueError):
+    """What would be written is out of all proportion to what was read."""
 
 
 @dataclass
 class _Element:
     name: tuple[bytes | None, bytes]
-    namespaces: dict[bytes, bytes]
-    """Prefix -> quoted name of each that is in force."""
+    declares: tuple[bytes, ...]
+    """Prefixes of namespaces."""
     start: int
     content: int
+    """Byte after the start tag."""
     role: str = ""
     leaf: bool = True
+
+
+_PLAIN = _Element((None, b""), (), 0, 0)
+"""Any that says nothing that is looked for."""
 
 
 class _Packet:
     """An XMP packet, parsed: where in its bytes those things stand that are looked for.
 
     Raises:
-        ValueError: if it is no well-formed XML, or declares entities.
+        ValueError: if it is no well-formed XML, or declares a document type, which may have entities and defaults.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -530,48 +565,57 @@ class _Packet:
         self.body: tuple[int, int] | None = None
         """The content of rdf:RDF."""
         self.declarations: list[Edit] = []
-        """What makes each node in it declare its namespaces itself."""
-        self._open: list[_Element] = []
+        """What makes each node in it declare those namespaces itself that it uses."""
+        self.size = 0
+        """Bytes of these declarations; some are not in the list where they are too many, as nodes share a long name."""
+        self._open: list[_Element] = [_PLAIN]
+        self._count = 0
+        self._namespaces: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
+        """Prefix -> (depth of the element, name, quoted name) of each declaration in force, the last one last."""
+        self._node: tuple[int, int] = (0, 0)
+        """Depth of the node at hand, 0 between nodes, and where it may declare namespaces."""
+        self._used: dict[bytes, bytes] = {}
+        """Prefix -> quoted name of those that it uses and that are declared around it."""
+        if len(data) > _LONGEST_PACKET or b"<!DOCTYPE" in data.replace(b"\0", b""):
+            raise ValueError("this is not understood")
         self._parser = parser = expat.ParserCreate()
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
-        parser.EntityDeclHandler = self._refuse
+        data = data.rstrip(b"\0")
         try:
-            parser.Parse(data.rstrip(b"\0"), True)
+            for at in range(0, len(data), _PIECE):
+                parser.Parse(data[at : at + _PIECE], False)
+            parser.Parse(b"", True)
         except expat.ExpatError as error:
             raise ValueError(str(error)) from None
 
-    def _refuse(self, *_: Any) -> None:
-        raise ValueError("entities are not expanded")
-
-    def _start(self, name: str, _: Any) -> None:
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        parent, depth = self._open[-1], len(self._open)
+        self._count += 1
+        if depth > _DEEPEST or self._count > _MOST_ELEMENTS:
+            raise ValueError("this is not understood")
+        if parent is _PLAIN and self._node[0] and not attributes:
+            self._full(name.encode())
+            self._open.append(_PLAIN)
+            return
         start = self._parser.CurrentByteIndex
         tag = _TAG.match(self.data, start)
-        if tag is None or len(self._open) == _DEEPEST:
+        if tag is None:
             raise ValueError("this is not understood")
         attributes = {match[1]: match for match in _ATTRIBUTE.finditer(self.data, start, tag.end())}
-        parent = self._open[-1] if self._open else _Element((None, b""), {}, 0, 0)
-        parent.leaf = False
-        own = {key.partition(b":")[2]: match[2] for key, match in attributes.items() if key.startswith(b"xmlns")}
-        namespaces = parent.namespaces | own if own else parent.namespaces
+        if parent.role == "orientation":
+            parent.leaf = False
+        if parent.role == "rdf":
+            self._node, self._used = (depth, start + 1 + len(name.encode())), {}
+        own = {key[6:]: match[2] for key, match in attributes.items() if key == b"xmlns" or key.startswith(b"xmlns:")}
+        for prefix, quoted in own.items():
+            self._namespaces.setdefault(prefix, []).append((depth, quoted[1:-1], quoted))
 
-        def full(key: bytes) -> tuple[bytes | None, bytes]:
-            prefix, _, local = key.rpartition(b":")
-            return namespaces.get(prefix, b"''")[1:-1], local
-
-        element = _Element(full(name.encode()), namespaces, start, tag.end())
-        self._open.append(element)
-        named = {full(key): match for key, match in attributes.items() if b":" in key}
-        if element.name == (_RDF, b"RDF"):
+        element = _Element(self._full(name.encode()), tuple(own), start, tag.end())
+        named = {self._full(key): match for key, match in attributes.items() if b":" in key}
+        if element.name == (_RDF, b"RDF") and not self._node[0] and self.body is None:
             element.role = "rdf"
         elif parent.role == "rdf":
             element.role = "node"
-            missing = parent.namespaces.keys() - own.keys()
-            text = b"".join(
-                b" xmlns%s=%s" % (b":" + prefix if prefix else b"", parent.namespaces[prefix])
-                for prefix in sorted(missing)
-            )
-            place = start + 1 + len(name.encode())
-            self.declarations.append((place, place, text))
             self._set(named.get((_TIFF_NAMESPACE, b"Orientation")))
             if match := named.get((_NOTE, b"HasExtendedXMP")):
                 self.note = (match.start(), match.end(), b"")
@@ -583,13 +627,34 @@ class _Packet:
             element.role = "orientation"
         if element.role == "orientation":
             self._set(named.get((_RDF, b"value")))
+        self._open.append(element if element.role or own else _PLAIN)
+
+    def _full(self, key: bytes) -> tuple[bytes | None, bytes]:
+        """(namespace, name) of a name with a prefix, which the node at hand then uses."""
+        prefix, _, local = key.rpartition(b":")
+        depth, namespace, quoted = (self._namespaces.get(prefix) or [(-1, b"", b"")])[-1]
+        if 0 <= depth < self._node[0]:
+            self._used[prefix] = quoted
+        return namespace, local
 
     def _set(self, attribute: re.Match[bytes] | None) -> None:
         if attribute is not None:
             self.orientations.append((attribute.start(2) + 1, attribute.end(2) - 1, b"1"))
 
     def _end(self, _: str) -> None:
-        element, end = self._open.pop(), self._parser.CurrentByteIndex
+        element = self._open.pop()
+        if element is _PLAIN:
+            return
+        end = self._parser.CurrentByteIndex
+        for prefix in element.declares:
+            self._namespaces[prefix].pop()
+        if element.role == "node":
+            named = [(b"xmlns:" + prefix if prefix else b"xmlns", self._used[prefix]) for prefix in sorted(self._used)]
+            place = self._node[1]
+            self._node = (0, 0)
+            self.size += sum(2 + len(name) + len(quoted) for name, quoted in named)
+            if self.size <= _MOST_DECLARED * len(self.data):
+                self.declarations.append((place, place, b"".join(b" %s=%s" % one for one in named)))
         empty = end <= element.start or self.data[element.content - 2 : element.content] == b"/>"
         if element.role == "rdf" and not empty:
             self.body = (element.content, end)
@@ -623,6 +688,8 @@ def _merged(main: _Packet, extension: _Packet) -> bytes:
     """One packet of two: the nodes of the extension behind those of the main packet, which announces it no more."""
     if main.body is None or extension.body is None:
         raise ValueError("there is no rdf:RDF")
+    if extension.size > _MOST_DECLARED * len(extension.data):
+        raise _OutOfProportionError
     nodes = _edited(extension.data, extension.declarations, *extension.body)
     edits = [(main.body[1], main.body[1], nodes)] + ([main.note] if main.note else [])
     return _edited(main.data, edits)

@@ -350,7 +350,8 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        check_numbers({}, {name: block_state[name] for name in ("eta", "eta_b", "sharpness")})
+        fractions = {name: block_state[name] for name in ("eta", "eta_b", "sharpness")}
+        check_numbers({}, fractions, {"error_scale": block_state.error_scale})
         check_choice("correction", block_state.correction, CORRECTIONS)
         check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
         etas = [name for name in ("eta", "eta_b") if block_state[name] is not None]

@@ -138,6 +138,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         fractions: dict[str, float | None],
         sizes: dict[str, int | None],
         callback_on_step_end_tensor_inputs: Sequence[str],
+        error_scale: float = 1.0,
     ) -> None:
         """Raise `ValueError` for an argument of `__call__` that is out of range.
 
@@ -148,8 +149,9 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             fractions: arguments between 0 and 1, by name.
             sizes: arguments that are whole numbers of at least 1, by name.
             callback_on_step_end_tensor_inputs: among those that there are.
+            error_scale: above 0.
         """
-        check_numbers({"num_samples": num_samples, **sizes}, fractions)
+        check_numbers({"num_samples": num_samples, **sizes}, fractions, {"error_scale": error_scale})
         check_choice("correction", correction, CORRECTIONS)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -259,6 +261,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             ValueError, TypeError: for arguments that do not fit.
             OSError: if a path cannot be read, or the classifier cannot be loaded.
             ImportError: for `class_labels="auto"` without `transformers`.
+            FloatingPointError: where a step gives what is no number, as weights do that overflow.
         """
         # 1. Check the arguments.
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -271,6 +274,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             {"eta": eta, "eta_b": eta_b, "temperature": temperature, "sharpness": sharpness},
             {"window_size": window_size, "window_batch_size": window_batch_size},
             wanted,
+            error_scale,
         )
         if image is not None and file is not None:
             raise ValueError("give either image or file, not both")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
@@ -26,6 +25,7 @@ from .tasks import Task, mask_path
 T = TypeVar("T")
 _PIXELS_TOGETHER = 2**24  # of files that go to the pipeline at once, where their windows share calls
 _MOST_TOGETHER = 256
+_MOST_TOLD = 20  # remarks about members of a shard
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Result:
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
     """Share of the file's coefficients that the picture keeps: of its 8-bit values, before lossy formats, or, where 16
-    bits are written, of the floating-point ones."""
+    bits are written, of the floating-point ones. Of a shard that of the picture which keeps least."""
     remarks: tuple[str, ...] = ()
     """What was odd about the file, though harmless: `JPEGFile.remarks`."""
     damage: tuple[str, ...] = ()
     """What was wrong with a file that was repaired."""
     invented: float = 0.0
-    """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where."""
+    """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where, and in
+    a shard, whose largest share this is, a member that ends in `.mask.png`."""
     not_kept: tuple[str, ...] = ()
     """What of the metadata the format has no place for, or what was not to be had."""
     pictures: int = 0
@@ -303,13 +304,15 @@ class _Run:
 
     def restore_shard(self, task: Task) -> Result:
         """Write a shard whose pictures are restored, but for those that cannot be, which stay as they are."""
-        kept: list[float] = []
-        failures: list[str] = []
+        told, failures = _Told(), []
+
+        def wanted(start: bytes) -> bool:
+            return start.startswith(JPEG_START) or (task.any_format and picture_kind(start) is not None)
 
         def read(member: shards.Member) -> _Job:
-            job, data = _Job(member), member.data or b""
-            if data.startswith(JPEG_START) or (task.any_format and picture_kind(data)):
-                job.do(self.read, task, data)
+            job = _Job(member)
+            if member.data is not None:
+                job.do(self.read, task, member.data)
             if isinstance(job.error, NoJPEGError) and task.any_format:
                 job.error = None
             return job
@@ -318,9 +321,15 @@ class _Run:
             self.restore(jobs)
             return jobs
 
-        def encoded(file: JPEGFile | DecodedJPEG, pixels: np.ndarray, consistency: float) -> tuple[bytes, float]:
-            made, _ = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
-            return made, consistency
+        def encoded(
+            file: JPEGFile | DecodedJPEG, pixels: np.ndarray, consistency: float
+        ) -> tuple[JPEGFile | DecodedJPEG, float, tuple[str, ...], shards.Made]:
+            metadata = file.metadata.upright()
+            picture, not_kept = encode(upright(pixels, file.orientation), task.image_format, metadata)
+            made = [(FORMATS[task.image_format], picture)]
+            if file.damage:
+                made.append((".mask.png", encode(_mask(file), "png", Metadata())[0]))
+            return file, consistency, not_kept, made
 
         def finish(jobs: list[_Job]) -> list[_Job]:
             for job in jobs:
@@ -328,35 +337,74 @@ class _Run:
                     job.do(encoded, *job.value)
             return jobs
 
-        def convert(members: Iterator[shards.Member]) -> Iterator[tuple[shards.Member, bytes | None]]:
+        def convert(members: Iterator[shards.Member]) -> Iterator[tuple[shards.Member, shards.Made]]:
             for job in _staged(_batches(map(read, members), self.most_pixels), restore, finish):
-                made, consistency = job.value or (None, None)
+                file, consistency, not_kept, made = job.value or (None, None, (), ())
                 if job.error:
                     failures.append(f"{job.item.name}: {str(job.error).removeprefix('<bytes>: ')}")
                 elif made:
-                    kept.append(consistency)
+                    told.add(job.item.name, file, consistency, not_kept)
                 yield job.item, made
 
         try:
-            shards.rewrite(task.source, task.target, convert, FORMATS[task.image_format])
-        except tarfile.TarError as error:
+            lost = shards.rewrite(task.source, task.target, wanted, convert)
+        except shards.BROKEN as error:
             raise ValueError(f"it is no tar, or cut short: {error}") from None
-        count = f"{len(failures)} of {len(failures) + len(kept)} pictures"
-        message = f"{task.source}: {count} stay as they were, first {failures[0]}" if failures else ""
-        return Result(
-            task,
-            "failed" if failures else "restored",
-            message,
-            consistency=min(kept, default=None),
-            pictures=len(kept),
+        sentences = []
+        if failures:
+            count = f"{len(failures)} of {len(failures) + len(told.consistencies)} pictures"
+            sentences.append(f"{count} stay as they were, first {failures[0]}")
+        if lost:
+            sentences.append(f"{len(lost)} members are left out, first {lost[0]}")
+        message = f"{task.source}: {'; '.join(sentences)}" if sentences else ""
+        return told.result(Result(task, "failed" if sentences else "restored", message))
+
+
+class _Told:
+    """What is told of the pictures of a shard."""
+
+    def __init__(self) -> None:
+        self.consistencies: list[float] = []
+        self.invented: list[float] = []
+        self.damage: list[str] = []
+        self.remarks: list[str] = []
+        self.not_kept: dict[str, None] = {}
+
+    def add(self, name: str, file: JPEGFile | DecodedJPEG, consistency: float, not_kept: tuple[str, ...]) -> None:
+        self.consistencies.append(consistency)
+        if file.damage:
+            self.invented.append(float(file.invented.mean()))
+        self.damage += [f"{name}: {words}" for words in file.damage]
+        self.remarks += [f"{name}: {words}" for words in file.remarks]
+        self.remarks += [f"{name}: {file.description}"] if isinstance(file, DecodedJPEG) else []
+        self.not_kept |= dict.fromkeys(not_kept)
+
+    def result(self, result: Result) -> Result:
+        return replace(
+            result,
+            consistency=min(self.consistencies, default=None),
+            pictures=len(self.consistencies),
+            invented=max(self.invented, default=0.0),
+            damage=_some(self.damage),
+            remarks=_some(self.remarks),
+            not_kept=tuple(self.not_kept),
         )
+
+
+def _some(words: list[str]) -> tuple[str, ...]:
+    more = len(words) - _MOST_TOLD
+    return (*words[:_MOST_TOLD], *([f"{more} more"] if more > 0 else []))
+
+
+def _mask(file: JPEGFile | DecodedJPEG) -> np.ndarray:
+    """Upright, 255 where a picture is made up and 0 where all was in the file."""
+    return upright(np.rint(255 * file.invented).astype(np.uint8), file.orientation)
 
 
 def _written(task: Task, restored: tuple[JPEGFile | DecodedJPEG, np.ndarray, float]) -> Result:
     file, pixels, consistency = restored
     if file.damage and task.target != STREAM:  # the mask first: no picture without it
-        mask = np.rint(255 * file.invented).astype(np.uint8)
-        save(upright(mask, file.orientation), mask_path(task.target), "png", Metadata())
+        save(_mask(file), mask_path(task.target), "png", Metadata())
     pixels = upright(pixels, file.orientation)
     not_kept = save(pixels, task.target, task.image_format, file.metadata.upright())
     invented = float(file.invented.mean()) if file.damage else 0.0

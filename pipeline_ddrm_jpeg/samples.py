@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -169,8 +171,10 @@ def _copy(generator: torch.Generator) -> torch.Generator:
     return copy
 
 
-def check_numbers(whole: dict[str, int | None], fractions: dict[str, float | None]) -> None:
-    """Raise `ValueError` for arguments that are not whole numbers of at least 1, or not between 0 and 1.
+def check_numbers(
+    whole: dict[str, int | None], fractions: dict[str, float | None], positive: dict[str, float] = MappingProxyType({})
+) -> None:
+    """Raise `ValueError` for arguments that are not whole numbers of at least 1, not between 0 and 1, or not above 0.
 
     `None` stands for a default, but for `num_samples` and `temperature`, which have none to be found elsewhere.
     """
@@ -182,6 +186,9 @@ def check_numbers(whole: dict[str, int | None], fractions: dict[str, float | Non
         default = value is None and name != "temperature"
         if not default and not (isinstance(value, Real) and 0 <= value <= 1):
             raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+    for name, value in positive.items():
+        if not (isinstance(value, Real) and 0 < value < math.inf):
+            raise ValueError(f"{name} is {value!r}; it must be a number above 0")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -254,7 +261,16 @@ class Samples:
         self.mean = self.squares = torch.zeros(())
 
     def add(self, x: torch.Tensor) -> None:
-        """Take over a sample `[B, 3, H, W]` in [-1, 1], which its giver must not use again."""
+        """Take over a sample `[B, 3, H, W]` in [-1, 1], which its giver must not use again.
+
+        Raises:
+            FloatingPointError: for values that are no numbers, which would be shown as black.
+        """
+        if not math.isfinite(x.sum(dtype=torch.float32)):
+            raise FloatingPointError(
+                "the sample has values that are no numbers (NaN or infinite), which the last step made of what the"
+                " prior said; look at the scheduler's config and at the operator"
+            )
         x = make_consistent(self.observation.operator, x, self.observation.y) if self.consistent else x.clamp(-1, 1)
         if self.grey:
             x = x.mean(dim=1, keepdim=True)

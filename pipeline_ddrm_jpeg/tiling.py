@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,6 +11,8 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
+
+from .priors import origin_of
 
 _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
 # The flips and rotations of a square, each a sum of 1 (left to right), 2 (upside down) and 4 (rows to columns), in an
@@ -124,6 +127,7 @@ def predict_together(
 
     Raises:
         ValueError: for a window size or overlap that does not fit.
+        FloatingPointError: where the prior says what is no number, such as weights that are none, or overflow.
     """
     multiple, dtype = _check(unet, window_size, overlap), dtype or unet.dtype
     groups: dict[tuple[int, int], list[_Window]] = {}
@@ -146,10 +150,28 @@ def predict_together(
         timesteps = torch.stack([torch.as_tensor(window.state.timestep) for window in own]).to(windows.device)
         labels = None if own[0].state.class_labels is None else torch.stack([window.label for window in own])
         outputs = call(windows, timesteps, labels)
+        if not _is_finite(outputs[:, :3]):
+            raise FloatingPointError(_not_finite(unet, dtype, own, windows))
         for window, output in zip(own, outputs, strict=True):
             window.add(output)
         if on_windows is not None:
             on_windows(len(own))
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Whether all are numbers: their sum is none otherwise, and takes no memory."""
+    return math.isfinite(values.detach().sum(dtype=torch.float32))
+
+
+def _not_finite(unet: torch.nn.Module, dtype: torch.dtype, own: Sequence[_Window], windows: torch.Tensor) -> str:
+    origin, timesteps = origin_of(unet), sorted({int(window.state.timestep) for window in own})
+    name = f"the prior {origin.repo_id or origin.folder.name}" if origin else "the prior"
+    where = f"at timestep {', '.join(map(str, timesteps))}"
+    if not _is_finite(windows):
+        return f"the state {where} has values that are no numbers (NaN or infinite), which the step before it made"
+    computes = str(dtype).removeprefix("torch.")
+    hint = "its weights may be broken" if dtype == torch.float32 else "float32 may help, or its weights are broken"
+    return f"{name}, computing in {computes}, gives values that are no numbers (NaN or infinite) {where}; {hint}"
 
 
 class _Span(NamedTuple):

@@ -264,6 +264,18 @@ def test_xmp_that_expands_is_not_expanded_and_not_left_with_a_wrong_orientation(
     assert Metadata(((0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + deep))).upright().xmp is None
 
 
+def test_digits_beyond_counting_are_no_orientation(plain):
+    entry = directory("<", [(274, 2, 5000, struct.pack("<I", 26))], 8)
+    assert opened(plain, (0xE1, b"Exif\0\0II*\0\x08\0\0\0" + entry + b"6" * 5000)).orientation == 1
+
+
+def test_a_document_type_is_not_parsed(plain):
+    packet = b'<!DOCTYPE x [<!ATTLIST x a CDATA "b">]><x>Orientation</x>'
+    turned = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + packet)).upright()
+    assert turned.xmp is None
+    assert turned.not_kept("jpeg") == ("XMP that may say an orientation, and is not understood",)
+
+
 def extended(main: str, extension: str, name: bytes = b"0123456789ABCDEF" * 2, step: int = 900) -> list:
     data = extension.encode()
     chunks = [name + struct.pack(">II", len(data), at) + data[at : at + step] for at in range(0, len(data), step)]
@@ -296,6 +308,27 @@ def test_extended_xmp_is_put_back_into_the_packet(plain, tmp_path):
     assert list(ElementTree.fromstring(turned.xmp.decode())[0])[2].get(f"{{{TIFF}}}Orientation") == "1"
     lacking = opened(plain, *segments[:-1])
     assert lacking.not_kept("png") == ("extended XMP that is not whole",)
+
+
+def test_nodes_of_an_extension_declare_what_they_use_and_no_more(plain):
+    names = "".join(f' xmlns:p{i}="urn:{i}"' for i in range(100))
+    nodes = "".join(
+        f'<r:Description p{i}:a="b"><p7:c><p8:d xmlns:p8="urn:own"/></p7:c></r:Description>' for i in (3, 7)
+    )
+    metadata = opened(plain, *extended(MAIN, f'<r:RDF xmlns:r="{RDF}"{names}>{nodes}</r:RDF>'))
+    first, second = list(ElementTree.fromstring(metadata.xmp.decode())[0])[-2:]
+    assert (first.get("{urn:3}a"), second.get("{urn:7}a")) == ("b", "b")
+    assert first[0][0].tag == "{urn:own}d"
+    assert (metadata.xmp.count(b"urn:3"), metadata.xmp.count(b"urn:7"), metadata.xmp.count(b"urn:9")) == (1, 2, 0)
+
+
+def test_an_extension_that_would_multiply_is_left_out_and_named(plain, tmp_path):
+    long = f'<r:RDF xmlns:r="{RDF}" xmlns:p="{"u" * 10_000}">{"<p:a/>" * 1000}</r:RDF><!--Orientation-->'
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), *extended(MAIN, long))
+    told = "extended XMP whose namespaces would take more than the file"
+    assert metadata.xmp == MAIN.encode()
+    assert told in metadata.not_kept("png")
+    assert metadata.upright().not_kept("jpeg") == (told,), "its segments do not stay, since they may say an orientation"
 
 
 def test_a_packet_too_long_for_a_segment_is_written_as_an_extension(tmp_path):

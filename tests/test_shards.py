@@ -11,7 +11,7 @@ from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
 from processes import Process
 
-from pipeline_ddrm_jpeg import JPEGFile, observe
+from pipeline_ddrm_jpeg import JPEGFile, observe, shards
 from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.tasks import Task, plan
 
@@ -164,3 +164,177 @@ def test_a_full_disk_fails_the_shard_and_leaves_nothing_half_written(files, prio
     assert process.returncode == 1
     assert f"{tmp_path / 'out' / 'one.tar'}: File too large" in errors
     assert not list((tmp_path / "out").iterdir())
+
+
+def kept(source, target, made=(".png", b"picture")):
+    """Writes a shard anew in which what begins like a JPEG becomes something else; returns what is told."""
+
+    def convert(members):
+        for member in members:
+            yield member, [made] if member.data is not None else ()
+
+    return shards.rewrite(source, target, lambda start: start.startswith(b"\xff\xd8\xff"), convert)
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def members(path, *listed, **options):
+    with tarfile.open(path, "w", **options) as tar:
+        for one in listed:
+            header, data = one if isinstance(one, tuple) else (one, None)
+            header = tarfile.TarInfo(header) if isinstance(header, str) else header
+            header.size = len(data or b"")
+            tar.addfile(header, data and io.BytesIO(data))
+    return path
+
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def test_links_lead_to_what_their_members_became(tmp_path):
+    listed = [
+        link("s/first.jpg", "../a.jpg"),  # before what it leads to
+        link("s/second.jpg", "first.jpg"),
+        ("a.jpg", JPEG),
+        link("b.jpg", "a.jpg", tarfile.LNKTYPE),
+        link("c.jpg", "b.jpg", tarfile.LNKTYPE),
+        link("latest", "a.jpg"),
+        link("text.jpg", "text", tarfile.LNKTYPE),
+        link("out.jpg", "/etc/passwd"),
+        link("round.jpg", "about.jpg"),
+        link("about.jpg", "round.jpg"),
+    ]
+    assert kept(members(tmp_path / "a.tar", ("text", b"text"), *listed), tmp_path / "b.tar") == []
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        found = {member.name: member.linkname for member in tar}
+        for name in ("a.png", "b.png", "c.png", "latest", "s/first.png", "s/second.png"):
+            assert tar.extractfile(name).read() == b"picture", name
+        assert tar.extractfile("text.jpg").read() == b"text"
+    assert found["s/second.png"] == "first.png"
+    assert (found["out.jpg"], found["round.jpg"], found["about.jpg"]) == ("/etc/passwd", "about.jpg", "round.jpg")
+    assert len(found) == 1 + len(listed)
+
+
+def test_no_two_pictures_get_one_name_and_names_keep_their_form(tmp_path):
+    names = ["./k.jpg", "./k.jpeg", "./k.json", "./k.jpg.png", ".jpg", "d/"]
+    kept(members(tmp_path / "a.tar", *((name, JPEG) for name in names[:2]), (names[3], b"x")), tmp_path / "b.tar")
+    assert list(contents(tmp_path / "b.tar")) == ["./k.png", "./k.jpeg.png", "./k.jpg.png"]
+    assert kept(members(tmp_path / "c.tar", ("", JPEG), (".jpg", JPEG)), tmp_path / "d.tar") == []
+    assert list(contents(tmp_path / "d.tar")) == [".png", ".jpg.png"]
+
+
+@pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
+def test_a_sparse_member_is_written_whole(tmp_path, form):
+    hole, source = tmp_path / "hole", tmp_path / "a.tar"
+    with open(hole, "wb") as file:
+        file.seek(3_000_000)
+        file.write(b"end")
+    way = ["--format=gnu"] if form == "gnu" else ["--format=posix", f"--sparse-version={form}"]
+    subprocess.run(["tar", "--sparse", *way, "-C", tmp_path, "-cf", source, "hole"], check=True)
+    assert kept(source, tmp_path / "b.tar") == []
+    assert contents(tmp_path / "b.tar") == {"hole": hole.read_bytes()}
+    subprocess.run(["tar", "-C", tmp_path, "--compare", "-f", tmp_path / "b.tar"], check=True)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"mtime": "nan"},
+        {"mtime": "inf"},
+        {"mtime": "-1e300"},
+        {"uid": "9" * 60},
+        {"comment": "\udcff"},
+        {"path": "a\0b"},
+    ],
+    ids=str,
+)
+def test_a_member_with_an_odd_name_or_time_costs_no_other(tmp_path, odd):
+    header = tarfile.TarInfo("odd")
+    header.pax_headers = odd
+    listed = [("a.jpg", JPEG), (header, b"odd"), ("z", b"last")]
+    assert kept(members(tmp_path / "a.tar", *listed, format=tarfile.PAX_FORMAT), tmp_path / "b.tar") == []
+    found = contents(tmp_path / "b.tar")
+    assert (found.pop("a.png"), found.pop("z"), *found.values()) == (b"picture", b"last", b"odd")
+
+
+def extended(kind: bytes, data: bytes, size: int | None = None) -> bytes:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, len(data) if size is None else size
+    return header.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def record(keyword: bytes, value: bytes = b"") -> bytes:
+    length = len(keyword) + len(value) + 3
+    length += len(str(length + len(str(length))))
+    return b"%d %s=%s\n" % (length, keyword, value)
+
+
+PLAIN = extended(b"0", b"file") + bytes(1024)
+HOSTILE = {
+    "a chain of headers": (extended(b"L", b"name\0") * 5000 + PLAIN, "headers of headers"),
+    "a size below zero": (extended(b"x", record(b"size", b"-2048")) + PLAIN, "below zero|is none"),
+    "a header of a gigabyte": (extended(b"x", b"", 2**30) + PLAIN, "a header of"),
+    "a number without end": (extended(b"x", record(b"comment", b"9" * 500_000)) + PLAIN, "that is none"),
+    "records without end": (extended(b"x", b"5 aa\n" * 100_000 + b"=") + PLAIN, "that is none"),
+    "global headers": (
+        extended(b"g", b"".join(record(b"k%d" % i) for i in range(50_000))) + PLAIN,
+        "global headers",
+    ),
+    "a sparse member of terabytes": (
+        extended(b"x", record(b"GNU.sparse.map", b"0,1") + record(b"GNU.sparse.size", b"9" * 14)) + PLAIN,
+        "out of all proportion",
+    ),
+    "sparse parts that overlap": (
+        extended(b"x", record(b"GNU.sparse.map", b"4,4,0,4") + record(b"GNU.sparse.size", b"9")) + PLAIN,
+        "one behind the other",
+    ),
+    "a sparse map of words": (extended(b"x", record(b"GNU.sparse.map", b"a,b")) + PLAIN, "a header that is none"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_tar_that_would_cost_too_much_is_refused_in_a_sentence(tmp_path, kind):
+    data, words = HOSTILE[kind]
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(tarfile.ReadError, match=words):
+        kept(tmp_path / "a.tar", tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
+@pytest.mark.parametrize("compressed", ["gz", "bz2", "xz"])
+def test_a_tar_that_unpacks_out_of_all_proportion_is_refused(tmp_path, compressed):
+    header = tarfile.TarInfo("zeros")
+    header.size = 2**27
+    with tarfile.open(tmp_path / "a.tar", f"w:{compressed}") as tar, open("/dev/zero", "rb") as zeros:
+        tar.addfile(header, zeros)
+    with pytest.raises(tarfile.ReadError, match="out of all proportion"):
+        kept(tmp_path / "a.tar", tmp_path / "b.tar")
+    small = members(tmp_path / "c.tar", ("a.jpg", JPEG), ("b", bytes(1000)))
+    with tarfile.open(tmp_path / "d.tar", f"w:{compressed}") as packed, tarfile.open(small) as tar:
+        for member in tar:
+            packed.addfile(member, tar.extractfile(member))
+    assert kept(tmp_path / "d.tar", tmp_path / "e.tar") == []
+    assert contents(tmp_path / "e.tar") == {"a.png": b"picture", "b": bytes(1000)}
+
+
+def test_damage_in_a_shard_is_told_and_masked(pipe, files, tmp_path):
+    (tmp_path / "d.jpg").write_bytes(files["00/d.jpg"])
+    alone = restore_file(pipe, Task(tmp_path / "d.jpg", tmp_path / "d.png"), repair=True, **QUICK)
+    source = shard(tmp_path / "one.tar", {"a.jpg": files["00/a.jpg"], "d.jpg": files["00/d.jpg"]})
+    (result,) = restore_files(pipe, plan([source], tmp_path / "out"), repair=True, **QUICK)
+    assert (result.status, result.pictures) == ("restored", 2)
+    assert result.invented == alone.invented > 0
+    assert result.damage == tuple(f"d.jpg: {words}" for words in alone.damage)
+    found = contents(tmp_path / "out" / "one.tar")
+    assert list(found) == ["a.png", "d.png", "d.mask.png"]
+    assert found["d.mask.png"] == (tmp_path / "d.mask.png").read_bytes()
+
+
+def test_what_is_not_kept_of_a_member_is_told(pipe, files, tmp_path):
+    described = files["00/a.jpg"][:2] + b"\xff\xed\0\x06what" + files["00/a.jpg"][2:]
+    (result,) = restore_files(pipe, plan([shard(tmp_path / "a.tar", {"a.jpg": described})], tmp_path / "out"), **QUICK)
+    assert result.not_kept == ("APP13 segment what",)

@@ -213,10 +213,11 @@ def _words(result: Result) -> str:
         return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
     kept = f"{percent(result.consistency)} of the coefficients kept"
     kept = f"pictures restored: {result.pictures}, at least {kept} of each" if result.task.is_shard else kept
-    made_up = f", {percent(result.invented)} made up" if result.damage else ""
+    most = "at most " if result.task.is_shard else ""
+    made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
     if result.history:
         kept = f"{result.history}; {kept}"
-    remarks = "".join(f"; the file has {remark}" for remark in result.remarks)
+    remarks = "".join(f"; {'' if result.task.is_shard else 'the file has '}{remark}" for remark in result.remarks)
     remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
     return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
 
@@ -245,7 +246,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "remarks": result.remarks,
         "not_kept": result.not_kept,
         "pictures": result.pictures,
-        "mask": str(mask_path(result.task.target)) if result.damage else None,
+        "mask": str(mask_path(result.task.target)) if result.damage and not result.task.is_shard else None,
     }
 
 

@@ -180,7 +180,7 @@ class Evaluation:
         for picture in pictures:
             try:
                 rows = evaluate_picture(pipe, picture, self.protocol)
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 failures.append((str(picture.path), reason))
             else:
