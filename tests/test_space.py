@@ -1265,9 +1265,10 @@ def test_no_request_leaves_a_traceback_and_each_is_answered(stranger, space) -> 
     ]
     requests = [("POST", address, {"content": body}) for body in bodies for address in ("queue/join", "call/restore")]
     for address in ("queue/join", "run/cancel", "call/restore", "cancel", "reset"):
-        requests += [("POST", address, {"json": call | odd}) for odd in (
-            {"fn_index": -1}, {"fn_index": 2**70}, {"fn_index": "x"}, {"session_hash": [1]}, {"data": {}},
-        )]  # fmt: skip
+        odd = [{"session_hash": [1]}, {"data": {}}]
+        if address != "call/restore":  # which has no number
+            odd += [{"fn_index": -1}, {"fn_index": 2**70}, {"fn_index": "x"}]
+        requests += [("POST", address, {"json": call | one}) for one in odd]
         requests += [(method, address, {}) for method in ("GET", "PUT", "DELETE", "PATCH", "TRACE", "ODD")]
     requests += [("POST", f"{way}/nobody", {"json": {"data": []}}) for way in ("run", "call", "call/v2")]
     requests += [("GET", address, {}) for address in (
