@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
 from pipeline_ddrm_jpeg.extras import needs
@@ -12,12 +13,14 @@ sleep_while_waiting()
 with needs("space"):
     import work  # noqa: F401  isort: skip  before what imports torch
     import gradio as gr
+    from folders import delete_folders
     from gate import MAX_STATES
     from layout import build
     from limits import MAX_BYTES, MAX_WAITING
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how a container is stopped: as Ctrl-C
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("space").setLevel(logging.INFO)
     page = build()
@@ -54,4 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        delete_folders()  # at once: what runs in a thread ends with its folder, and the process not before it

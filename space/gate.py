@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -10,14 +11,14 @@ import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
+from folders import own_folder
 from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
@@ -25,7 +26,8 @@ from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from limits import KEEP_MINUTES, MAX_BYTES, MAX_FILES, MAX_WAITING, refusal, upload_path
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
@@ -33,6 +35,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 log = logging.getLogger("space")
 
@@ -40,8 +43,8 @@ log = logging.getLogger("space")
 _PARENT = os.environ.get("GRADIO_TEMP_DIR")
 if _PARENT:
     Path(_PARENT).mkdir(parents=True, exist_ok=True)
-UPLOADS = TemporaryDirectory(prefix="ddrm-jpeg-uploads-", dir=_PARENT)
-os.environ["GRADIO_TEMP_DIR"] = UPLOADS.name
+UPLOADS = own_folder("ddrm-jpeg-uploads-", _PARENT)
+os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)
 
 # --- Addresses and bytes ---
 
@@ -52,30 +55,92 @@ _OPEN = re.compile(
 )
 _FILE = "/gradio_api/file="
 _MAX_JSON = 100_000
+_LONGEST_PATH = 250
 _MULTIPART_OVERHEAD = 10_000
 
 
 class Gate:
-    """Middleware that keeps to the addresses the page needs, and to requests of bounded size."""
+    """Middleware that lets pass what a browser on the page could send, in bounded size, and has the rest refused.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Args:
+        app: gradio.
+        is_expected: whether somebody may fetch the results of a session, or of a call, of this name.
+    """
+
+    def __init__(self, app: ASGIApp, is_expected: Callable[[str], bool]) -> None:
+        self.app, self.is_expected = app, is_expected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if not _is_open(path) or "deep_link" in Request(scope).query_params:
-                await PlainTextResponse("This server has nothing at this address.", 404)(scope, receive, send)
-            else:
-                limit = MAX_BYTES + _MULTIPART_OVERHEAD if path.rstrip("/") == "/gradio_api/upload" else _MAX_JSON
-                await self.app(scope, _bounded(receive, limit), send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                # gradio answers so where it could not read its inputs; a failure of ours comes through the queue.
+                message["status"] = 400 if message["status"] == 500 else message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, await self._admitted(scope, receive), send_marked)
+        except HTTPException as refused:
+            await PlainTextResponse(refused.detail, refused.status_code)(scope, receive, send_marked)
+        except ClientDisconnect:
+            pass  # nobody is there to read an answer
+        except Exception as error:  # what no browser sends; much of it gradio does not foresee
+            log.warning("%s %r: %s", scope["method"], scope["path"][:100], repr(error)[:200])
+            if not started:
+                sentence = "This server can make nothing of this request."
+                await PlainTextResponse(sentence, 400)(scope, receive, send_marked)
+
+    async def _admitted(self, scope: Scope, receive: Receive) -> Receive:
+        """What the application may receive.
+
+        Raises:
+            HTTPException: where it may receive nothing.
+        """
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+        query = Request(scope).query_params
+        if not _is_open(path) or "deep_link" in query:
+            raise HTTPException(404, "This server has nothing at this address.")
+        asked = None
+        if path == "/gradio_api/queue/data":
+            asked = query.get("session_hash", "")
+        elif path.startswith("/gradio_api/call/") and scope["method"] == "GET":
+            asked = path.rpartition("/")[2]
+        if asked is not None and not self.is_expected(asked):
+            raise HTTPException(404, "This server has nothing to tell such a session.")
+        if path == "/gradio_api/upload":
+            return _bounded(receive, MAX_BYTES + _MULTIPART_OVERHEAD)
+        bounded = _bounded(receive, _MAX_JSON)
+        if scope["method"] != "POST":
+            return bounded
+        body = await Request(scope, bounded).body()
+        try:
+            # Neither NaN nor half a character, which gradio would stumble over whenever it shows its sessions.
+            json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "The request is not JSON.") from None
+        read = [{"type": "http.request", "body": body}]
+
+        async def receive_again() -> Message:
+            return read.pop() if read else await receive()
+
+        return receive_again
 
 
 def _is_open(path: str) -> bool:
     if not path.startswith(_FILE):
-        return _OPEN.fullmatch(path) is not None
+        return path.isprintable() and len(path) < _LONGEST_PATH and _OPEN.fullmatch(path) is not None
     try:
         upload_path(path.removeprefix(_FILE))
     except gr.Error:
@@ -102,7 +167,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
 
 async def upload(request: Request) -> Response:
     """gradio's upload, with a folder of its own for each request: what is refused or broken off leaves nothing."""
-    folder = Path(UPLOADS.name, uuid4().hex)
+    folder = UPLOADS / uuid4().hex
     folder.mkdir()
     upload_id = request.query_params.get("upload_id")
     progress = file_upload_statuses if upload_id else None
@@ -115,10 +180,8 @@ async def upload(request: Request) -> Response:
         if isinstance(error, MultiPartException):
             status = 413 if "maximum allowed size" in error.message else 400
             return PlainTextResponse(error.message, status)
-        if isinstance(error, (MultipartParseError, KeyError, TypeError)):
+        if isinstance(error, (FormParserError, AttributeError, LookupError, TypeError)):  # as gradio has it
             return PlainTextResponse("The request is not a form with files; send them as `files`.", 400)
-        if isinstance(error, ClientDisconnect):
-            return Response(status_code=400)  # nobody is there to read it
         raise
     return JSONResponse([str(path) for path in paths])
 
@@ -131,7 +194,7 @@ def sweep(page: gr.Blocks) -> None:
     """Delete uploads and results that are too old or too many, and forget them."""
     kept = {Path(path).parent for block in page.blocks.values() for path in block.keep_in_cache}
     ages = {}
-    for folder in Path(UPLOADS.name).iterdir():
+    for folder in UPLOADS.iterdir():
         if folder not in kept:
             with suppress(FileNotFoundError):  # a refused upload, gone meanwhile
                 ages[folder] = time.time() - folder.stat().st_mtime
@@ -148,43 +211,46 @@ def sweep(page: gr.Blocks) -> None:
 
 # --- Places in the queue ---
 
-WORK = "work"  # concurrency_id of the listeners that restore
+WORK, INSPECT = "work", "inspect"  # concurrency_ids of the listeners that restore, and that read an upload
+_PLACED = (WORK, INSPECT)
 _MAX_UNREAD = 20  # calls of a session whose results have not been fetched
 MAX_STATES = 100  # sessions whose state gradio keeps; this page has none worth keeping
 _MAX_SESSIONS = 500  # sessions whose unread results are kept
 
 
 class Places(Queue):
-    """gradio's queue, in which work has a place from joining to its end, for the page and the API alike."""
+    """gradio's queue, in which whatever is done with an upload has a place, from joining to its end, on all ways."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ANALYTICS_MAX_EVENTS = 100  # gradio goes through all of them after every call
-        self.joining = 0
-        self.told: set[str] = set()  # work that has ended, although gradio still keeps its place for a moment
+        self.joining = dict.fromkeys(_PLACED, 0)
+        self.told: set[str] = set()  # calls that have ended, although gradio still keeps their places for a moment
         self.refused: OrderedDict[str, str] = OrderedDict()  # what the work of a session ended with
 
-    def taken(self) -> int:
-        """How many restorations wait or run."""
-        work = self.event_queue_per_concurrency_id.get(WORK)
-        jobs = [events or () for events in self.active_jobs]
-        running = {event._id for events in jobs for event in events if event.concurrency_id == WORK}
-        self.told &= running
-        return self.joining + (len(work.queue) if work else 0) + len(running - self.told)
+    def taken(self, kind: str) -> int:
+        """How many calls of a kind wait or run."""
+        queue = self.event_queue_per_concurrency_id.get(kind)
+        running = {event._id: event.concurrency_id for events in self.active_jobs for event in events or ()}
+        self.told &= running.keys()
+        at_work = sum(one == kind for call, one in running.items() if call not in self.told)
+        return self.joining[kind] + (len(queue.queue) if queue else 0) + at_work
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
         listener = self.blocks.fns.get(body.fn_index)
-        works = listener is not None and listener.concurrency_id == WORK
+        kind = listener and listener.concurrency_id
         refused = self._why_not(body, listener)
         if refused:
             joined = False, refused, "error"
+        elif kind not in _PLACED:
+            joined = await super().push(body, request, username)
         else:
-            self.joining += works
+            self.joining[kind] += 1
             try:
                 joined = await super().push(body, request, username)
             finally:
-                self.joining -= works
-        if works and not joined[0]:
+                self.joining[kind] -= 1
+        if kind == WORK and not joined[0]:
             self._remember(body.session_hash, joined[1])
         return joined
 
@@ -195,15 +261,16 @@ class Places(Queue):
         self._forget_unread()
         if len(self.pending_event_ids_session.get(body.session_hash, ())) >= _MAX_UNREAD:
             return f"This session has {_MAX_UNREAD} calls with unread results; read those first."
-        if listener.concurrency_id == WORK and self.taken() >= MAX_WAITING:
+        kind = listener.concurrency_id
+        if kind in _PLACED and self.taken(kind) >= MAX_WAITING:
             return (
-                f"{self.taken()} pictures are waiting, and the limit of this server is {MAX_WAITING};"
+                f"{self.taken(kind)} pictures are waiting, and the limit of this server is {MAX_WAITING};"
                 " try again in a minute."
             )
         return None
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
-        if event.concurrency_id == WORK and isinstance(event_message, ProcessCompletedMessage):
+        if event.concurrency_id in _PLACED and isinstance(event_message, ProcessCompletedMessage):
             self.told.add(event._id)
         if event.concurrency_id == WORK and event.alive and getattr(event_message, "success", True) is False:
             self._remember(event.session_hash, event_message.output.get("error"))
@@ -237,6 +304,12 @@ class Places(Queue):
             for event in [event for event in work.queue if event.session_hash == session] if work else []:
                 work.queue.remove(event)
                 self.event_ids_to_events.pop(event._id, None)
+
+    def is_expected(self, name: str) -> bool:
+        """Whether there are, or will be, results to fetch for a session, or for a call, of this name."""
+        sessions = self.pending_messages_per_session
+        calls = self.pending_event_ids_session
+        return name in sessions or any(name in calls[session] for session in calls.keys() & sessions.keys())
 
     def is_wanted(self, event_id: str | None) -> bool:
         """Whether somebody still waits for what a call in the queue is at."""
@@ -292,7 +365,10 @@ class Page(gr.Blocks):
     async def preprocess_data(
         self, block_fn: BlockFunction, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        self.validate_inputs(block_fn, inputs)
+        try:
+            self.validate_inputs(block_fn, inputs)
+        except ValueError:
+            raise refusal(f"The request has {len(inputs)} inputs; send {len(block_fn.inputs)}") from None
         inputs = [checked(component, value) for component, value in zip(block_fn.inputs, inputs, strict=False)]
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
@@ -313,7 +389,11 @@ class Page(gr.Blocks):
         """What `launch` hands to FastAPI so that the gate stands before gradio."""
 
         @asynccontextmanager
-        async def sweeping(_: Any) -> AsyncIterator[None]:
+        async def guarded(app: Any) -> AsyncIterator[None]:
+            # Before the middleware that gradio has added meanwhile, which answers some requests itself.
+            app.user_middleware.insert(0, Middleware(Gate, is_expected=self._queue.is_expected))
+            app.middleware_stack = app.build_middleware_stack()
+
             async def sweep_regularly() -> None:
                 while True:
                     await asyncio.sleep(30)
@@ -327,7 +407,6 @@ class Page(gr.Blocks):
             task.cancel()
 
         return {
-            "middleware": [Middleware(Gate)],
             "routes": [Route("/gradio_api/upload", upload, methods=["POST"])],
-            "lifespan": sweeping,
+            "lifespan": guarded,
         }

@@ -12,7 +12,7 @@ import presentation
 import torch
 import work
 from address import DEFAULT_PRESET, SETTINGS, TO_QUERY, from_query, preset_of, values_of
-from gate import WORK, Page
+from gate import INSPECT, WORK, Page
 from limits import (
     CONCURRENCY,
     KEEP_MINUTES,
@@ -25,11 +25,10 @@ from limits import (
 )
 from work import AUTO, PIPE
 
-from pipeline_ddrm_jpeg import PRESETS, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
-from pipeline_ddrm_jpeg.sources import Assumed
 
 _EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {
@@ -44,6 +43,7 @@ EXAMPLES = {
 }
 _COMPARE = (Path(__file__).parent / "compare.js").read_text()
 _SHOWN = "cat.jpg"  # restored before anybody comes
+_INSPECTIONS = 2  # at once, each on a processor
 _QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
 
@@ -324,12 +324,12 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
             try:
                 with refusals(path):
                     assumed = work.what_is_assumed(saved_again, quality, subsampling)
-                    file, _ = read_source(path, repair, assumed)
+                    opened = read_source(path, repair, assumed, look_back=True)
+                    file = opened.file
                     times = gr.Radio(_choices(*work.restored_size(file)))
                     damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.saved_again
-                    earlier = _earlier(path) if isinstance(file, JPEGFile) and not file.damage else None
-                    saved_again = saved_again or earlier is not None
-                    said = presentation.facts(file, Path(path).name, earlier)
+                    saved_again = saved_again or opened.earlier is not None
+                    said = presentation.facts(opened, Path(path).name)
             except gr.Error as error:
                 said = presentation.refused(error.message)
                 damaged, lost = isinstance(error, Damaged), isinstance(error, NoTraces)
@@ -351,22 +351,14 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
         "inputs": sources[0].inputs,
         "outputs": [results.facts, preset, repair, saved_again, sources[0].by_hand],
         "show_progress": "hidden",
-        "concurrency_limit": 4,
-        "concurrency_id": "inspect",
+        "concurrency_limit": _INSPECTIONS,
+        "concurrency_id": INSPECT,
         "api_visibility": "private",
     }
     # The next file may show no earlier JPEG: what was said of the last is taken back, and not asked for either.
     jpeg.change(None, None, saved_again, js="() => false", api_visibility="private")
     jpeg.change(**inspected, js="(path, repair, _, ...said) => [path, repair, false, ...said]")
     gr.on([repair.input, saved_again.input, quality.release, subsampling.input], **inspected)
-
-
-def _earlier(path: str) -> DecodedJPEG | None:
-    """The coarser JPEG that the pixels of a JPEG file show."""
-    try:
-        return read_source(path, False, Assumed(saved_again=True))[0]
-    except JPEGFileError:
-        return None
 
 
 def _connect_work(

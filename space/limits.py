@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
 import stat
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from reader import UNREADABLE, Opened, Refused, open_clean, open_upload, read_within
 
-from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, read_picture
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.inputs import observe
-from pipeline_ddrm_jpeg.sources import Assumed, open_source
+from pipeline_ddrm_jpeg.metadata import Metadata
+from pipeline_ddrm_jpeg.sources import Assumed
 
 log = logging.getLogger("space")
 
@@ -49,10 +50,6 @@ KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 MAX_FILES = int(_limit("MAX_FILES", 16))
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises about a file
-
-Image.init()
-_FORMATS = [name for name in Image.ID if name != "EPS"]  # a program, for which Pillow starts Ghostscript
 
 
 class Damaged(gr.Error):
@@ -80,7 +77,7 @@ def refusals(path: str | None = None) -> Iterator[None]:
         yield
     except gr.Error:
         raise
-    except JPEGFileError as error:
+    except (JPEGFileError, Refused) as error:
         raise refusal(str(error)) from None
     except UnidentifiedImageError:
         raise refusal(f"{name}not a picture that can be read") from None
@@ -88,7 +85,7 @@ def refusals(path: str | None = None) -> Iterator[None]:
         raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload it again") from None
     except OSError as error:
         raise refusal(f"{name}{error.strerror or _first_line(error)}") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise refusal(f"{name}{_first_line(error)}") from None
     except (MemoryError, torch.OutOfMemoryError):
         raise refusal("This server has not enough memory for it; try a smaller picture") from None
@@ -139,43 +136,14 @@ def read_upload(path: str | None) -> tuple[bytes, str]:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise refusal(f"{name} has more than {MAX_MEGABYTES:g} MB, the limit of this server; choose a smaller file")
-    size = None
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            size = opened.size
-    except Image.DecompressionBombError:
-        raise refusal(
-            f"{name} claims to have more than {2e-6 * Image.MAX_IMAGE_PIXELS:.0f} megapixels;"
-            f" the limit of this server is {MAX_MEGAPIXELS:g} megapixels"
-        ) from None
-    except _UNREADABLE:
-        pass  # who reads it next says what is wrong with it
-    if size is not None:
-        _check_size(name, *size)
     return data, name
 
 
-def _check_size(name: str, width: int, height: int) -> None:
-    megapixels = width * height / 1e6
-    if megapixels > MAX_MEGAPIXELS:
-        raise refusal(
-            f"{name} has {width} x {height} pixels, {megapixels:.3g} megapixels; the limit of this server is"
-            f" {MAX_MEGAPIXELS:g} megapixels"
-        )
-
-
-def read_source(
-    path: str | None, repair: bool, assumed: Assumed
-) -> tuple[JPEGFile | DecodedJPEG, dict[str, Image.Image]]:
-    """The upload as a JPEG file, or as a picture that was one, and, upright, what to compare the restored one with.
-
-    That is the picture as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
-    """
+def read_source(path: str | None, repair: bool, assumed: Assumed, look_back: bool = False) -> Opened:
+    """The upload as a JPEG file, or as a picture that was one, see `reader.open_upload`."""
     data, name = read_upload(path)
-    stream = io.BytesIO(data)
-    stream.name = name  # what messages call it
     try:
-        file = open_source(stream, repair, assumed)
+        return _read(open_upload, data, name, repair, assumed, look_back)
     except JPEGDamageError as error:
         raise refusal(f"{error}. Tick repair to restore what is left of it", Damaged) from None
     except JPEGFileError as error:
@@ -186,22 +154,21 @@ def read_source(
             " and has been resized or edited since, set below how coarse that was",
             NoTraces,
         ) from None
-    _check_size(name, file.width, file.height)
+
+
+def _read(function: Callable, data: bytes, name: str, *arguments: Any) -> Any:
+    return read_within(name, MAX_MEGAPIXELS, function, MAX_MEGAPIXELS, data, name, *arguments)
+
+
+def to_compare_with(opened: Opened) -> dict[str, Image.Image]:
+    """Upright, what to compare the restored picture with, by what it is called.
+
+    That is the picture as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
+    """
+    file = opened.file
     if isinstance(file, DecodedJPEG):
-        return file, {"as it is": Image.fromarray(np.ascontiguousarray(upright(file.pixels, file.orientation)))}
-    if file.damage:
-        return file, _what_is_left(file)
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            decoded = ImageOps.exif_transpose(opened)
-            decoded = decoded.convert("RGB") if decoded.mode == "CMYK" else decoded
-            decoded.load()
-    except _UNREADABLE:
-        raise refusal(
-            f"{name} has markers that viewers do not understand, so there would be nothing to compare with;"
-            " save it once more, or use the command ddrm-jpeg"
-        ) from None
-    return file, {"JPEG": decoded}
+        return {"as it is": Image.fromarray(np.ascontiguousarray(upright(file.pixels, file.orientation)))}
+    return _what_is_left(file) if file.damage else {"JPEG": opened.decoded}
 
 
 def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
@@ -217,16 +184,11 @@ def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
     }
 
 
-def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, str, str]:
-    """A picture of any format, upright, grey or RGB, its name, and the Python that reads it so.
-
-    Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
-    """
+def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, Metadata, str, str]:
+    """A picture of any format, see `reader.open_clean`, its metadata and name, and the Python that reads it so."""
     data, name = read_upload(path)
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        picture = ImageOps.exif_transpose(read_picture(opened))
+    picture, metadata, before = _read(open_clean, data, name, longest)
     code = f"picture = ImageOps.exif_transpose(read_picture({name!r}))\n"
-    if longest and max(picture.size) > longest:
-        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    if before:
         code += f"picture.thumbnail(({longest}, {longest}), Image.Resampling.LANCZOS)\n"
-    return picture, name, code
+    return picture, metadata, name, code

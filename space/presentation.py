@@ -19,13 +19,14 @@ from gradio.utils import get_upload_folder
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
+from reader import Opened, png, read_within
 
-from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
-from pipeline_ddrm_jpeg.files import save, save_image, upright
+from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.metadata import Metadata
 from pipeline_ddrm_jpeg.sources import Assumed
 
 HEAT = colormaps["inferno"]
@@ -46,14 +47,14 @@ def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
     return [(f"{label}{times[name]}: {words}", name) for name, (label, words) in _PRESETS.items()]
 
 
-def facts(file: JPEGFile | DecodedJPEG, name: str, earlier: DecodedJPEG | None = None) -> str:
+def facts(opened: Opened, name: str) -> str:
     """What a JPEG file says about itself, or the pixels of a picture about the file that it was.
 
     Args:
-        file: the source.
+        opened: the file.
         name: what it is called.
-        earlier: the coarser JPEG that the pixels of a JPEG file show.
     """
+    file = opened.file
     if isinstance(file, DecodedJPEG):
         return _traces(file, name)
     colour = "greyscale" if file.color_space == "L" else file.color_space
@@ -67,15 +68,14 @@ def facts(file: JPEGFile | DecodedJPEG, name: str, earlier: DecodedJPEG | None =
         "Colour": colour,
         "Bits per pixel": f"{file.bits_per_pixel:.2f}",
         "File": f"{size(file.file_size)}, {'progressive' if file.progressive else 'baseline'}",
-        "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in file.metadata.sizes().items())
-        or "none",
+        "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in opened.sizes.items()) or "none",
     }
     if file.color_space in FOUR_INKS:
         rows["Inks"] = "Written as RGB"
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
-    if earlier:
-        rows["Its pixels"] = earlier.description
+    if opened.earlier:
+        rows["Its pixels"] = opened.earlier
     components: dict[str, list[str]] = {}
     names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "YCCK": ["Y", "Cb", "Cr", "K"]}.get(
         file.color_space, list(file.color_space)
@@ -184,7 +184,7 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
 
 
 def compared(
-    result: Any, left: dict[str, Image.Image], name: str, file: JPEGFile | DecodedJPEG | None = None
+    result: Any, left: dict[str, Image.Image], name: str, metadata: Metadata, orientation: int = 1
 ) -> tuple[Path, str, str]:
     """Put the pictures to where gradio serves and later deletes them.
 
@@ -192,7 +192,8 @@ def compared(
         result: output of the pipeline.
         left: pictures to compare the restored one with, by what they are called.
         name: file name of the restored picture.
-        file: what was restored, if that was a file.
+        metadata: what goes with it.
+        orientation: what turns it upright.
 
     Returns:
         Where the restored picture is, and as HTML the comparison and how far off it may be.
@@ -200,10 +201,9 @@ def compared(
     folder = Path(get_upload_folder(), uuid4().hex)
     image, expected = result.images[0], result.expected_error[0]
     shown = result.std[0] if expected is None and len(result.samples[0]) > 1 else expected
-    if file is None:
-        save_image(image, folder / name)
-    else:  # as the command writes it
-        save(upright(np.asarray(image), file.orientation), folder / name, "png", file.metadata.upright())
+    folder.mkdir()
+    pixels = np.ascontiguousarray(upright(np.asarray(image), orientation))
+    (folder / name).write_bytes(read_within(name, 0, png, pixels, metadata))  # as the command writes it
     pictures, how_far_off = dict(left), ""
     if shown is not None:
         pictures["deviation"], legend = heat_map(shown, image)

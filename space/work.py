@@ -15,7 +15,6 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 from uuid import uuid4
@@ -29,10 +28,12 @@ import gradio as gr
 import presentation
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from folders import own_folder
 from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
-from limits import MAX_SECONDS, read_clean, read_source, refusal, refusals
+from limits import MAX_SECONDS, read_clean, read_source, refusal, refusals, to_compare_with
 from PIL import Image, ImageOps
+from reader import Opened
 
 from pipeline_ddrm_jpeg import (
     DDRMJPEGPipeline,
@@ -253,7 +254,7 @@ def _result_of(work: Work) -> Any:
 # --- What is being worked at ---
 
 _RUNNING: dict[Path, str] = {}  # the files that are there as long as work is to go on, and its session
-_FOLDER = TemporaryDirectory(prefix="ddrm-jpeg-space-")
+_FOLDER = own_folder("ddrm-jpeg-space-")
 
 
 def _queue() -> Any:
@@ -264,7 +265,7 @@ def _queue() -> Any:
 @contextmanager
 def job(request: gr.Request) -> Iterator[Path]:
     """The file that is there as long as the work is to go on."""
-    go = Path(_FOLDER.name, uuid4().hex)
+    go = _FOLDER / uuid4().hex
     go.touch()
     _RUNNING[go] = request.session_hash
     try:
@@ -316,7 +317,8 @@ def restore(
     settings, assumed = call_arguments(settings), what_is_assumed(saved_again, quality, subsampling)
     with job(request) as go, refusals(path):
         progress(0, desc="Reading the file")
-        verdict, file, (picture, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
+        verdict, opened, (picture, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
+        file = opened.file
         name, known = Path(path).name, assumed if isinstance(file, DecodedJPEG) else Assumed()
         code = presentation.snippet(
             presentation.RESTORE if known == Assumed() else presentation.RESTORE_ASSUMED,
@@ -324,7 +326,7 @@ def restore(
             settings,
             presentation.task(name, picture.name, seed, bool(file.damage), known),
         )
-        yield presentation.results(verdict, picture, *views, presentation.facts(file, name), code)
+        yield presentation.results(verdict, picture, *views, presentation.facts(opened, name), code)
 
 
 def what_is_assumed(saved_again: bool, quality: int, subsampling: str) -> Assumed:
@@ -335,9 +337,10 @@ def what_is_assumed(saved_again: bool, quality: int, subsampling: str) -> Assume
 def _restored(
     path: str, repair: bool, assumed: Assumed, settings: dict[str, Any], seed: int, go: Path, show: Any
 ) -> Work:
-    """A restored file: the verdict on it, what it is, and what `presentation.compared` says of it."""
+    """A restored file: the verdict on it, what was opened, and what `presentation.compared` says of it."""
     start = time.monotonic()
-    file, left = read_source(path, repair, assumed)
+    opened = read_source(path, repair, assumed)
+    file, left = opened.file, to_compare_with(opened)
     result = yield from timed_run(file, None, settings, seed, go, show, restored_size(file))
     made_up = float(file.invented.mean()) if file.damage else None
     seconds = time.monotonic() - start
@@ -345,7 +348,8 @@ def _restored(
     if isinstance(file, DecodedJPEG):
         kept_of = f"{'assumed' if file.history.assumed else 'estimated'} coefficients"
     verdict = presentation.verdict(result.consistency_8bit[0], kept_of, seconds, made_up)
-    return verdict, file, presentation.compared(result, left, f"{Path(path).stem}_restored.png", file)
+    name = f"{Path(path).stem}_restored.png"
+    return verdict, opened, presentation.compared(result, left, name, opened.metadata, file.orientation)
 
 
 def several(
@@ -393,12 +397,12 @@ def example(path: Path, settings: dict[str, Any]) -> tuple[list, Path] | None:
     folder = Path(get_upload_folder(), uuid4().hex)
     folder.mkdir()
     shutil.copy(path, folder)
-    go = Path(_FOLDER.name, uuid4().hex)
+    go = _FOLDER / uuid4().hex
     go.touch()
     work = _restored(str(folder / path.name), False, Assumed(), settings, 0, go, lambda *_, **__: None)
-    verdict, file, (picture, pair, _) = _result_of(work)
+    verdict, opened, (picture, pair, _) = _result_of(work)
     go.unlink()
-    says = presentation.facts(file, path.name)
+    says = presentation.facts(opened, path.name)
     return presentation.results(presentation.EXAMPLE + verdict, view=pair, what_it_says=says), picture
 
 
@@ -415,7 +419,7 @@ def explore(
     """Compress a clean picture to a JPEG file, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
-        clean, name, code = read_clean(path, longest)
+        clean, _, name, code = read_clean(path, longest)
         stream = io.BytesIO()
         stream.name = f"{Path(name).stem}_q{quality}.jpg"
         options = {"quality": quality} | ({"subsampling": subsampling} if clean.mode == "RGB" else {})
@@ -432,8 +436,9 @@ def explore(
         code += f"picture.save({file.name!r}{arguments})\n"
         code += presentation.task(file.name, name, seed, False, Assumed())
         code = presentation.snippet(presentation.EXPLORE, _ENVIRONMENT, settings, code)
-        picture, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file)
-        yield presentation.results(verdict, picture, *views, presentation.facts(file, file.name), code)
+        picture, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file.metadata)
+        opened = Opened(file, file.metadata, file.metadata.sizes(), None, None)
+        yield presentation.results(verdict, picture, *views, presentation.facts(opened, file.name), code)
 
 
 def dequantize(
@@ -449,7 +454,7 @@ def dequantize(
     """Keep a few bits of each channel of a clean picture, and restore that."""
     start, settings = time.monotonic(), call_arguments(settings)
     with job(request) as go, refusals(path):
-        clean, name, code = read_clean(path, longest)
+        clean, metadata, name, code = read_clean(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
         result = yield from timed_run(clean, operator, settings, seed, go, progress, clean.size)
         tensor = _PICTURES.preprocess(clean.convert("RGB"))
@@ -464,5 +469,5 @@ def dequantize(
             f"save_image(result.images[0], {name!r})\n"
         )
         code = presentation.snippet(presentation.DEQUANTIZE, _ENVIRONMENT, settings, code)
-        picture, *views = presentation.compared(result, {"quantized": before, "original": clean}, name)
+        picture, *views = presentation.compared(result, {"quantized": before, "original": clean}, name, metadata)
         yield presentation.results(verdict, picture, *views, code=code)

@@ -30,7 +30,8 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGDamageError, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.files import encode
 from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tasks import Task
@@ -68,7 +69,10 @@ def space(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @contextmanager
-def serving(folder: Path, prior_folder: Path, concurrency: int) -> Iterator[SimpleNamespace]:
+def serving(
+    folder: Path, prior_folder: Path, concurrency: int, end: signal.Signals = signal.SIGINT
+) -> Iterator[SimpleNamespace]:
+    """A server of the page, ended by this signal; afterwards nothing of it is left, unless it was killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -85,7 +89,7 @@ def serving(folder: Path, prior_folder: Path, concurrency: int) -> Iterator[Simp
         "TMPDIR": str(folder / "scratch"),
         "PYTHONUNBUFFERED": "1",
     }
-    (folder / "scratch").mkdir()
+    (folder / "scratch").mkdir(exist_ok=True)
     log = folder / "log"
     with open(log, "wb") as stream:
         server = subprocess.Popen(
@@ -96,7 +100,7 @@ def serving(folder: Path, prior_folder: Path, concurrency: int) -> Iterator[Simp
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
     try:
-        wait_for(lambda: "Running on" in log.read_text() or server.poll() is not None)
+        wait_for(lambda: "Running on" in log.read_text() or server.poll() is not None, seconds=300)
         assert server.poll() is None, log.read_text()
         yield SimpleNamespace(
             url=f"http://127.0.0.1:{port}",
@@ -107,13 +111,19 @@ def serving(folder: Path, prior_folder: Path, concurrency: int) -> Iterator[Simp
             pid=server.pid,
         )
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(end)
         try:
             server.wait(20)
         finally:
             server.kill()
-    assert not [path for path in (folder / "uploads").rglob("*") if path.is_file()]
+    if end != signal.SIGKILL:
+        assert not left_behind(folder)
     assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """The folders that servers have here."""
+    return [path for place in ("uploads", "scratch") for path in (folder / place).glob("*ddrm-jpeg-*")]
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:
@@ -469,7 +479,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
 
 @browser_test
 def test_those_who_wait_are_told_so_where_they_look(chromium, photo, prior_folder, tmp_path) -> None:
-    with serving(tmp_path, prior_folder, concurrency=1) as space:
+    with serving(tmp_path, prior_folder, concurrency=1, end=signal.SIGTERM) as space:
         pages = [chromium.new_context(viewport={"width": width, "height": 844}).new_page() for width in (1280, 390)]
         for page in pages:
             page.goto(f"{space.url}/?num_samples=16&num_inference_steps=60&init_timestep=300")
@@ -901,6 +911,12 @@ AS_IT_IS = [False, False, 0, "4:2:0"]  # nothing to repair, and nothing known of
 
 @pytest.fixture
 def stranger(space: SimpleNamespace) -> Iterator[Any]:
+    with strange(space) as stranger:
+        yield stranger
+
+
+@contextmanager
+def strange(space: SimpleNamespace) -> Iterator[Any]:
     """Speaks to the page's server as a program does."""
     import httpx
 
@@ -1166,7 +1182,7 @@ def test_uploads_that_are_too_old_or_too_many_are_deleted(monkeypatch, tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     import gate
 
-    folders = [Path(gate.UPLOADS.name, str(number)) for number in range(4)]
+    folders = [gate.UPLOADS / str(number) for number in range(4)]
     for number, folder in enumerate(folders):
         folder.mkdir()
         (folder / "a.jpg").touch()
@@ -1183,3 +1199,203 @@ def test_uploads_that_are_too_old_or_too_many_are_deleted(monkeypatch, tmp_path)
     gate.sweep(page)
     assert [folder.exists() for folder in folders] == [True, False, True, False]
     assert known == {str(folders[0] / "a.jpg"), str(folders[2] / "a.jpg")}
+
+
+def test_folders_of_dead_servers_are_swept_and_those_of_the_living_stay(tmp_path) -> None:
+    program = (
+        "import sys; from folders import own_folder; folder = own_folder('ddrm-jpeg-x-', sys.argv[1]);"
+        "(folder / 'upload').touch(); print(folder, flush=True); sys.stdin.read()"
+    )
+
+    def start() -> tuple[subprocess.Popen, Path]:
+        command = [sys.executable, "-c", program, tmp_path]
+        server = subprocess.Popen(command, cwd=SPACE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return server, Path(server.stdout.readline().strip())
+
+    (tmp_path / "ddrm-jpeg-x-of_a_visitor").mkdir()  # no name that a server gives
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "ddrm-jpeg-x-abcd1234").symlink_to(tmp_path / "elsewhere")
+    (killed, its), (living, own) = start(), start()
+    assert (its / "upload").exists()
+    killed.kill()
+    killed.wait()
+    assert (its / "upload").exists()
+    third, another = start()
+    assert not its.exists()
+    assert (own / "upload").exists()
+    for server in (living, third):
+        server.communicate("")
+    assert not own.exists()
+    assert not another.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "ddrm-jpeg-x-of_a_visitor",
+        "ddrm-jpeg-x-abcd1234",
+        "elsewhere",
+    }
+
+
+@browser_test
+def test_a_server_that_is_stopped_leaves_nothing_and_one_that_is_killed_until_the_next_start(
+    photo, prior_folder, tmp_path
+) -> None:
+    large = jpeg_bytes(photo.resize((500, 400)), quality=10)
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        with serving(tmp_path, prior_folder, 1, end) as space, strange(space) as stranger:
+            assert len(left_behind(tmp_path)) == 2  # its own
+            (path,) = stranger.upload(("large.jpg", large)).json()
+            stranger.join(stranger.index["restore"], [{"path": path}, *AS_IT_IS, *LONG], "worker")
+            wait_for(lambda space=space: not idle(space))
+        assert Path(path).exists() == (end == signal.SIGKILL)
+
+
+@browser_test
+def test_no_request_leaves_a_traceback_and_each_is_answered(stranger, space) -> None:
+    """That no traceback is in the log is asserted when the server ends."""
+    client, restore = stranger.client, stranger.index["restore"]
+    call = {"fn_index": restore, "data": [], "session_hash": "odd"}
+    bodies = [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 90_000,
+        b"NaN",
+        b'{"data": [1e999]}',
+        b'{"session_hash": "\\ud800"}',
+        b"1" * 9000,
+    ]
+    requests = [("POST", address, {"content": body}) for body in bodies for address in ("queue/join", "call/restore")]
+    for address in ("queue/join", "run/cancel", "call/restore", "cancel", "reset"):
+        odd = [{"session_hash": [1]}, {"data": {}}]
+        if address != "call/restore":  # which has no number
+            odd += [{"fn_index": -1}, {"fn_index": 2**70}, {"fn_index": "x"}]
+        requests += [("POST", address, {"json": call | one}) for one in odd]
+        requests += [(method, address, {}) for method in ("GET", "PUT", "DELETE", "PATCH", "TRACE", "ODD")]
+    requests += [("POST", f"{way}/nobody", {"json": {"data": []}}) for way in ("run", "call", "call/v2")]
+    requests += [("GET", address, {}) for address in (
+        "queue/data?session_hash=unknown", "queue/data", "call/restore/unknown", "heartbeat/%00", "heartbeat/a/b",
+        "upload_progress?upload_id=unknown", "../assets/" + 300 * "x", "../static/%00",
+    )]  # fmt: skip
+    form, disposition = "multipart/form-data; boundary=", b'Content-Disposition: form-data; name="files"'
+    for kind, head in (
+        (form + 5000 * "b", disposition + b'; filename="a.jpg"'),
+        (form + "c", disposition + b'; filename="a.jpg"'),
+        (form + "b", disposition),
+        (form + "b", b"Content-Disposition: nothing"),
+        (form, disposition),
+    ):
+        body = b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--\r\n"
+        for address in ("upload", "upload?upload_id=a"):
+            requests.append(("POST", address, {"content": body, "headers": {"Content-Type": kind}}))
+    requests.append(("GET", "info", {"headers": {"X-Forwarded-Host": "[::1"}}))
+    for method, address, options in requests:
+        answer = client.request(method, address, **options)
+        assert 400 <= answer.status_code < 500, (method, address[:40], str(options)[:200], answer.text)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    # What the queue takes before it looks at it ends in a sentence.
+    assert stranger.call(restore, []) == (False, f"The request has 0 inputs; send {len(AS_IT_IS) + len(SETTINGS) + 1}.")
+    assert stranger.call(restore, [math.pi] * 90)[0] is False
+
+
+@browser_test
+def test_what_is_served_is_what_it_is_called(stranger, jpeg) -> None:
+    client = stranger.client
+    (path,) = stranger.upload(("page.jpg", b"<!doctype html><script>alert(1)</script>")).json()
+    crossing = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    for answer in (
+        client.get(f"file={quote(path)}"),
+        client.get("../"),
+        client.get("../config"),
+        client.get("../static/img/logo.svg"),
+        client.get("nothing"),
+        client.options("queue/join", headers=crossing),
+    ):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# --- What reads an upload ---
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SPACE)
+    import reader
+
+    return reader
+
+
+def test_an_upload_that_takes_too_long_or_too_much_memory_is_refused_in_words(reader, monkeypatch) -> None:
+    flat = io.BytesIO()
+    Image.new("RGB", (2000, 2000), "teal").save(flat, "PNG")
+    arguments = reader.open_upload, 4, flat.getvalue(), "flat.png", False, Assumed()
+    with pytest.raises(
+        reader.Refused, match=r"flat\.png takes more to read than .*, 20 s of processor time and 256 MB"
+    ):
+        reader.read_within("flat.png", 0, *arguments)  # with the limits of a smaller picture
+    monkeypatch.setattr(reader, "_SECONDS", 1)
+    with pytest.raises(reader.Refused, match=r"a\.jpg takes more to read than this server allows, 1 s"):
+        reader.read_within(
+            "a.jpg", 0, sum, range(10**12)
+        )  # as a regular expression, it lets nobody else work meanwhile
+
+
+def test_what_reads_an_upload_says_what_is_wrong_with_it(reader, jpeg) -> None:
+    def read(data: bytes, megapixels: float = 4) -> Any:
+        return reader.read_within("a.jpg", 4, reader.open_upload, megapixels, data, "a.jpg", False, Assumed())
+
+    with pytest.raises(JPEGDamageError, match=r"a\.jpg: truncated"):
+        read(jpeg[:1000])
+    with pytest.raises(JPEGFileError, match=r"a\.jpg: not a JPEG but text"):
+        read(b"nothing")
+    with pytest.raises(
+        reader.Refused, match=r"a\.jpg has 112 x 84 pixels, 0\.00941 megapixels; the limit .* is 0\.009"
+    ):
+        read(jpeg, 0.009)
+
+
+def test_what_reads_an_upload_hands_back_all_but_unread_metadata(reader, jpeg) -> None:
+    opened = reader.read_within("a.jpg", 4, reader.open_upload, 4, jpeg, "a.jpg", False, Assumed(), True)
+    whole = JPEGFile.open(jpeg)
+    for own, other in zip(opened.file.coefficients, whole.coefficients, strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert (opened.file.orientation, opened.sizes) == (6, whole.metadata.sizes())
+    assert opened.file.metadata.exif != whole.metadata.exif
+    assert opened.metadata == whole.metadata.upright()
+    assert opened.earlier is None
+    with Image.open(io.BytesIO(jpeg)) as decoded:
+        np.testing.assert_array_equal(np.asarray(opened.decoded), np.asarray(upright(decoded)))
+    pixels = np.asarray(opened.decoded)
+    written = reader.read_within("a.png", 0, reader.png, pixels, opened.metadata)
+    assert written == encode(pixels, "png", whole.metadata.upright())[0]
+
+
+@pytest.fixture(scope="module")
+def screenshot(photo: Image.Image) -> bytes:
+    """A picture of which it takes long to say what it was."""
+    picture = Image.new("RGB", (500, 500), "white")
+    picture.paste(Image.open(io.BytesIO(jpeg_bytes(photo, quality=60))), (101, 53))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@browser_test
+def test_the_page_itself_does_not_read_what_is_uploaded(stranger, space, screenshot) -> None:
+    import psutil
+
+    (path,) = stranger.upload(("screenshot.png", screenshot)).json()
+    before = psutil.Process(space.pid).cpu_times()
+    success, outputs = stranger.call(stranger.index["inspect"], [{"path": path}, *AS_IT_IS])
+    after = psutil.Process(space.pid).cpu_times()
+    assert success
+    assert "341 &times; 256 from column 101, row 53" in str(outputs)
+    assert after.user - before.user < (after.children_user - before.children_user) / 3
+
+
+@browser_test
+def test_an_upload_is_looked_at_in_a_place_of_which_there_are_as_many_as_for_work(stranger, screenshot) -> None:
+    (path,) = stranger.upload(("screenshot.png", screenshot)).json()
+    inspect, data = stranger.index["inspect"], [{"path": path}, *AS_IT_IS]
+    joined = [stranger.join(inspect, data, f"looker{number}") for number in range(4)]
+    assert [one.status_code for one in joined] == [200, 200, 400, 400]
+    assert "the limit of this server is 2" in joined[2].json()["detail"]
+    wait_for(lambda: stranger.call(inspect, data)[0])
