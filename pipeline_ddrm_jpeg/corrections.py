@@ -18,6 +18,13 @@ def step_arguments(rule: str, accounting: bool) -> list[str]:
     return [] if rule != "posterior" else ["eta_b", "remaining_noise"] if accounting else ["eta_b"]
 
 
+def check_sharpness(scheduler: Any, sharpness: float) -> None:
+    """Raise `ValueError` if a scheduler does not say at what noise level its last step is, which texture goes by."""
+    if sharpness and not hasattr(scheduler, "noise_to_signal"):
+        name = type(scheduler).__name__
+        raise ValueError(f"sharpness is {sharpness}, but {name} has no noise_to_signal; leave it at 0")
+
+
 def final_error(observation: Observation, error: DenoiserError | WienerError) -> torch.Tensor:
     """The error `[2, 8, 8]`, on the scale of [-1, 1], of which the measurement leaves what is off in the end.
 

@@ -82,11 +82,23 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
 
     Raises:
         OSError: if it cannot be written.
-        ValueError: if the format does not take a picture of this size.
+        ValueError: if the name ends in no format's suffix, or the format does not take a picture of this size.
     """
     target = Path(target)
     carried = Metadata.from_info(image.info) if metadata is None else metadata
-    return save(np.asarray(image), target, FORMAT_OF_SUFFIX[target.suffix.lower()], carried)
+    return save(np.asarray(image), target, format_of(target), carried)
+
+
+def format_of(path: Path) -> str:
+    """The one of `FORMATS` that a name ends in.
+
+    Raises:
+        ValueError: if it ends in none of them.
+    """
+    try:
+        return FORMAT_OF_SUFFIX[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}") from None
 
 
 def save(pixels: np.ndarray, target: Path, image_format: str, metadata: Metadata) -> tuple[str, ...]:

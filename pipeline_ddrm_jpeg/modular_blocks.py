@@ -20,7 +20,7 @@ from diffusers.modular_pipelines import (
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import CORRECTIONS, Correction, final_error, first_state, step_arguments
+from .corrections import CORRECTIONS, Correction, check_sharpness, final_error, first_state, step_arguments
 from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
 from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
@@ -357,6 +357,7 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
         etas = [name for name in ("eta", "eta_b") if block_state[name] is not None]
         needed = step_arguments(block_state.correction, block_state.noise_accounting)
         check_step(block_state.schedule, [*etas, *needed])
+        check_sharpness(block_state.schedule, block_state.sharpness)
         seen, schedule, rule = block_state.observation, block_state.schedule, block_state.correction
         error = error_from_config(components.config.denoiser_error)
         shape = seen.operator.decode(seen.y).shape

@@ -14,7 +14,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import CORRECTIONS, Correction, final_error, first_state, step_arguments
+from .corrections import CORRECTIONS, Correction, check_sharpness, final_error, first_state, step_arguments
 from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
 from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
@@ -296,6 +296,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
 
         # 2. Prepare what all pictures share.
         etas = {name: value for name, value in (("eta", eta), ("eta_b", eta_b)) if value is not None}
+        check_sharpness(self.scheduler, sharpness)
         check_step(self.scheduler, [*etas, *step_arguments(correction, noise_accounting)])
         windows = window_options(self.unet, window_size, window_overlap, window_batch_size, device)
         self._interrupt = False

@@ -342,8 +342,9 @@ def scheduled(
     scheduler = copy.copy(scheduler)
     options = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
     options = {name: value for name, value in options.items() if value not in (None, "auto")}
-    scheduler.set_timesteps(num_inference_steps, **options)
-    if init_timestep == "auto" and uncertainty is not None:
+    if init_timestep != "auto" or uncertainty is None:
+        scheduler.set_timesteps(num_inference_steps, **options)
+    else:
         # Found with the embedded prior and the correction "posterior" (docs/corrections.md). What is coarser than
         # libjpeg's quality factor 7 needs more, given three steps or more to come down from it; never more than the
         # paper's 300 has.

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from . import shards
-from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, starts_like_jpeg
+from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of, starts_like_jpeg
 from .jpeg_markers import picture_kind
 
 
@@ -37,7 +37,7 @@ class Task:
     def image_format(self) -> str:
         """One of `FORMATS`."""
         named = self.target != STREAM and not self.is_shard
-        return FORMAT_OF_SUFFIX[self.target.suffix.lower()] if named else self.stored_format
+        return format_of(self.target) if named else self.stored_format
 
 
 def mask_path(target: Path) -> Path:

@@ -289,6 +289,15 @@ def test_ctrl_c_does_not_wait_for_a_pipe_that_says_nothing(prior_folder, tmp_pat
     assert "Traceback" not in errors
 
 
+def test_a_named_pipe_is_read_once_and_restored(photo, prior_folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    process = Process(None, "restore", tmp_path / "pipe.jpg", "-o", tmp_path / "out.png", "--prior", prior_folder)
+    (tmp_path / "pipe.jpg").write_bytes(jpeg_bytes(photo.resize((24, 16))))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert Image.open(tmp_path / "out.png").size == (24, 16)
+
+
 class StoppedOnceItSays(io.StringIO):
     """A standard error whose reader presses Ctrl-C when this word comes."""
 

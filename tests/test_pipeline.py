@@ -580,6 +580,8 @@ def test_any_scheduler_of_the_protocol_samples_and_is_saved_and_loaded(data, tmp
     assert result.consistency[0] > 0.99
     pipe.save_pretrained(tmp_path)
     assert HalfWay.from_pretrained(tmp_path, subfolder="scheduler").config.sigma == 0.2
+    with pytest.raises(ValueError, match="HalfWay has no noise_to_signal"):
+        pipe(data, generator=seeded(), sharpness=0.5, **settings)
 
 
 class Uphill(HalfWay):

@@ -319,6 +319,15 @@ def test_a_very_long_name_is_written(tmp_path):
     assert target.exists()
 
 
+@pytest.mark.parametrize("name", ["x.bmp", "x", "x.png.txt"])
+def test_a_name_that_ends_in_no_format_is_refused_in_a_sentence(name, tmp_path):
+    with pytest.raises(ValueError, match="its name must end in one of"):
+        save_image(Image.new("RGB", (2, 2)), tmp_path / name)
+    with pytest.raises(ValueError, match="its name must end in one of"):
+        Task(tmp_path / "a.jpg", tmp_path / name).image_format  # noqa: B018
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_name_that_grows_too_long_fails_its_file_only(pipe, small, tmp_path):
     for name in ("x" * 250 + ".jpg", "y.jpg"):
         (tmp_path / name).write_bytes(small)

@@ -121,6 +121,12 @@ def test_automatic_starts_of_very_coarse_files_rise_faster_but_with_two_steps():
     assert starts == {3: [181, 300, 300], 5: [145, 237, 255], 10: [106, 128, 135], 40: [56, 69, 73]}
 
 
+def test_an_automatic_start_does_not_ask_for_the_schedulers_own():
+    assert len(scheduled(DDRMScheduler(init_timestep=3), 4, "auto", "log", 0.1).timesteps) == 4
+    with pytest.raises(ValueError, match="num_inference_steps is 4"):
+        scheduled(DDRMScheduler(init_timestep=3), 4)
+
+
 def test_noise_that_is_given_is_the_noise_of_the_step():
     scheduler = DDRMScheduler()
     scheduler.set_timesteps(4)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
 from ..restoration import Result, restore_files
-from ..sources import Assumed, earlier_jpeg
+from ..sources import Assumed
 from ..tasks import Task, is_other_picture, mask_path, plan
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
@@ -165,8 +165,6 @@ def restore(
                         report(f"{result.message.partition(';')[0]}; left as it is")
                     else:
                         report(_words(result))
-                        if len(tasks) == 1 and (hint := _hint(result)):
-                            report(hint)
         statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
     except KeyboardInterrupt:
         done = sum(statuses.values()) - statuses["failed"]
@@ -220,15 +218,6 @@ def _words(result: Result) -> str:
     remarks = "".join(f"; {'' if result.task.is_shard else 'the file has '}{remark}" for remark in result.remarks)
     remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
     return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
-
-
-def _hint(result: Result) -> str | None:
-    """That more might be restored, of a file that was saved again."""
-    source = result.task.source
-    if result.task.is_shard or source == STREAM or result.history or result.damage:
-        return None
-    earlier = earlier_jpeg(source)
-    return earlier and f"{source}  was saved again, {earlier}: --saved-again restores more from that"
 
 
 def _facts(result: Result) -> dict[str, Any]:
