@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, jpeg_bytes
 from diffusers import UNet2DModel
+from draw_graphics import KINDS
 from grow import grow
 from PIL import Image
 from safetensors.torch import load_file
@@ -112,6 +113,19 @@ def test_a_sample_follows_from_its_number_and_kinds_have_their_shares(photo):
     grey = [np.ptp(sample["clean"], axis=0).max() == 0 for sample in samples]
     assert 0.65 < np.mean(grey) < 0.85
     assert np.mean([sample["timestep"] < 75 for sample in samples]) == pytest.approx(0.5, abs=0.05)  # its root is even
+
+
+def test_drawings_follow_from_the_seed_and_differ(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = ("--count", len(KINDS), "--side", 96, "--seed", seed)
+        done = run("draw_graphics.py", tmp_path / name, *arguments)
+        assert done.returncode == 0, done.stderr
+    once, again, other = (
+        [Image.open(path).convert("RGB").tobytes() for path in sorted((tmp_path / name).iterdir())] for name in "abc"
+    )
+    assert once == again
+    assert len({*once, *other}) == 2 * len(KINDS)
+    assert {len(pixels) for pixels in once} == {96 * 96 * 3}
 
 
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
