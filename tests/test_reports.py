@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import graphics
 import numpy as np
 import pages
+import processes
 import pytest
 import results as gathered_results
 from conftest import ROOT
@@ -57,7 +56,7 @@ def results(tmp_path):
 
 
 def run(script, *arguments):
-    return subprocess.run([sys.executable, *map(str, (REPORTS / script, *arguments))], capture_output=True, text=True)
+    return processes.run(REPORTS / script, *arguments)
 
 
 def test_rate_distortion_finds_the_known_deltas(results):

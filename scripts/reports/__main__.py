@@ -24,8 +24,10 @@ changes numbers, remove build/results. The stages, and what they write:
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +41,7 @@ import results
 from common import DATASETS, ROOT, write
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.cli import app
 from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 
@@ -89,13 +92,10 @@ def main() -> None:
         options += ("--lpips-weights", str(arguments.lpips_weights)) if arguments.lpips_weights else ()
         decisive = json.dumps([weights, PRESETS[preset], [str(path.resolve()) for path in sets], options])
         folder = arguments.work / f"{preset}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
-        command = ["-m", "pipeline_ddrm_jpeg", "evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
+        command = ["evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
         command += ["--limit", str(min(limit, arguments.limit)), *options]
-        if arguments.processes > 1:
-            launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(arguments.processes)]
-            command = [*launch, *command]
         print(f"evaluating {preset} on {', '.join(path.name for path in sets)}", flush=True)
-        if subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL).returncode:
+        if ddrm_jpeg(command, arguments.processes):
             sys.exit(f"the evaluation in {folder} is not finished; the same command goes on")
         return folder
 
@@ -188,6 +188,20 @@ def main() -> None:
     for stage, make in zip(STAGES, makers, strict=True):
         if stage in arguments.only:
             make()
+
+
+def ddrm_jpeg(command: list[str], processes: int) -> int:
+    """The status of the command, in this process or in several; only what goes wrong is printed."""
+    if processes > 1:
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        command = [sys.executable, *launch, "-m", "pipeline_ddrm_jpeg", *command]
+        return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            app(command, prog_name="ddrm-jpeg")
+        except SystemExit as end:
+            return end.code
+    raise AssertionError("the command ends with a status")
 
 
 def find_sets(pictures: Path | None) -> list[Path]:
