@@ -14,11 +14,13 @@ from PIL import Image
 from .decoded_coefficients import DecodedCoefficients, read_coefficients
 from .history_estimation import estimate_earlier, estimate_history
 from .jpeg_history import JPEGHistory
-from .jpeg_markers import JPEGFileError
+from .jpeg_markers import JPEGFileError, most_coefficients
 from .metadata import Metadata
 
 # Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
 _PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+_VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what a picture costs is counted for JPEG files
 
 Picture = str | os.PathLike | bytes | IO[bytes] | Image.Image
 
@@ -119,6 +121,20 @@ class DecodedJPEG:
         return f"estimated: {'saved again, first as ' if self.saved_again else ''}{words} ({sure})"
 
 
+def _check_proportion(picture: Image.Image) -> None:
+    """Refuse, before there are pixels, a file that claims more of them than a JPEG file of its size may."""
+    stream = getattr(picture, "fp", None)
+    if stream is None:  # no file, or its pixels are there already
+        return
+    place = stream.tell()
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(place)
+    if _VALUES_PER_PIXEL * picture.width * picture.height > most_coefficients(size):
+        raise ValueError(
+            f"it claims {picture.width} x {picture.height} pixels in {size} bytes, which is out of all proportion"
+        )
+
+
 def _in_rows(tables: dict[int, list[int]]) -> list[np.ndarray]:
     """Pillow's tables `[8, 8]`; it has already undone the zigzag."""
     return [np.array(tables[number]).reshape(8, 8) for number in sorted(tables)]
@@ -131,12 +147,14 @@ def read_picture(source: Picture) -> Image.Image:
     16 bits are scaled to 8; transparent pictures are laid on white.
 
     Raises:
-        ValueError: for pictures whose values have no known range.
+        ValueError: for pictures whose values have no known range, and for those that claim a size out of all proportion
+            to their file.
         OSError: if the source cannot be read as a picture.
     """
     picture = source
     if not isinstance(source, Image.Image):
         picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    _check_proportion(picture)
     mode, info = picture.mode, dict(picture.info)
     if mode.startswith("I"):
         values = np.asarray(picture)

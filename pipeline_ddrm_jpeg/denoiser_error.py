@@ -36,10 +36,17 @@ class DenoiserError:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DenoiserError:
-        """From what `to_config` makes."""
-        parts = [[[float(value) for value in row.split()] for row in config[name]] for name in ("luma", "chroma")]
-        levels = torch.tensor([float(value) for value in config["noise_to_signal"].split()], dtype=torch.float32)
-        return cls(levels, torch.tensor(parts, dtype=torch.float32).transpose(0, 1).reshape(-1, 2, 8, 8))
+        """From what `to_config` makes.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        try:
+            parts = [[[float(value) for value in row.split()] for row in config[name]] for name in ("luma", "chroma")]
+            levels = torch.tensor([float(value) for value in config["noise_to_signal"].split()], dtype=torch.float32)
+            return cls(levels, torch.tensor(parts, dtype=torch.float32).transpose(0, 1).reshape(-1, 2, 8, 8))
+        except (TypeError, KeyError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the prior's denoiser_error is no table of errors ({error})") from None
 
     def to_config(self) -> dict[str, Any]:
         """As JSON that a person can read: a line of 64 numbers, row by row, for each level and component."""

@@ -31,6 +31,7 @@ _REFUSED_FRAMES = {
     0xDE: "hierarchical",
 }
 _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_OF_COLOUR = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 _DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
 _RESERVED = {*range(0x02, 0xC0), *range(0xF0, 0xFE), 0xC8}  # decoders refuse them
 
@@ -396,10 +397,26 @@ def components_of(stream: Stream, repair: bool = False) -> tuple[Component, ...]
     )
 
 
+def bare(data: bytes) -> bytes:
+    """A JPEG file without what no decoder needs: other readers take quadratic time over many small segments."""
+    stream = parse(data)
+    colour = [
+        (marker, payload) for marker, payload in stream.description if payload.startswith(_OF_COLOUR.get(marker, b"-"))
+    ]
+    head = [struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in dict(colour).items()]
+    first, *rest = stream.decodable_parts()
+    return b"".join([first, *head, *rest])
+
+
+def most_coefficients(size: int) -> int:
+    """How many a file of so many bytes may claim."""
+    return max(_FREE_COEFFICIENTS, _COEFFICIENTS_PER_BYTE * size)
+
+
 def check_proportion(stream: Stream, components: tuple[Component, ...]) -> None:
     """Refuse a file that would take memory and time out of all proportion to its bytes."""
     blocks = [rows * columns for rows, columns in plane_shapes(stream, components)]
-    limit = max(_FREE_COEFFICIENTS, _COEFFICIENTS_PER_BYTE * stream.size) // 64
+    limit = most_coefficients(stream.size) // 64
     if sum(blocks) > limit:
         raise JPEGFileError(
             f"it claims {stream.width} x {stream.height} pixels in {stream.size} bytes, which is out of all proportion"

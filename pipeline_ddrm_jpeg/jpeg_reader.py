@@ -34,6 +34,7 @@ _READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows wi
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
 _MOST_IDLE = 2  # servers that wait for another file
+_UNWRITTEN = re.compile(r"^not written: (.*)$", re.MULTILINE)  # what a reader says of its own output
 _CAN_SERVE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
@@ -49,19 +50,24 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
 
     Raises:
         JPEGDamageError: where the library warns of damage, gives up or crashes.
-        JPEGFileError: where it takes too long.
+        JPEGFileError: where it takes too long, or the system has no room for them.
     """
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
 
     geometry = ",".join(f"{rows}x{columns}" for rows, columns in shapes)
     with _unnamed_file() as stream, _unnamed_file() as output:
-        stream.writelines(parts)
-        stream.seek(0)
+        try:
+            stream.writelines(parts)
+            stream.seek(0)
+        except OSError as error:  # `ulimit -f`, or a full disk
+            raise _no_room(error.strerror) from None
         try:
             status, messages = _run_reader(stream, output, geometry)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
+        if unwritten := _UNWRITTEN.search(messages):
+            raise _no_room(unwritten[1])
         damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
         if status or damage:
             reason = damage[0] if damage else f"the reader stopped with status {status}"
@@ -72,6 +78,10 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
     ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
     planes = zip(np.split(values, ends[:-1]), shapes, strict=True)
     return [plane.reshape(*shape, 8, 8) for plane, shape in planes], bool(_SURPLUS_WARNING.search(messages))
+
+
+def _no_room(reason: str) -> JPEGFileError:
+    return JPEGFileError(f"there is no room for its coefficients: {reason} (a limit such as ulimit -f, or a full disk)")
 
 
 def _unnamed_file() -> IO[bytes]:
@@ -231,9 +241,12 @@ def _reader_process(geometry: str) -> None:
         CJpegLib.read_jpeg_dct(
             path, *pointers, *[None] * (4 - len(planes)), (ctypes.c_ushort * 256)(), (ctypes.c_short * 4)()
         )
-    with open(output, "wb") as file:
-        for plane in planes:
-            plane.tofile(file)
+    try:
+        with open(output, "wb") as file:
+            for plane in planes:
+                file.write(plane)
+    except OSError as error:
+        sys.exit(f"not written: {error.strerror}")
 
 
 @contextmanager

@@ -514,6 +514,11 @@ def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes
     return b"".join(parts)
 
 
+def shares_values(block: bytes) -> bool:
+    """Whether the entries of a TIFF's first directory have more bytes together than the file, since they share them."""
+    return sum(_TYPE_SIZES[kind] * count for _, kind, count, _ in _entries(block)) > len(block)
+
+
 # --- XMP ---
 
 _RDF, _NOTE = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#", b"http://ns.adobe.com/xmp/note/"

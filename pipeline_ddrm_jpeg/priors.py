@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from .scheduling_pigdm import PiGDMScheduler
 EMBEDDED = Path(__file__).parent / "prior"
 # Schedulers that come with this package, by the names that people and configs have for them.
 SAMPLERS = {"ddrm": DDRMScheduler, "pigdm": PiGDMScheduler}
+_MOST_LAYERS = 100  # residual layers on the way down; those of ADM at 512 pixels have 14
+_LARGEST = 65_536  # channels, and classes
 SCHEDULERS = {kind.__name__: kind for kind in SAMPLERS.values()}
 
 
@@ -103,33 +107,80 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
     kwargs["dtype"] = as_dtype(dtype)
     try:
         unet = _load_unet(prior, subfolder="unet", **kwargs)
-        config = DDRMScheduler.load_config(prior, subfolder="scheduler", **_without_dtype(kwargs))
+        config = _config(DDRMScheduler, prior, subfolder="scheduler", **kwargs)
     except OSError as error:
         try:  # everything at the root
             unet = _load_unet(prior, **kwargs)
-            config = DDRMScheduler.load_config(prior, **_without_dtype(kwargs))
-        except OSError:
-            raise error from None
+            config = _config(DDRMScheduler, prior, **kwargs)
+        except OSError as at_the_root:
+            raise (at_the_root if isinstance(at_the_root, PriorError) else error) from None
     unet.origin = find_origin(prior, **kwargs)
     try:
-        error = DiffusionPipeline.load_config(prior, **_without_dtype(kwargs)).get("denoiser_error")
+        error = _config(DiffusionPipeline, prior, **kwargs).get("denoiser_error")
+    except PriorError:
+        raise
     except OSError:  # a prior alone
         error = None
-    return {
-        "unet": unet.to(memory_format=torch.channels_last),
-        "scheduler": SCHEDULERS.get(config["_class_name"], DDRMScheduler).from_config(config),
-        "denoiser_error": error,
-    }
+    with _told(prior, "scheduler"):
+        kind = SCHEDULERS.get(str(config.get("_class_name")), DDRMScheduler)
+        scheduler = kind.from_config(config)
+    return {"unet": unet.to(memory_format=torch.channels_last), "scheduler": scheduler, "denoiser_error": error}
 
 
 def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "dtype"}
 
 
+class PriorError(OSError):
+    """What is there is no prior; nothing else needs to be looked for."""
+
+
+@contextmanager
+def _told(prior: str | os.PathLike, part: str) -> Iterator[None]:
+    """Tell in a sentence whatever a config or weights of a stranger make diffusers raise."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError):
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise PriorError(f"{prior}: its {part} cannot be made ({type(error).__name__}: {reason})") from None
+
+
+def _config(kind: Any, prior: str | os.PathLike, **kwargs: Any) -> dict[str, Any]:
+    """The config of a part of a prior: an object of JSON, since diffusers takes a text for the name of a repo."""
+    part = kwargs.get("subfolder") or getattr(kind, "config_name", "config")
+    try:
+        config = kind.load_config(prior, **_without_dtype(kwargs))
+    except RecursionError:
+        raise PriorError(f"{prior}: its {part} has a config that is nested without end") from None
+    if not isinstance(config, dict):
+        raise PriorError(f"{prior}: its {part} has a config that is no object of JSON but {str(config)[:80]!r}")
+    return config
+
+
+def _check_unet(prior: str | os.PathLike, config: dict[str, Any]) -> None:
+    """Refuse a config that would take minutes and all memory before its weights turn out not to fit."""
+    channels, layers = config.get("block_out_channels", []), config.get("layers_per_block", 1)
+    groups, embedding = config.get("norm_num_groups", 1), config.get("time_embedding_dim")
+    kinds = [config.get(f"{way}_block_types", []) for way in ("down", "up")]
+    numbers = [layers, groups, *(channels if isinstance(channels, list) else [None])]
+    numbers += [config[name] for name in ("in_channels", "out_channels", "num_class_embeds") if config.get(name)]
+    numbers += [] if embedding is None else [embedding]
+    if not all(isinstance(number, int) and 0 < number <= _LARGEST for number in numbers):
+        raise PriorError(f"{prior}: its unet has a config with a number that is none, or not in 1..{_LARGEST}")
+    if not all(isinstance(kind, list) and len(kind) <= _MOST_LAYERS for kind in kinds):
+        raise PriorError(f"{prior}: its unet has a config with block types that are no list of a few")
+    if layers * max(len(channels), 1) > _MOST_LAYERS:
+        raise PriorError(f"{prior}: its unet has a config with more than {_MOST_LAYERS} layers")
+
+
 def _load_unet(prior: str | os.PathLike, **kwargs: Any) -> UNet2DModel:
     """`UNet2DModel.from_pretrained`, refusing weights that do not fit instead of making some up."""
+    _check_unet(prior, _config(UNet2DModel, prior, **kwargs))
     try:
-        unet, report = UNet2DModel.from_pretrained(prior, output_loading_info=True, **kwargs)
+        with _told(prior, "unet"):
+            unet, report = UNet2DModel.from_pretrained(prior, output_loading_info=True, **kwargs)
     except NotImplementedError:  # what moving weights that are nowhere raises
         raise OSError(f"{prior}: the weights do not fit the config; tensors are missing") from None
     for kind in ("missing_keys", "unexpected_keys"):

@@ -24,6 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
 # Classes whose configs hold the same noise schedule: the one below and the one that is made of it.
 _SAMPLERS = ("DDRMScheduler", "PiGDMScheduler")
+_MOST_TIMESTEPS = 100_000  # of a schedule; a thousand are common
 # With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
 # Found likewise as where sampling starts, see `scheduled`.
 _LAST_NOISE = (1.75, 0.1)
@@ -95,6 +96,10 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f'prediction_type is {prediction_type!r}; it must be "epsilon", "v_prediction" or "sample"'
             )
+        if not isinstance(num_train_timesteps, Integral) or not 1 <= num_train_timesteps <= _MOST_TIMESTEPS:
+            raise ValueError(
+                f"num_train_timesteps is {num_train_timesteps!r}; it must be a whole number in 1..{_MOST_TIMESTEPS}"
+            )
         if trained_betas is not None:
             self.betas = torch.tensor(trained_betas, dtype=torch.float32)
         elif beta_schedule == "linear":  # in float64 first, as the released sampler has it
@@ -103,6 +108,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             self.betas = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule).betas
         if rescale_betas_zero_snr:
             self.betas = rescale_zero_terminal_snr(self.betas)
+        if not ((self.betas >= 0) & (self.betas <= 1)).all():
+            raise ValueError("the betas of a schedule must be numbers from 0 to 1")
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,8 +14,12 @@ from PIL import Image, UnidentifiedImageError
 from .decoded_jpeg import DecodedJPEG, read_picture
 from .jpeg_file import MOST_BYTES, JPEGFile
 from .jpeg_history import assume_history
-from .jpeg_markers import JPEGFileError, picture_kind
+from .jpeg_markers import JPEGFileError, bare, picture_kind
+from .metadata import shares_values
 
+# Pillow copies what it has of a GIF's comments for each block of at most 255 bytes, and a value for each tag of a TIFF.
+_MOST_BLOCKS = 4096
+_GIF_BLOCK = re.compile(rb"[!,;]")
 REPAIR_HINT = " (--repair restores what is left)"
 
 
@@ -50,9 +55,12 @@ def open_source(
         file = JPEGFile.open(stream, repair=repair)
         if not assumed.saved_again:
             return file
-        with Image.open(stream) as picture:
+        with Image.open(io.BytesIO(bare(stream.getvalue()))) as picture:
             picture.filename = stream.name
             return DecodedJPEG.open(picture, metadata=file.metadata)
+    data = stream.getvalue()
+    if (data.startswith(b"GIF8") and _has_long_comments(data)) or shares_values(data):
+        raise NoJPEGError(f"{stream.name}: its comments, or the values of its tags, are out of all proportion")
     try:
         with Image.open(stream) as picture:
             picture.filename = stream.name
@@ -67,10 +75,25 @@ def open_source(
         raise NoJPEGError(f"{stream.name}: {str(reason).removeprefix(f'{stream.name}: ')}") from None
 
 
+def _has_long_comments(data: bytes) -> bool:
+    """Whether so much stands before the first picture of a GIF that no reader would need it."""
+    flags = data[10] if len(data) > 10 else 0
+    at, blocks = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] == b"!" and blocks <= _MOST_BLOCKS:
+        at, blocks = found.end() + 1, blocks + 1
+        while at < len(data) and data[at] and blocks <= _MOST_BLOCKS:
+            at, blocks = at + 1 + data[at], blocks + 1
+        at += 1
+    return blocks > _MOST_BLOCKS
+
+
 def earlier_jpeg(source: Path | IO[bytes]) -> str | None:
     """The earlier, coarser JPEG that the pixels of a JPEG file show, in words."""
     try:
-        history = DecodedJPEG.open(source).history
+        if not isinstance(source, Path):
+            source.seek(0)
+        data = source.read_bytes() if isinstance(source, Path) else source.read()
+        history = DecodedJPEG.open(bare(data)).history
     except (JPEGFileError, OSError, ValueError, Image.DecompressionBombError):
         return None
     top, left = (lost % 8 for lost in history.offset)

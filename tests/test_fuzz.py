@@ -1,5 +1,6 @@
 """Five hundred of the cases of `make fuzz`, always the same ones."""
 
+import io
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -7,8 +8,10 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from jpeg_corpus import corpus, judge_cases, write_jpeg
+from PIL import Image
 
 from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.jpeg_markers import bare
 
 
 def test_every_file_is_read_rightly_or_refused_within_two_seconds_and_512_mebibytes():
@@ -29,6 +32,13 @@ def test_coefficients_are_those_that_were_written(factors, interleaved, interval
     data, truth = write_jpeg(factors, (53, 38), interleaved=interleaved, interval=interval)
     for plane, expected in zip(JPEGFile.open(data).coefficients, truth, strict=True):
         np.testing.assert_array_equal(plane[: expected.shape[0], : expected.shape[1]], expected)
+
+
+def test_a_file_without_what_no_decoder_needs_has_the_same_pixels():
+    for name, data in corpus().items():
+        if not name.startswith("!"):
+            whole, bared = (np.asarray(Image.open(io.BytesIO(one))) for one in (data, bare(data)))
+            assert np.array_equal(whole, bared), name
 
 
 def test_the_corpus_has_files_to_read_and_files_to_refuse():

@@ -1,12 +1,17 @@
 """Odd pictures at each door: the package's reader, `evaluate`'s, the command `degrade`; the page's is in test_space."""
 
+import struct
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import ddrm_jpeg, save_odd_pictures
 from PIL import Image
 
-from pipeline_ddrm_jpeg import read_picture
+from pipeline_ddrm_jpeg import DecodedJPEG, read_picture
 from pipeline_ddrm_jpeg.evaluation import prepare
+from pipeline_ddrm_jpeg.sources import open_source
 
 
 def degraded(path, _):
@@ -36,3 +41,12 @@ def test_a_profile_is_kept_where_it_still_holds(photo, tmp_path):
     assert degraded(tmp_path / "a.png", None).info["icc_profile"] == b"profile"
     photo.resize((8, 8)).convert("CMYK").save(tmp_path / "b.tif", icc_profile=b"profile")
     assert "icc_profile" not in degraded(tmp_path / "b.tif", None).info
+
+
+def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it_is_decoded():
+    side = struct.pack("<H", 12_000)
+    frame = b"," + bytes(4) + 2 * side + b"\0\2\2\x44\1\0;"
+    bomb = b"GIF89a" + 2 * side + b"\x80\0\0" + bytes(6) + frame
+    for reads in (read_picture, DecodedJPEG.open, open_source):
+        with pytest.raises(ValueError, match="claims 12000 x 12000 pixels in 35 bytes, which is out of all proportion"):
+            reads(bomb)

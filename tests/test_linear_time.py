@@ -5,10 +5,14 @@ What it takes in all depends on the machine; that a megabyte takes sixteen times
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import math
 import struct
+import tarfile
 import time
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -17,8 +21,9 @@ from jpeg_corpus import encode as written
 from jpeg_corpus import segment, segments
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, shards
 from pipeline_ddrm_jpeg.files import FORMATS, encode
+from pipeline_ddrm_jpeg.sources import earlier_jpeg, open_source
 
 MOST = 2.5  # times; a quadratic parser takes four
 ROUNDS = (3, 12)  # of which the fastest counts: so many, and more where that is not enough
@@ -218,3 +223,132 @@ def test_what_is_written_is_bounded_by_what_was_read(shape):
     for image_format in FORMATS:
         made, not_kept = encode(np.zeros((8, 8, 3), np.uint8), image_format, metadata)
         assert len(made) + sum(map(len, not_kept)) < 6 * len(data) + 1000, image_format
+
+
+# --- Pictures of other formats ---
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(made: bytes) -> bytes:
+    return inserted(made, written(PICTURE, format="PNG"), 33)
+
+
+def gif(made: bytes) -> bytes:
+    data = written(PICTURE, format="GIF")
+    return inserted(made, data, 13 + (3 << (data[10] & 7) + 1))
+
+
+def tiff(tag: Callable[[int], int], size: int) -> bytes:
+    """Entries that share a text, as many as there is room for, behind those of a picture."""
+    data = written(PICTURE.convert("L"), format="TIFF")
+    (at,) = struct.unpack_from("<I", data, 4)
+    (own,) = struct.unpack_from("<H", data, at)
+    count = min(60_000, size // 24)
+    place = len(data) + 2 + 12 * (own + count) + 4
+    entries = b"".join(struct.pack("<HHII", tag(i), 2, size // 2, place) for i in range(count))
+    directory = struct.pack("<H", own + count) + data[at + 2 : at + 2 + 12 * own] + entries + bytes(4)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory + bytes(size // 2)
+
+
+PICTURES = {
+    "PNG: empty chunks": (lambda n: png(filled(chunk(b"abCd", b""), n)), 2**18),
+    "PNG: texts of one name": (lambda n: png(filled(chunk(b"tEXt", b"a\0b"), n)), 2**18),
+    "PNG: texts of many names": (
+        lambda n: png(b"".join(chunk(b"tEXt", b"%d\0" % i) for i in range(n // 20))),
+        2**18,
+    ),
+    "GIF: comments of a byte": (lambda n: gif(filled(b"!\xfe\1x\0", n)), 2**21),
+    "GIF: a comment": (lambda n: gif(b"!\xfe" + filled(b"\xff" + b"x" * 255, n) + b"\0"), 2**21),
+    "TIFF: one tag": (lambda n: tiff(lambda i: 40_000, n), 2**19),
+    "TIFF: many tags": (lambda n: tiff(lambda i: 1000 + i % 60_000, n), 2**19),
+    "text": (lambda n: filled(b"text ", n), 2**23),
+    "zeros": (bytes, 2**23),
+}
+
+
+def estimate(data: bytes) -> None:
+    with pytest.raises(JPEGFileError):
+        open_source(data)
+
+
+@pytest.mark.parametrize("shape", PICTURES)
+def test_pictures_of_other_formats_take_time_in_proportion_to_their_bytes(shape):
+    make, size = PICTURES[shape]
+    assert_linear(make, estimate, size)
+
+
+@pytest.mark.parametrize("shape", ["comments of no bytes", "fill bytes before a marker"])
+def test_looking_for_an_earlier_jpeg_takes_time_in_proportion_to_the_bytes(shape):
+    assert_linear(MARKERS[shape], lambda data: earlier_jpeg(io.BytesIO(data)), 2**18)
+
+
+# --- Tars ---
+
+
+def header(name: str, size: int = 0, kind: bytes = b"0", **fields) -> bytes:
+    made = tarfile.TarInfo(name)
+    made.size, made.type = size, kind
+    for field, value in fields.items():
+        setattr(made, field, value)
+    return made.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(data: bytes, kind: bytes = b"x") -> bytes:
+    return header("x", len(data), kind) + data + bytes(-len(data) % 512)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+TARS = {
+    "members": (lambda n: filled(header("a"), n), 2**18),
+    "names": (lambda n: b"".join(header(f"{i}.jpg", 4) + padded(b"\xff\xd8\xff\xe0") for i in range(n // 1024)), 2**18),
+    "links to one": (lambda n: header("a") + filled(header("b", kind=b"1", linkname="a"), n), 2**18),
+    "links before what they lead to": (
+        lambda n: (
+            b"".join(header(f"{i}", kind=b"2", linkname=f"{i + 1}") for i in range(n // 512)) + header(f"{n // 512}")
+        ),
+        2**18,
+    ),
+    "links in a circle": (
+        lambda n: b"".join(header(f"{i}", kind=b"2", linkname=f"{(i + 1) % (n // 512)}") for i in range(n // 512)),
+        2**18,
+    ),
+    "global headers": (lambda n: (extended(b"10 k%03d=1\n" % 1, b"g") + header("a")) * (n // 1536), 2**18),
+    "global keys for all": (
+        lambda n: extended(b"".join(b"10 k%03d=\n" % i for i in range(n // 20)), b"g") + filled(header("a"), n // 2),
+        2**21,
+    ),
+    "numbers": (lambda n: extended(b"9" * n) + header("a"), 2**19),
+    "short numbers": (lambda n: extended(b"70 comment=" + b"9" * 58 + b"\n" + (b"9" * 63 + b" ") * (n // 64)), 2**19),
+    "records": (lambda n: extended(b"5 aa\n" * (n // 5) + b"=") + header("a"), 2**19),
+    "keys": (lambda n: extended(filled(b"10 abcd=1\n", n)) + header("a"), 2**16),
+    "chains of headers": (lambda n: filled(extended(b"x\0", b"L"), n) + header("a"), 2**21),
+    "a sparse map": (
+        lambda n: (
+            extended(b"%d GNU.sparse.map=" % (n + 30) + b",".join(b"%d,0" % i for i in range(n // 8))[: n - 1] + b"\n")
+            + header("a")
+        ),
+        2**19,
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", TARS)
+def test_tars_take_time_in_proportion_to_their_bytes(shape, tmp_path):
+    make, size = TARS[shape]
+
+    def convert(members):
+        for member in members:
+            yield member, [(".png", b"x")] if member.data is not None else ()
+
+    def rewrite(data: bytes) -> None:
+        (tmp_path / "a.tar").write_bytes(data)
+        with contextlib.suppress(*shards.BROKEN):
+            shards.rewrite(tmp_path / "a.tar", tmp_path / "b.tar", lambda start: start.startswith(b"\xff\xd8"), convert)
+
+    assert_linear(lambda n: make(n) + bytes(1024), rewrite, size)

@@ -6,6 +6,8 @@ import torch
 from conftest import jpeg_bytes, make_unet
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, Operator
+from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_pictures
+from pipeline_ddrm_jpeg.evaluation.run import Evaluation
 from pipeline_ddrm_jpeg.modular_blocks import DDRMJPEGBlocks
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import plan
@@ -72,6 +74,15 @@ def test_a_folder_is_not_filled_with_black_pictures(small, tmp_path):
 def test_the_error_scale_is_a_number_above_zero(pipe, small, scale):
     with pytest.raises(ValueError, match=r"error_scale is .*; it must be a number above 0"):
         pipe(small, correction="posterior", error_scale=scale, **QUICK)
+
+
+def test_an_evaluation_fails_the_picture_and_goes_on(photo, tmp_path):
+    photo.resize((40, 24)).save(tmp_path / "a.png")
+    protocol = Protocol(quality_factors=(10,), size=None, metrics=(), settings=QUICK)
+    evaluation = Evaluation(tmp_path / "out", protocol, {})
+    ((path, reason),) = evaluation.run(broken(float("nan")), find_pictures([tmp_path]))
+    assert path.endswith("a.png")
+    assert "no numbers" in reason
 
 
 def test_large_values_are_numbers(small):

@@ -90,12 +90,14 @@ def dtype_of(pipe: Any) -> str:
 def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
     """End with a sentence if the prior has no such timesteps, or its sampler no such settings."""
     from ..corrections import step_arguments
+    from ..samples import check_numbers
     from ..scheduling_ddrm import check_step
 
     start = settings.get("init_timestep")
     rule, accounting = settings.get("correction", "ddrm"), settings.get("noise_accounting", True)
     etas = [name for name in ("eta", "eta_b") if name in settings]
     try:
+        check_numbers({}, {}, {name: settings[name] for name in ("error_scale",) if name in settings})
         check_step(pipe.scheduler, [*etas, *step_arguments(rule, accounting)])
         pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
     except ValueError as error:

@@ -139,7 +139,7 @@ class Evaluation:
         facts: what else decides the numbers (the prior, the precision, the weights of LPIPS), for the record.
 
     Raises:
-        ValueError: if the folder holds results of something else.
+        ValueError: if the folder holds results of something else, or a file that is broken.
     """
 
     def __init__(self, folder: Path, protocol: Protocol, facts: Mapping[str, Any]) -> None:
@@ -150,7 +150,7 @@ class Evaluation:
         self._decisive = json.loads(json.dumps({"protocol": decisive, **facts}))  # as JSON gives it back, to compare
         record = folder / "evaluation.json"
         if record.exists():
-            earlier = json.loads(record.read_text())
+            earlier = _read(record, dict)
             for key, value in self._decisive.items():
                 if earlier.get(key) != value:
                     name, was, now = _first_difference(key, earlier.get(key), value)
@@ -198,9 +198,12 @@ class Evaluation:
 
         Returns:
             The tables, Markdown.
+
+        Raises:
+            ValueError: if a file of results is broken.
         """
         places = [place for place in map(self._place, pictures) if place.exists()]
-        rows = [row for place in places for row in json.loads(place.read_text())]
+        rows = [row for place in places for row in _rows(place)]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         stream = io.StringIO()
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -216,6 +219,28 @@ class Evaluation:
 
     def _write(self, name: str | Path, text: str) -> None:
         write_atomically(self.folder / name, lambda stream: stream.write(text.encode()))
+
+
+def _read(place: Path, kind: type) -> Any:
+    """What a file of an evaluation holds, or a sentence that names it."""
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is broken ({error}); delete it, and the same command makes it anew") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{place} holds something else than results; delete it, and the same command makes it anew")
+    return value
+
+
+def _rows(place: Path) -> list[dict[str, Any]]:
+    rows = _read(place, list)
+    for row in rows:
+        if not isinstance(row, dict) or not {"dataset", "image", "psnr", *_KEY} <= row.keys():
+            raise ValueError(f"{place} holds a row that is none; delete it, and the same command makes it anew")
+        numbers = [row["psnr"], *(row[name] for name in COLUMNS if name in row)]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise ValueError(f"{place} holds a row without numbers; delete it, and the same command makes it anew")
+    return rows
 
 
 def _first_difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
