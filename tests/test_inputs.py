@@ -1,8 +1,6 @@
 """Odd pictures at each door: the package's reader, `evaluate`'s, the command `degrade`; the page's is in test_space."""
 
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
