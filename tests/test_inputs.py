@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ddrm_jpeg, save_odd_pictures
 from PIL import Image
+from processes import run
 
 from pipeline_ddrm_jpeg import DecodedJPEG, read_picture
 from pipeline_ddrm_jpeg.evaluation import prepare
@@ -41,10 +42,14 @@ def test_a_profile_is_kept_where_it_still_holds(photo, tmp_path):
     assert "icc_profile" not in degraded(tmp_path / "b.tif", None).info
 
 
-def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it_is_decoded():
+def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it_is_decoded(tmp_path):
     side = struct.pack("<H", 12_000)
     frame = b"," + bytes(4) + 2 * side + b"\0\2\2\x44\1\0;"
     bomb = b"GIF89a" + 2 * side + b"\x80\0\0" + bytes(6) + frame
     for reads in (read_picture, DecodedJPEG.open, open_source):
         with pytest.raises(ValueError, match="claims 12000 x 12000 pixels in 35 bytes, which is out of all proportion"):
             reads(bomb)
+    (tmp_path / "bomb.gif").write_bytes(bomb)
+    done = run(None, "inspect", tmp_path / "bomb.gif")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, "Pillow's warning is not shown as well"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+import warnings
 from io import TextIOWrapper
 from typing import IO, Any, NoReturn
 
 import typer
+from PIL import Image
 from typer.core import TyperGroup
 
 
@@ -17,6 +19,8 @@ class App(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _prepare_streams()
+        # What claims too many pixels is refused in a sentence; Pillow warns of half as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             try:
                 return super().__call__(*args, **kwargs)
