@@ -28,26 +28,26 @@ from pipeline_ddrm_jpeg.sources import Assumed
 log = logging.getLogger("space")
 
 
-def _limit(name: str, default: float) -> float:
-    """The environment variable `DDRM_JPEG_<name>`, a positive number, or its default."""
+def _limit(name: str, default: float, kind: type = float) -> Any:
+    """The environment variable `DDRM_JPEG_<name>`, a positive number, whole if `kind` is `int`, or its default."""
     text = os.environ.get(f"DDRM_JPEG_{name}", "")
     try:
-        value = float(text or default)
+        value = kind(text or default)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise SystemExit(f"DDRM_JPEG_{name} is {text!r}; it must be a positive number")
+        raise SystemExit(f"DDRM_JPEG_{name} is {text!r}; it must be a positive{' whole' * (kind is int)} number")
     return value
 
 
 MAX_MEGAPIXELS = _limit("MAX_MEGAPIXELS", 4)
 MAX_MEGABYTES = _limit("MAX_MEGABYTES", 10)
 MAX_SECONDS = _limit("MAX_SECONDS", 300)
-MAX_WAITING = int(_limit("MAX_WAITING", 20))
+MAX_WAITING = _limit("MAX_WAITING", 20, int)
 MAX_BYTES = int(1e6 * MAX_MEGABYTES)
-CONCURRENCY = int(_limit("CONCURRENCY", 1))
+CONCURRENCY = _limit("CONCURRENCY", 1, int)
 KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
-MAX_FILES = int(_limit("MAX_FILES", 16))
+MAX_FILES = _limit("MAX_FILES", 16, int)
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
