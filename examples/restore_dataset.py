@@ -1,7 +1,7 @@
 """Restore the image column of a dataset: python examples/restore_dataset.py FOLDER_OF_PICTURES restored
 
-`pip install datasets`; the folder is one of pictures, as `load_dataset("imagefolder")` takes it. A dataset hands out
-decoded pictures unless it is told not to, and the coefficients are in the files.
+It needs the extra `datasets`. The folder is one of images, as `load_dataset("imagefolder")` takes it. A dataset hands
+out decoded images unless it is told not to, and the coefficients are in the files.
 """
 
 import sys
