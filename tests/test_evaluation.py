@@ -8,15 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import jpeg_bytes
 from PIL import Image
+from processes import Process
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
@@ -41,13 +40,6 @@ def pictures(photo, tmp_path) -> Path:
         photo.crop(box).save(folder / name, lossless=True)
     (folder / "notes.txt").write_text("no picture")
     return folder
-
-
-def launch(*arguments, **kwargs) -> subprocess.Popen:
-    """Two processes, on the CPU where there is nothing better."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
-    return subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -196,25 +188,24 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     for i in range(4):
         photo.crop((50 * i, 0, 50 * i + 48, 48)).save(pictures / f"d{i}.png")
     together = tmp_path / "together"
-    command = ["-m", "pipeline_ddrm_jpeg", "evaluate", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
+    command = ["evaluate", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
     command += ["--steps", "20", "--samples", "2", "--metrics", "psnr_8bit,ssim", "--quiet"]
     command += ["--prior", prior_folder, "--output", together]
-    killed = launch(*command)
+    killed = Process(None, *command)
     while not list(together.glob("images/*/*.json")):
-        assert killed.poll() is None, killed.stderr.read()
+        assert killed.poll() is None, killed.communicate()
         time.sleep(0.01)
-    for process in psutil.Process(killed.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # a reader that has done its work
-            process.kill()
+    killed.kill()
     killed.communicate()
     finished = {path: path.stat().st_mtime_ns for path in together.glob("images/*/*.json")}
     assert 0 < len(finished) < 7
     assert not (together / "images.csv").exists()
 
     (pictures / "broken.png").write_bytes(b"no picture")
-    resumed = launch(*command)
-    error = resumed.communicate()[1]
-    assert "photos/broken.png" in error, error
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0", "-m", "pipeline_ddrm_jpeg"]  # a free one: other tests launch meanwhile
+    resumed = subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True)
+    assert "photos/broken.png" in resumed.stderr, resumed.stderr
     assert resumed.returncode == 1
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished pictures are not made again"
     record = json.loads((together / "evaluation.json").read_text())
@@ -234,28 +225,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     assert len(rows_of(together)) == 7 * 2 * 3
 
 
-def test_two_processes_restore_a_folder(photo, prior_folder, tmp_path, one_thread):
-    for name in "abc":
-        (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
-    command = ["-m", "pipeline_ddrm_jpeg", "restore", tmp_path, "--output", tmp_path / "two", "--prior", prior_folder]
-    command += [*LIKE_SETTINGS, "--steps", "2"]
-    done = launch(*command, stdout=subprocess.PIPE)
-    printed, errors = done.communicate()
-    assert done.returncode == 0, errors
-    assert printed.splitlines().count("3 restored") == 1
-
-    tasks = plan([tmp_path], tmp_path / "one")
-    list(
-        restore_files(
-            DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32"), tasks, **(SETTINGS | {"num_samples": 1})
-        )
-    )
-    assert [task.target.name for task in tasks] == ["a.png", "b.png", "c.png"]
-    for task in tasks:
-        assert (tmp_path / "two" / task.target.name).read_bytes() == task.target.read_bytes()
-
-
-def test_two_machines_restore_a_folder(photo, prior_folder, tmp_path):
+def test_two_machines_restore_a_folder_as_one_process_does(photo, prior_folder, tmp_path, one_thread):
     """Both on this host: each has its own launcher, and they meet at an address."""
     for name in "abcdef":
         (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), quality=20))
@@ -277,7 +247,11 @@ def test_two_machines_restore_a_folder(photo, prior_folder, tmp_path):
     assert [sum("coefficients kept" in line for line in out) for out in lines] == [3, 3]
     assert "6 restored" in lines[0]
     assert "6 restored" not in lines[1]
-    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+    tasks = plan([tmp_path], tmp_path / "one")
+    pipe = DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32")
+    assert len(list(restore_files(pipe, tasks, **(SETTINGS | {"num_samples": 1})))) == 6
+    for task in tasks:
+        assert (tmp_path / "out" / task.target.name).read_bytes() == task.target.read_bytes()
 
 
 def test_a_launcher_that_starts_one_process_only_is_told_on(photo, prior_folder, tmp_path):

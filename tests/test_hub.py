@@ -102,34 +102,20 @@ restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), pictur
     assert same(repo / "expected.png", repo / "third.png")
 
 
-def test_a_repo_carries_the_code_of_the_other_sampler(repo):
-    pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=PiGDMScheduler(eta=0.9))
-    pipe.save_pretrained(repo / "guided")
-    restore(pipe, repo / "a.jpg", repo / "guided.png")
-    assert json.loads((repo / "guided" / "model_index.json").read_text())["scheduler"] == [
-        *("scheduling_pigdm", "PiGDMScheduler")
-    ]
-    code = """
-folder, picture, again, output = sys.argv[1:]
-pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
-assert type(pipe.scheduler).__name__ == "PiGDMScheduler"
-pipe.save_pretrained(again)
-restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), picture, output)
-"""
-    names = ("guided", "a.jpg", "again", "out.png")
-    stranger(code, *(repo / name for name in names), cache=repo / "cache")
-    assert same(repo / "guided.png", repo / "out.png")
-    assert tree(repo / "again") == tree(repo / "guided")
-
-
-def test_loads_repos_variants_and_overrides_live_in_one_process(repo):
+def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_process(repo):
     other = DDRMJPEGPipeline(unet=make_unet(seed=1), scheduler=DDRMScheduler(eta=0.5))
     other.save_pretrained(repo / "other")
     restore(other, repo / "a.jpg", repo / "expected other.png")
     half = DDRMJPEGPipeline(unet=make_unet(seed=2).half(), scheduler=DDRMScheduler(eta=0.9))
     half.save_pretrained(repo / "half", variant="fp16")
+    guided = DDRMJPEGPipeline(unet=make_unet(), scheduler=PiGDMScheduler(eta=0.9))
+    guided.save_pretrained(repo / "guided")
+    restore(guided, repo / "a.jpg", repo / "expected guided.png")
+    assert json.loads((repo / "guided" / "model_index.json").read_text())["scheduler"] == [
+        *("scheduling_pigdm", "PiGDMScheduler")
+    ]
     code = """
-folder, other, half, picture, output, other_output, overridden = sys.argv[1:]
+folder, other, half, guided, picture, output, other_output, placed, guided_output, again, overridden = sys.argv[1:]
 first, pipe = (DiffusionPipeline.from_pretrained(folder, trust_remote_code=True) for _ in range(2))
 second = DiffusionPipeline.from_pretrained(other, trust_remote_code=True)
 restore(second, picture, other_output)
@@ -138,15 +124,28 @@ restore(pipe, picture, output)
 pipe = DiffusionPipeline.from_pretrained(half, variant="fp16", dtype=torch.float16, trust_remote_code=True)
 assert pipe.unet.dtype == torch.float16
 
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, device_map="balanced")
+assert pipe.scheduler.config.eta == 0.9
+restore(pipe, picture, placed)
+
+pipe = DiffusionPipeline.from_pretrained(guided, trust_remote_code=True)
+assert type(pipe.scheduler).__name__ == "PiGDMScheduler"
+pipe.save_pretrained(again)
+restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), picture, guided_output)
+
 unet = UNet2DModel.from_pretrained(other, subfolder="unet")
 pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, trust_remote_code=True, dtype=torch.bfloat16)
 assert pipe.unet is unet and pipe.scheduler.config.eta == 0.9
 pipe.save_pretrained(overridden)
 """
-    names = ("repo", "other", "half", "a.jpg", "out.png", "other.png", "overridden")
+    names = ("repo", "other", "half", "guided", "a.jpg")
+    names += ("out.png", "other.png", "placed.png", "guided.png", "again", "overridden")
     stranger(code, *(repo / name for name in names), cache=repo / "cache")
     assert same(repo / "expected.png", repo / "out.png")
     assert same(repo / "expected other.png", repo / "other.png")
+    assert same(repo / "expected.png", repo / "placed.png")
+    assert same(repo / "expected guided.png", repo / "guided.png")
+    assert tree(repo / "again") == tree(repo / "guided")
     assert "My prior" not in (repo / "overridden" / "README.md").read_text()  # the card goes with the prior
 
 
@@ -420,11 +419,13 @@ def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a
     user('DDRMJPEGPipeline.from_prior("tester/prior").save_pretrained("first")', server=server, home=repo / "home")
     server.requests.clear()
     server.silent = True
-    code = 'DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained(sys.argv[1])'
-    user(code, "second", server=server, home=repo / "home")
-    for path in (repo / "home").rglob("README.md"):
-        path.unlink()
-    user(code, "forbidden", server=server, home=repo / "home")
+    code = """
+DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained("second")
+for path in Path(sys.argv[1]).rglob("README.md"):
+    path.unlink()
+DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained("forbidden")
+"""
+    user(code, repo / "home", server=server, home=repo / "home")
     assert not [request for request in server.requests if "prior" in request]
     assert tree(repo / "second") == tree(repo / "first")
     assert "another prior" in (repo / "forbidden" / "README.md").read_text()
@@ -505,17 +506,6 @@ def test_a_class_loads_its_own_kind_without_code_of_the_repo(tmp_path):
     assert (type(loaded), loaded.config.sharpening, loaded.scheduler.config.eta) == (Sharpened, 0.5, 0.7)
     passed = DDRMJPEGPipeline.from_pretrained(tmp_path, scheduler=DDRMScheduler(eta=0.2))
     assert passed.scheduler.config.eta == 0.2
-
-
-def test_a_stranger_may_have_the_prior_placed_by_a_balanced_device_map(repo):
-    code = """
-folder, picture, output = sys.argv[1:]
-pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, device_map="balanced")
-assert pipe.scheduler.config.eta == 0.9
-restore(pipe, picture, output)
-"""
-    stranger(code, *(repo / name for name in ("repo", "a.jpg", "out.png")), cache=repo / "cache")
-    assert same(repo / "expected.png", repo / "out.png")
 
 
 def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):

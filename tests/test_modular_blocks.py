@@ -161,9 +161,11 @@ def stranger(code, *arguments, server, home):
 
 
 CLI = """
+import json
 from diffusers.commands.diffusers_cli import main
-sys.argv[0] = "diffusers-cli"
-main()
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["diffusers-cli", *command]
+    main()
 """
 
 
@@ -205,15 +207,15 @@ for revision in (None, sys.argv[2], "modular"):
     arguments = json.dumps({"file": "a.jpg", **options})
     common = ["--trust-remote-code", "--pipeline-kwargs", arguments, "--seed", "7", "--device-map", "cpu"]
     run = ["run", "--model", "tester/prior", *common]
-    stranger(CLI, *run, "--output", "cli-classic.png", server=server, home=home)
     modular = ["--revision", "modular", "--output-key", "images", "--output", "cli-modular.png"]
-    stranger(CLI, *run, *modular, server=server, home=home)
+    schema = ["--format", "json", "schema", "--model", "tester/prior", "--revision", "modular", "--trust-remote-code"]
+    commands = [[*run, "--output", "cli-classic.png"], [*run, *modular], schema]
+    printed = stranger(CLI, json.dumps(commands), server=server, home=home)
     names = ("classic", "modular-None", f"modular-{commit}", "modular-modular", "cli-classic", "cli-modular")
     for name in names:
         assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}.png")), np.asarray(expected)), name
 
-    schema = ["--format", "json", "schema", "--model", "tester/prior", "--revision", "modular", "--trust-remote-code"]
-    described = json.loads(stranger(CLI, *schema, server=server, home=home))
+    described = json.loads(printed.splitlines()[-1])
     inputs = {one["name"]: one for one in described["inputs"]}
     assert described["pipeline_class"] == "DDRMJPEGBlocks"
     assert inputs["num_inference_steps"]["default"] == 20

@@ -275,7 +275,7 @@ def assert_possible(path) -> None:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
 def test_no_picture_is_taken_for_an_impossible_one(photo, subsampling, tmp_path):
     path = tmp_path / "a.jpg"
-    for picture in (photo, Image.fromarray(contrasts())):
+    for picture in (photo.resize((176, 128)), Image.fromarray(contrasts())):
         for quality in range(1, 101):
             path.write_bytes(jpeg_bytes(picture, quality=quality, subsampling=subsampling))
             assert_possible(path)
