@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -87,11 +86,6 @@ def ddrm_jpeg(
     with chdir(cwd or os.curdir), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
         app([*map(str, arguments)], prog_name="ddrm-jpeg")
     return subprocess.CompletedProcess(arguments, end.value.code, out.getvalue(), err.getvalue())
-
-
-def heed_ctrl_c() -> None:
-    """A `preexec_fn` for processes that a test stops with SIGINT, which children of a shell's background job ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:
