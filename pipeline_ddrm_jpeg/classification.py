@@ -32,7 +32,7 @@ class Classifier:
             transformers = import_module("transformers")
         except ImportError:
             raise ImportError(
-                'class_labels="auto" needs transformers: pip install "pipeline-ddrm-jpeg[classes]"'
+                "class_labels=\"auto\" needs transformers: pip install 'pipeline-ddrm-jpeg[classes]'"
             ) from None
         no_code = {"trust_remote_code": False}
         try:

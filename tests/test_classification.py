@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(labelled, pipe, classifier, 
 
 def test_without_transformers_it_says_what_to_install(classifier, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r'pip install "pipeline-ddrm-jpeg\[classes\]"'):
+    with pytest.raises(ImportError, match=r"pip install 'pipeline-ddrm-jpeg\[classes\]'"):
         Classifier(classifier)
 
 

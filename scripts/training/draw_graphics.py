@@ -101,7 +101,7 @@ def interface(rng: Rng, side: int) -> Image.Image:
     small = font(rng, 9, 17)
     for _ in range(int(rng.integers(2, 5))):
         left, top = (int(value) for value in rng.integers(-40, side - 60, 2))
-        width, height = (int(value) for value in rng.integers(120, side, 2))
+        width, height = (int(value) for value in rng.integers(side // 3, side, 2))
         face, edge, accent = colour(rng, 190, 255), colour(rng, 0, 150), colour(rng)
         draw.rounded_rectangle((left, top, left + width, top + height), int(rng.integers(0, 12)), face, edge)
         for row in range(22):  # the title bar
