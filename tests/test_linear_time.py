@@ -26,6 +26,7 @@ from pipeline_ddrm_jpeg.files import FORMATS, encode
 from pipeline_ddrm_jpeg.sources import earlier_jpeg, open_source
 
 MOST = 2.5  # times; a quadratic parser takes four
+LEAST = 0.01  # seconds that whatever is faster counts as: what is refused at once takes no time that could be doubled
 ROUNDS = (3, 12)  # of which the fastest counts: so many, and more where that is not enough
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -50,7 +51,7 @@ def assert_linear(make: Callable[[int], bytes], use: Callable[[bytes], None], si
     try:
         for number in range(1, ROUNDS[1] + 1):
             best = [min(before, seconds(use, one)) for before, one in zip(best, data, strict=True)]
-            if number >= ROUNDS[0] and best[1] <= MOST * best[0]:
+            if number >= ROUNDS[0] and best[1] <= MOST * max(best[0], LEAST):
                 return
     finally:
         gc.enable()
@@ -254,8 +255,8 @@ def tiff(tag: Callable[[int], int], size: int) -> bytes:
 
 
 PICTURES = {
-    "PNG: empty chunks": (lambda n: png(filled(chunk(b"abCd", b""), n)), 2**18),
-    "PNG: texts of one name": (lambda n: png(filled(chunk(b"tEXt", b"a\0b"), n)), 2**18),
+    "PNG: empty chunks": (lambda n: png(filled(chunk(b"abCd", b""), n)), 2**17),
+    "PNG: texts of one name": (lambda n: png(filled(chunk(b"tEXt", b"a\0b"), n)), 2**17),
     "PNG: texts of many names": (
         lambda n: png(b"".join(chunk(b"tEXt", b"%d\0" % i) for i in range(n // 20))),
         2**18,
@@ -282,7 +283,7 @@ def test_pictures_of_other_formats_take_time_in_proportion_to_their_bytes(shape)
 
 @pytest.mark.parametrize("shape", ["comments of no bytes", "fill bytes before a marker"])
 def test_looking_for_an_earlier_jpeg_takes_time_in_proportion_to_the_bytes(shape):
-    assert_linear(MARKERS[shape], lambda data: earlier_jpeg(io.BytesIO(data)), 2**18)
+    assert_linear(MARKERS[shape], lambda data: earlier_jpeg(io.BytesIO(data)), 2**16)
 
 
 # --- Tars ---
