@@ -27,7 +27,7 @@ from pipeline_ddrm_jpeg.sources import earlier_jpeg, open_source
 
 MOST = 2.5  # times; a quadratic parser takes four
 LEAST = 0.01  # seconds that whatever is faster counts as: what is refused at once takes no time that could be doubled
-ROUNDS = (3, 12)  # of which the fastest counts: so many, and more where that is not enough
+ROUNDS = (3, 30)  # of which the fastest counts: so many, and more where that is not enough
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 JPEG = written(PICTURE, quality=50)
@@ -263,8 +263,8 @@ PICTURES = {
     ),
     "GIF: comments of a byte": (lambda n: gif(filled(b"!\xfe\1x\0", n)), 2**21),
     "GIF: a comment": (lambda n: gif(b"!\xfe" + filled(b"\xff" + b"x" * 255, n) + b"\0"), 2**21),
-    "TIFF: one tag": (lambda n: tiff(lambda i: 40_000, n), 2**19),
-    "TIFF: many tags": (lambda n: tiff(lambda i: 1000 + i % 60_000, n), 2**19),
+    "TIFF: one tag": (lambda n: tiff(lambda i: 40_000, n), 2**18),
+    "TIFF: many tags": (lambda n: tiff(lambda i: 1000 + i % 60_000, n), 2**18),
     "text": (lambda n: filled(b"text ", n), 2**23),
     "zeros": (bytes, 2**23),
 }
