@@ -47,8 +47,9 @@ def restore(client: httpx.Client, file: Path) -> Image.Image:
             message = json.loads(line.removeprefix("data: ") or "{}")
             if message.get("msg") == "process_completed":
                 assert message["success"], message["output"]
-                (address,) = {*re.findall(r'[^"\\]+/file=[^"\\]+\.png', json.dumps(message["output"]["data"]))}
-                return Image.open(io.BytesIO(client.get(address).raise_for_status().content)).convert("RGB")
+                said = json.dumps(message["output"]["data"])
+                (path,) = {*re.findall(r'file=([^"\\]+_restored\.png)', said)}
+                return Image.open(io.BytesIO(client.get(f"file={path}").raise_for_status().content)).convert("RGB")
     raise AssertionError("the stream ended before the restoration did")
 
 
