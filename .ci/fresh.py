@@ -74,7 +74,7 @@ def evaluation(env: Environment) -> None:
     few = ("--limit", "2", "--size", "64", "--preset", "fast", "--quality", "10", "-o", "results")
     env.expect(env("ddrm-jpeg", "evaluate", EXAMPLES / "originals", *few), "SSIM", "PSNR-B", "SSIMULACRA2")
     (record,) = (json.loads(path.read_text()) for path in env.folder.glob("results/evaluation.json"))
-    if not {"ssim", "psnr_b", "ssimulacra2"} <= {*record["rows"][0]}:
+    if not {"ssim", "psnr_b", "ssimulacra2"} <= {*record["rows"][0]["metrics"]}:
         sys.exit(f"metrics are missing in {record['rows'][0]}")
 
 
