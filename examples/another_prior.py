@@ -8,12 +8,12 @@ import sys
 
 import torch
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 
 if len(sys.argv) != 4:
     sys.exit(__doc__)
 prior, source, target = sys.argv[1:]
 pipe = DDRMJPEGPipeline.from_prior(prior)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-result = pipe(source, **PRESETS["paper"], consistent=True)
+result = pipe(source, preset="paper", settings={"consistent": True})
 result.images[0].save(target)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 
 if len(sys.argv) != 3:
@@ -21,6 +21,6 @@ reduced = picture.point([level // operator.step * operator.step + operator.step 
 reduced.save(target.with_name(f"{target.stem}_reduced.png"))
 
 pipe = DDRMJPEGPipeline.from_embedded()
-restored = pipe(picture, operator=operator, **PRESETS["balanced"]).images[0]
+restored = pipe(picture, operator=operator).images[0]
 restored.save(target)
 print(f"{psnr(reduced, picture):.2f} dB before, {psnr(restored, picture):.2f} dB after")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.formatting import percent
 
 if len(sys.argv) < 3:
@@ -18,7 +18,7 @@ folder, *files = map(Path, sys.argv[1:])
 folder.mkdir(parents=True, exist_ok=True)
 pipe = DDRMJPEGPipeline.from_embedded()
 generators = [torch.Generator().manual_seed(0) for _ in files]
-result = pipe(files, generator=generators, **PRESETS["fast"])
+result = pipe(files, generator=generators, preset="fast")
 for file, picture, kept in zip(files, result.images, result.consistency, strict=True):
     picture.save(folder / f"{file.stem}.png")
     print(f"{file.name}: {percent(kept)} of the coefficients kept")

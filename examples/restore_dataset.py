@@ -6,7 +6,7 @@ out decoded images unless it is told not to, and the coefficients are in the fil
 
 import sys
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.extras import needs
 
 with needs("datasets"):
@@ -21,7 +21,7 @@ pipe.set_progress_bar_config(disable=True)
 
 def restored(row: dict) -> dict:
     file = row["image"]["bytes"] or row["image"]["path"]
-    return {"image": pipe(file, **PRESETS["fast"]).images[0]}
+    return {"image": pipe(file, preset="fast").images[0]}
 
 
 dataset = load_dataset("imagefolder", data_dir=sys.argv[1], split="train")

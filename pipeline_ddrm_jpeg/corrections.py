@@ -9,20 +9,7 @@ import torch
 from .denoiser_error import DenoiserError, WienerError
 from .inputs import Observation
 from .samples import Noise
-
-CORRECTIONS = ("ddrm", "nearest", "posterior")
-
-
-def step_arguments(rule: str, accounting: bool) -> list[str]:
-    """The arguments beside `project` by which a step corrects by this rule."""
-    return [] if rule != "posterior" else ["eta_b", "remaining_noise"] if accounting else ["eta_b"]
-
-
-def check_sharpness(scheduler: Any, sharpness: float) -> None:
-    """Raise `ValueError` if a scheduler does not say at what noise level its last step is, which texture goes by."""
-    if sharpness and not hasattr(scheduler, "noise_to_signal"):
-        name = type(scheduler).__name__
-        raise ValueError(f"sharpness is {sharpness}, but {name} has no noise_to_signal; leave it at 0")
+from .settings import Settings
 
 
 def final_error(observation: Observation, error: DenoiserError | WienerError) -> torch.Tensor:
@@ -39,24 +26,17 @@ class Correction:
     """One rule at work on the states of one pass; called with a denoised picture, it gives the corrected one.
 
     Args:
-        observation: what the picture must agree with.
-        rule: one of `CORRECTIONS`: the operator's `project`, `nearest` or `posterior`.
-        error: for `"posterior"`, the denoiser's: a `DenoiserError` or `WienerError`.
-        error_scale: factor of it.
-        accounting: for `"posterior"`, whether the variance that a picture has left counts as noise.
+        observation: what the image must agree with.
+        settings: `correction`, `error_scale` and `noise_accounting` are read.
+        error: for the correction `"posterior"`, how far the denoiser is off.
     """
 
     def __init__(
-        self,
-        observation: Observation,
-        rule: str,
-        error: DenoiserError | WienerError | None = None,
-        error_scale: float = 1.0,
-        accounting: bool = False,
+        self, observation: Observation, settings: Settings, error: DenoiserError | WienerError | None = None
     ) -> None:
-        self.operator, self.y, self.rule = observation.operator, observation.y, rule
-        self.error, self.error_scale = error, error_scale
-        self.accounting = accounting and rule == "posterior"
+        self.operator, self.y, self.rule = observation.operator, observation.y, settings.correction
+        self.error, self.error_scale = error, settings.error_scale
+        self.accounting = settings.noise_accounting and self.rule == "posterior"
         self.variance = self.operator.decoded_variance(self.y) if self.accounting else None
         self.noise_to_signal = 0.0
 

@@ -20,7 +20,7 @@ from diffusers.modular_pipelines import (
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import CORRECTIONS, Correction, check_sharpness, final_error, first_state, step_arguments
+from .corrections import Correction  # noqa: F401  for the Hub
 from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
 from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
@@ -39,10 +39,12 @@ from .metadata import Metadata  # noqa: F401  for the Hub
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401  for the Hub
 from .priors import align
-from .samples import OUTPUT_TYPES, Noise, Samples, check_choice, check_numbers, gather, passes
-from .scheduling_ddrm import check_step, needs_gradient, of_protocol, scheduled
+from .samples import OUTPUT_TYPES, check_choice, gather
+from .scheduling_ddrm import of_protocol
 from .scheduling_pigdm import PiGDMScheduler  # noqa: F401  for the Hub
-from .tiling import count_windows, labels_for, predict, views_at, window_options
+from .session import Session, Step, chosen
+from .settings import ABOUT, DEFAULT, PRESETS, Settings
+from .tiling import State, Tiling, count_windows, labels_for, predict_together
 
 _UNET = ComponentSpec("unet", UNet2DModel, description="Pixel-space prior on RGB in [-1, 1].")
 _SCHEDULER = ComponentSpec(
@@ -51,10 +53,14 @@ _SCHEDULER = ComponentSpec(
 _OBSERVATION = InputParam(
     "observation", Observation, required=True, description="Operator, measurement, true size and metadata."
 )
-_SCHEDULE = InputParam("schedule", required=True, description="A scheduler with its timesteps set.")
-_PREDICT = InputParam("predict", required=True, description="The prior on states of any size.")
-_SAMPLE = InputParam("sample", torch.Tensor, required=True, description="The state, `[B, 3, H, W]` float32.")
-_NOISE = InputParam("noise", Noise, required=True, description="All noise of the pass.")
+_SESSION = InputParam("session", Session, required=True, description="Schedule, passes and samples of the image.")
+_PREDICT = InputParam("predict", required=True, description="Gives states of any size what the prior says of them.")
+_STEP = InputParam("step", Step, required=True, description="The state, its timestep and its noise.")
+_STATE = InputParam("state", State, required=True, description="What the prior is asked, with what it says.")
+_SETTINGS = [
+    InputParam(name, about.kind, description=f"{about.words} ({about.range}) By default the preset's.")
+    for name, about in ABOUT.items()
+]
 
 
 class DDRMJPEGInputStep(ModularPipelineBlocks):
@@ -110,85 +116,70 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
 
 
 class DDRMJPEGStartStep(ModularPipelineBlocks):
-    """Schedule, prior and noise."""
+    """Settings, schedule, prior and noise."""
 
     model_name = "ddrm-jpeg"
 
     @property
     def description(self) -> str:
-        return (
-            "Sets the timesteps, cuts the picture into the windows of the prior and prepares the noise of each sample."
-        )
+        return "Sets the timesteps, cuts the image into the windows of the prior and prepares the noise of each sample."
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
         return [_UNET, _SCHEDULER]
 
     @property
+    def expected_configs(self) -> list[ConfigSpec]:
+        return [ConfigSpec("denoiser_error", None, "How far the prior is off by noise level and frequency.")]
+
+    @property
     def inputs(self) -> list[InputParam]:
         return [
             _OBSERVATION,
-            InputParam("num_inference_steps", int, 20, description="Network evaluations in a sample."),
-            InputParam(
-                "init_timestep",
-                int | str,
-                description='Where sampling starts; by default as the scheduler has it. "auto": by how coarse the'
-                " quantization tables of the file are.",
-            ),
-            InputParam("timestep_spacing", str, description='"leading", "trailing", "linspace" or "log".'),
-            InputParam("temperature", float, 1.0, description="Scale of all noise, 0 to 1."),
-            InputParam("num_samples", int, 1, description="Samples to average."),
-            InputParam("antithetic", bool, False, description="Whether every second sample has the opposite noise."),
+            InputParam("preset", str, description=f"Settings by name: {', '.join(PRESETS)}. By default {DEFAULT}."),
+            InputParam("settings", Settings, description="`Settings` instead of a preset, or single ones in a dict."),
+            *_SETTINGS,
             InputParam.template("generator"),
             InputParam("class_labels", description='The class, where the prior is class-conditional, or "auto".'),
             InputParam("classifier", description='For "auto": folder or Hub id of an image classifier.'),
-            InputParam("window_size", int, description="The prior sees the picture through windows of this size."),
-            InputParam("window_overlap", int, description="Pixels that neighbouring windows share."),
-            InputParam("window_batch_size", int, description="Windows in one call of the prior."),
+            InputParam("tiling", dict, description="Of the windows that the prior sees: size, overlap, batch_size."),
+            InputParam.template("output_type"),
         ]
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
         return [
-            OutputParam("schedule", description="A scheduler with its timesteps set."),
-            OutputParam("predict", description="The prior on states of any size."),
-            OutputParam("passes", list[Noise], "The noise of the samples, by the passes in which they are made."),
+            OutputParam("session", Session, "Schedule, passes and samples of the image."),
+            OutputParam("predict", description="Gives states of any size what the prior says of them."),
             OutputParam("windows", int, "Windows that the prior sees in all."),
         ]
 
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        check_numbers(
-            {name: block_state[name] for name in ("num_samples", "window_size", "window_batch_size")},
-            {"temperature": block_state.temperature},
-        )
         unet, seen, device = components.unet, block_state.observation, components._execution_device
+        check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
+        single = {name: block_state[name] for name in ABOUT if block_state[name] is not None}
+        scheduler = of_protocol(components.scheduler)
+        settings = chosen(scheduler, block_state.preset, block_state.settings, single)
         align(unet)
-        block_state.schedule = scheduled(
-            of_protocol(components.scheduler),
-            block_state.num_inference_steps,
-            block_state.init_timestep,
-            block_state.timestep_spacing,
-            seen.operator.uncertainty(),
-        )
-        windows = window_options(
-            unet, block_state.window_size, block_state.window_overlap, block_state.window_batch_size, device
-        )
-        shape = seen.operator.decode(seen.y).shape
         classify = classifier_for(unet, block_state.class_labels, block_state.classifier)
-        labels = classify(seen).to(device) if classify else labels_for(unet, block_state.class_labels, shape[0], device)
-        block_state.predict = partial(predict, unet, **windows, class_labels=labels)
-        block_state.passes = passes(
+        images = seen.operator.batch_size(seen.y)
+        labels = classify(seen).to(device) if classify else labels_for(unet, block_state.class_labels, images, device)
+        block_state.session = Session(
+            seen,
+            scheduler,
+            error_from_config(components.config.denoiser_error),
+            settings,
             block_state.generator,
-            block_state.num_samples,
-            block_state.antithetic,
-            block_state.temperature,
-            shape,
+            block_state.output_type,
             device,
+            labels,
         )
-        states = shape[0] * block_state.num_samples * len(block_state.schedule.timesteps)
-        block_state.windows = states * count_windows(unet, *shape[-2:], **windows)
+        windows = Tiling(**block_state.tiling or {}).options(unet, device)
+        block_state.predict = partial(predict_together, unet, **windows)
+        height, width = block_state.session.shape[-2:]
+        block_state.windows = block_state.session.states * count_windows(unet, height, width, **windows)
         self.set_block_state(state, block_state)
         return components, state
 
@@ -208,28 +199,17 @@ class DDRMJPEGLoopPrior(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        return [
-            _PREDICT,
-            _SCHEDULE,
-            _SAMPLE,
-            _NOISE,
-            InputParam("equivariant", bool, False, description="Whether each step shows the prior another view."),
-        ]
+        return [_PREDICT, _STEP]
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("model_output", torch.Tensor, "What the prior predicts.")]
+        return [OutputParam("state", State, "What the prior was asked, with what it says.")]
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
-        steps = len(block_state.schedule.timesteps)
-        views = views_at(block_state.noise.numbers, i, steps) if block_state.equivariant else None
-        gradient = needs_gradient(block_state.schedule)
-        with torch.set_grad_enabled(gradient):
-            block_state.sample = block_state.sample.detach().requires_grad_(gradient)
-            block_state.model_output = block_state.predict(
-                block_state.sample, t, views=views, on_windows=block_state.on_windows
-            )
+        block_state.state = block_state.step.state()
+        with torch.set_grad_enabled(block_state.state.sample.requires_grad):
+            block_state.predict([block_state.state], on_windows=block_state.on_windows)
         return components, block_state
 
 
@@ -240,11 +220,11 @@ class DDRMJPEGLoopCorrection(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        return "Within the denoising loop: how the step corrects the denoised picture by the measurement."
+        return "Within the denoising loop: how the step corrects the denoised image by the measurement."
 
     @property
     def inputs(self) -> list[InputParam]:
-        return [_SCHEDULE, InputParam("correct", Correction, required=True, description="The rule named `correction`.")]
+        return [_STEP]
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -254,7 +234,7 @@ class DDRMJPEGLoopCorrection(ModularPipelineBlocks):
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
-        block_state.step_options = block_state.correct.options(block_state.schedule, t)
+        block_state.step_options = block_state.step.correct()
         return components, block_state
 
 
@@ -269,33 +249,12 @@ class DDRMJPEGLoopStep(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        return [
-            _SCHEDULE,
-            _SAMPLE,
-            _NOISE,
-            InputParam("model_output", torch.Tensor, required=True, description="What the prior predicts."),
-            InputParam("step_options", dict, required=True, description="More arguments of the scheduler's step."),
-            InputParam("eta", float, description="Weight of fresh against predicted noise, 0 to 1."),
-            InputParam("eta_b", float, description="Weight of the corrected picture, 0 to 1."),
-        ]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("sample", torch.Tensor, "The next state, after the last step a sample of the picture.")]
+        options = InputParam("step_options", dict, required=True, description="More arguments of the scheduler's step.")
+        return [_STEP, _STATE, options]
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
-        etas = {name: block_state[name] for name in ("eta", "eta_b") if block_state[name] is not None}
-        with torch.set_grad_enabled(needs_gradient(block_state.schedule)):
-            sample, _ = block_state.schedule.step(
-                block_state.model_output,
-                t,
-                block_state.sample,
-                noise=block_state.noise.step,
-                return_dict=False,
-                **block_state.step_options | etas,
-            )
-        block_state.sample = sample.detach()
+        block_state.step.advance(block_state.state, block_state.step_options)
         return components, block_state
 
 
@@ -311,74 +270,25 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
         return "Denoising loop: at every timestep the prior proposes, the measurement corrects, the scheduler mixes."
 
     @property
-    def loop_expected_configs(self) -> list[ConfigSpec]:
-        return [ConfigSpec("denoiser_error", None, "How far the prior is off by noise level and frequency.")]
-
-    @property
     def loop_inputs(self) -> list[InputParam]:
         return [
-            _OBSERVATION,
-            _SCHEDULE,
-            InputParam("passes", list[Noise], required=True, description="The noise of the samples, by passes."),
+            _SESSION,
             InputParam("windows", int, required=True, description="Windows that the prior sees in all."),
-            InputParam("correction", str, "ddrm", description='"ddrm" (the paper\'s), "nearest" or "posterior".'),
-            InputParam("error_scale", float, 1.0, description='For "posterior": factor of the denoiser\'s error.'),
-            InputParam(
-                "noise_accounting",
-                bool,
-                True,
-                description='For "posterior": whether what it leaves open counts as noise.',
-            ),
-            InputParam("sharpness", float, 0.0, description="From the mean of the samples, 0, to most texture, 1."),
-            InputParam.template("generator"),
-            InputParam("consistent", bool, False, description="Whether samples are projected onto the measurement."),
-            InputParam.template("output_type"),
-        ]
-
-    @property
-    def loop_intermediate_outputs(self) -> list[OutputParam]:
-        return [
-            OutputParam("collected", Samples, "The samples, their mean and their spread."),
-            OutputParam("final_error", torch.Tensor, "The prior's, for what is expected of the picture."),
         ]
 
     @property
     def inputs(self) -> list[InputParam]:
-        made_in_the_loop = ("sample", "noise", "correct", "model_output", "step_options")
+        made_in_the_loop = ("step", "state", "step_options")
         return [one for one in self._get_inputs() if one.name not in made_in_the_loop]
 
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        fractions = {name: block_state[name] for name in ("eta", "eta_b", "sharpness")}
-        check_numbers({}, fractions, {"error_scale": block_state.error_scale})
-        check_choice("correction", block_state.correction, CORRECTIONS)
-        check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
-        etas = [name for name in ("eta", "eta_b") if block_state[name] is not None]
-        needed = step_arguments(block_state.correction, block_state.noise_accounting)
-        check_step(block_state.schedule, [*etas, *needed])
-        check_sharpness(block_state.schedule, block_state.sharpness)
-        seen, schedule, rule = block_state.observation, block_state.schedule, block_state.correction
-        error = error_from_config(components.config.denoiser_error)
-        shape = seen.operator.decode(seen.y).shape
-        block_state.collected = Samples(seen, block_state.output_type, block_state.consistent)
         with self.progress_bar(total=block_state.windows) as progress:
             block_state.on_windows = progress.update
-            for noise in block_state.passes:
-                block_state.noise = noise
-                block_state.correct = Correction(
-                    seen, rule, error, block_state.error_scale, block_state.noise_accounting
-                )
-                block_state.sample = first_state(schedule, block_state.correct, noise)
-                for i, t in enumerate(schedule.timesteps):
-                    components, block_state = self.loop_step(components, block_state, i=i, t=t)
-                for one in block_state.sample.split(shape[0]):
-                    block_state.collected.add(one)
-        if block_state.sharpness:
-            std = error.at(schedule.noise_to_signal(schedule.timesteps[-1]))
-            noise = Noise(block_state.generator, shape, 1.0, components._execution_device)
-            block_state.collected.sharpen(std, noise.start(), block_state.sharpness)
-        block_state.final_error = final_error(seen, error)
+            for step in block_state.session:
+                block_state.step = step
+                components, block_state = self.loop_step(components, block_state, i=step.i, t=step.timestep)
         self.set_block_state(state, block_state)
         return components, state
 
@@ -390,20 +300,11 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        return "The mean of the samples as a picture, with their spread and how far it agrees with the measurement."
+        return "The mean of the samples as an image, with their spread and how far it agrees with the measurement."
 
     @property
     def inputs(self) -> list[InputParam]:
-        return [
-            InputParam("collected", Samples, required=True, description="The samples, their mean and their spread."),
-            InputParam(
-                "final_error",
-                torch.Tensor,
-                required=True,
-                description="The prior's, for what is expected of the picture.",
-            ),
-            InputParam.template("output_type"),
-        ]
+        return [_SESSION, InputParam.template("output_type")]
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -423,7 +324,7 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
-        output = gather(block_state.collected.finish(block_state.final_error), block_state.output_type)
+        output = gather(block_state.session.finish(), block_state.output_type)
         for name in self.intermediate_output_names:
             block_state[name] = output[name]
         self.set_block_state(state, block_state)

@@ -18,11 +18,12 @@ from .scheduling_ddrm import DDRMScheduler
 from .scheduling_pigdm import PiGDMScheduler
 
 EMBEDDED = Path(__file__).parent / "prior"
-# Schedulers that come with this package, by the names that people and configs have for them.
-SAMPLERS = {"ddrm": DDRMScheduler, "pigdm": PiGDMScheduler}
+SAMPLERS = {kind.name: kind for kind in (DDRMScheduler, PiGDMScheduler)}
+"""The schedulers of this package, by the names that people have for them."""
 _MOST_LAYERS = 100  # residual layers on the way down; those of ADM at 512 pixels have 14
 _LARGEST = 65_536  # channels, and classes
 SCHEDULERS = {kind.__name__: kind for kind in SAMPLERS.values()}
+"""And by those that configs have."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def restore_files(
     Every file starts from the same seed, so its picture does not depend on the files around it. Outputs that exist
     are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
     the next is read and the picture of the one before is written. Where calls of the prior hold several windows
-    (`window_batch_size`), so on a GPU, that is done with several files at once.
+    (`enable_tiling`), so on a GPU, that is done with several files at once.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
@@ -241,10 +241,8 @@ class _Run:
     @property
     def most_pixels(self) -> int:
         """Of the files that go to the pipeline at once: one at a time where calls of the prior hold one window."""
-        windows = self.settings.get("window_batch_size")
-        if windows is None and self.pipe is not None and self.pipe._execution_device.type != "cpu":
-            windows = 2
-        return _PIXELS_TOGETHER if (windows or 1) > 1 else 1
+        windows = self.pipe.windows_in_a_call if self.pipe else 1
+        return _PIXELS_TOGETHER if windows > 1 else 1
 
     def skip_or_read(self, task: Task, overwrite: bool) -> JPEGFile | DecodedJPEG | Task | Result:
         """The file, or a shard as it is, or that there is nothing to do."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,13 @@ from PIL import Image
 
 from .inputs import Observation
 from .operators import Operator
+from .settings import Settings
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 Generator = torch.Generator | list[torch.Generator] | None
 
-# Samples of one picture share a pass through the loop while their states have at most this many pixels together.
-_PIXELS_IN_A_PASS = 2**22
+PIXELS_IN_A_PASS = 2**22
+"""Samples of one image share a pass through the loop while their states have at most this many pixels together."""
 # Grey levels that the last projections stay inside the measured bins, so that rounding to 8 bits rarely leaves them;
 # less and less where that cannot be had together with values in [0, 1].
 _ROUNDING_MARGINS = (0.5,) * 8 + (0.25,) * 8 + (0.1,) * 8 + (0.02,) * 16
@@ -108,37 +107,36 @@ def _channels_last(shape: tuple[int, ...], generator: torch.Generator | None, de
 
 def passes(
     generator: Generator,
-    num_samples: int,
-    antithetic: bool,
-    temperature: float,
+    settings: Settings,
     shape: tuple[int, ...],
     device: torch.device,
+    most_pixels: int = PIXELS_IN_A_PASS,
 ) -> list[Noise]:
     """The samples of one observation in batches that go through the sampler together, each with its noise.
 
     Args:
         generator: of the first sample; a copy of it, which leaves it as it was, seeds the others. A list has one for
-            each picture of a batch.
-        num_samples: how many.
-        antithetic: whether every second sample has the noise of the one before with its sign changed.
-        temperature: scale of all noise.
+            each image of a batch.
+        settings: `num_samples`, `antithetic` and the temperature are read.
         shape: of one sample, `[B, C, H, W]`.
         device: where the samples are made.
+        most_pixels: of the samples that share a pass; a sample of more has one of its own.
 
     Raises:
         ValueError: for a list of another number of generators.
     """
     if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(f"got {len(generator)} generators for {shape[0]} pictures")
-    generators = _generators(generator, num_samples, antithetic)
-    scales = [-temperature if antithetic and i % 2 else temperature for i in range(num_samples)]
-    together = _PIXELS_IN_A_PASS // (shape[-2] * shape[-1])
+        raise ValueError(f"got {len(generator)} generators for {shape[0]} images")
+    samples, antithetic, scale = settings.num_samples, settings.antithetic, settings.noise_scale
+    generators = _generators(generator, samples, antithetic)
+    scales = [-scale if antithetic and i % 2 else scale for i in range(samples)]
+    together = most_pixels // (shape[-2] * shape[-1])
     if shape[0] > 1 or together <= 1 or isinstance(generators[0], list):
         return [
             Noise(own, shape, scale, device, [i] * shape[0])
             for i, (own, scale) in enumerate(zip(generators, scales, strict=True))
         ]
-    groups = [range(i, min(i + together, num_samples)) for i in range(0, num_samples, together)]
+    groups = [range(i, min(i + together, samples)) for i in range(0, samples, together)]
     return [
         Noise(
             [generators[i] for i in group],
@@ -169,26 +167,6 @@ def _copy(generator: torch.Generator) -> torch.Generator:
     copy = torch.Generator(generator.device)
     copy.set_state(generator.get_state())
     return copy
-
-
-def check_numbers(
-    whole: dict[str, int | None], fractions: dict[str, float | None], positive: dict[str, float] = MappingProxyType({})
-) -> None:
-    """Raise `ValueError` for arguments that are not whole numbers of at least 1, not between 0 and 1, or not above 0.
-
-    `None` stands for a default, but for `num_samples` and `temperature`, which have none to be found elsewhere.
-    """
-    for name, value in whole.items():
-        default = value is None and name != "num_samples"
-        if not default and not (isinstance(value, Integral) and value >= 1):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    for name, value in fractions.items():
-        default = value is None and name != "temperature"
-        if not default and not (isinstance(value, Real) and 0 <= value <= 1):
-            raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
-    for name, value in positive.items():
-        if not (isinstance(value, Real) and 0 < value < math.inf):
-            raise ValueError(f"{name} is {value!r}; it must be a number above 0")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -294,6 +272,14 @@ class Samples:
         x = operator.textured(self.mean.expand(-1, 3, -1, -1), y, std, noise, _MOST_TEXTURE * sharpness)
         x = make_consistent(operator, x, y) if self.consistent else operator.nearest(x, y).clamp_(-1, 1)
         self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
+
+    def preview(self, x: torch.Tensor) -> torch.Tensor:
+        """Images in [-1, 1], `[B, 3, H, W]`, as the result will be cropped and tinted: `[B, 3, h, w]` in [0, 1]."""
+        (top, left), (height, width) = self.observation.origin, self.observation.size
+        x = x[..., top : top + height, left : left + width] / 2 + 0.5
+        if self.observation.tint is not None:
+            x = x.mean(dim=1, keepdim=True) + x.new_tensor(self.observation.tint).reshape(3, 1, 1)
+        return x.clamp(0, 1)
 
     def finish(self, error: torch.Tensor) -> list[dict[str, Any]]:
         """The fields of the pipeline's output, one dict a picture; the samples are used up.

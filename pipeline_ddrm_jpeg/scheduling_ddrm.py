@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
@@ -21,9 +21,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-TIMESTEP_SPACINGS = ("leading", "trailing", "linspace", "log")
-# Classes whose configs hold the same noise schedule: the one below and the one that is made of it.
-_SAMPLERS = ("DDRMScheduler", "PiGDMScheduler")
+from .settings import TIMESTEP_SPACINGS, Settings
+
 _MOST_TIMESTEPS = 100_000  # of a schedule; a thousand are common
 # With log-spaced timesteps, noise of the last of n over that of the first: the one over n squared, at least the other.
 # Found likewise as where sampling starts, see `scheduled`.
@@ -74,6 +73,12 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         rescale_betas_zero_snr: whether the last training timestep is pure noise (Lin et al., 2023, algorithm 1).
     """
 
+    name: ClassVar = "ddrm"
+    """What people call the sampler."""
+    settings: ClassVar = frozenset({"eta", "eta_b", "correction", "noise_accounting", "init_timestep", "sharpness"})
+    """Which of the settings that not every sampler has it takes: see `settings_taken`."""
+    evaluations_a_step: ClassVar = 1
+    """What a step costs, in evaluations of the prior."""
     _compatibles: ClassVar = [kind.name for kind in KarrasDiffusionSchedulers if not kind.name.startswith("EDM")]
     order = 1
 
@@ -122,8 +127,9 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for the config of a scheduler of another kind: score SDE, EDM, flow matching, consistency.
         """
-        kind = (config or {}).get("_class_name", cls.__name__)
-        if kind not in (*_SAMPLERS, *cls._compatibles):
+        kind = (config or {}).get("_class_name")
+        ours = kind is None or "eta" in config
+        if not ours and kind not in cls._compatibles:
             raise ValueError(
                 f"the prior's scheduler is a {kind}; {cls.__name__} needs a prior of the DDPM kind, such as one with a"
                 " DDPMScheduler or DDIMScheduler"
@@ -310,15 +316,19 @@ def needs_gradient(scheduler: Any) -> bool:
     return getattr(scheduler, "needs_gradient", False)
 
 
-def check_step(scheduler: Any, arguments: Iterable[str]) -> None:
-    """Raise `ValueError` for an argument that the step of a scheduler does not take."""
-    known = inspect.signature(scheduler.step).parameters
-    for name in arguments:
-        if name not in known:
-            raise ValueError(
-                f"the step of {type(scheduler).__name__} takes no {name}; leave out what needs it: eta, eta_b, or"
-                ' correction="posterior"'
-            )
+def settings_taken(scheduler: Any) -> frozenset[str]:
+    """Which of the settings that not every sampler has a scheduler takes: what it says, or what its methods show."""
+    said = getattr(scheduler, "settings", None)
+    if said is not None:
+        return said
+    step = inspect.signature(scheduler.step).parameters.keys()
+    taken = step & {"eta", "eta_b"}
+    if hasattr(scheduler, "nearest_timestep"):
+        taken |= {"init_timestep"}
+    if hasattr(scheduler, "noise_to_signal"):
+        taken |= {"sharpness"} | ({"correction"} if "eta_b" in step else set())
+        taken |= {"noise_accounting"} if "remaining_noise" in step else set()
+    return frozenset(taken)
 
 
 def of_protocol(scheduler: Any) -> Any:
@@ -329,36 +339,27 @@ def of_protocol(scheduler: Any) -> Any:
     return DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
 
 
-def scheduled(
-    scheduler: Any,
-    num_inference_steps: int,
-    init_timestep: int | str | None = None,
-    timestep_spacing: str | None = None,
-    uncertainty: float | None = None,
-) -> Any:
+def scheduled(scheduler: Any, settings: Settings, uncertainty: float | None = None) -> Any:
     """A copy of a scheduler with its timesteps set; the original may be in use by other threads.
 
     Args:
         scheduler: any of the protocol (docs/architecture.md).
-        num_inference_steps: network evaluations in a sample.
-        init_timestep: where sampling starts; the scheduler's unless given. `"auto"`: by the uncertainty, the later the
-            finer the measurement, and not above the paper's 300 where the betas are the paper's.
-        timestep_spacing: the scheduler's unless given.
+        settings: `num_inference_steps`, `init_timestep` and `timestep_spacing` are read. With the start `"auto"`
+            sampling starts by the uncertainty, the later the finer the measurement, and not above the paper's 300
+            where the betas are the paper's.
         uncertainty: what the operator says of itself; without it `"auto"` is the scheduler's own start.
     """
-    scheduler = copy.copy(scheduler)
-    options = {"init_timestep": init_timestep, "timestep_spacing": timestep_spacing}
+    scheduler, steps = copy.copy(scheduler), settings.num_inference_steps
+    options = {"init_timestep": settings.init_timestep, "timestep_spacing": settings.timestep_spacing}
     options = {name: value for name, value in options.items() if value not in (None, "auto")}
-    if init_timestep != "auto" or uncertainty is None:
-        scheduler.set_timesteps(num_inference_steps, **options)
-    else:
+    if settings.init_timestep == "auto" and uncertainty is not None:
         # Found with the embedded prior and the correction "posterior" (docs/corrections.md). What is coarser than
         # libjpeg's quality factor 7 needs more, given three steps or more to come down from it; never more than the
         # paper's 300 has.
-        noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / num_inference_steps)
-        if num_inference_steps > 2:
-            noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / num_inference_steps)
-        noise_to_signal = min(noise_to_signal, 1.24)
-        start = max(scheduler.nearest_timestep(noise_to_signal), num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps, init_timestep=start, **options)
+        noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / steps)
+        if steps > 2:
+            noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / steps)
+        start = scheduler.nearest_timestep(min(noise_to_signal, 1.24))
+        options["init_timestep"] = max(start, steps)
+    scheduler.set_timesteps(steps, **options)
     return scheduler

@@ -31,6 +31,9 @@ class PiGDMScheduler(DDRMScheduler):
         others: as of `DDRMScheduler`, but for `eta_b`, which there is not.
     """
 
+    name: ClassVar = "pigdm"
+    settings: ClassVar = frozenset({"eta", "init_timestep", "sharpness"})
+    evaluations_a_step: ClassVar = 3
     needs_gradient = True
     ignore_for_config: ClassVar = ["eta_b"]
 

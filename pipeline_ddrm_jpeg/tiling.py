@@ -220,18 +220,39 @@ class _Window(NamedTuple):
         return pictures[self.number, :, rows, columns]
 
 
-def window_options(
-    unet: torch.nn.Module,
-    window_size: int | None,
-    window_overlap: int | None,
-    window_batch_size: int | None,
-    device: torch.device,
-) -> dict[str, int]:
-    """The arguments of `predict` that say how a picture is cut, with defaults for those that are `None`."""
-    window_size = window_size or default_window_size(unet.config)
-    overlap = min(64, window_size // 4) if window_overlap is None else window_overlap
-    batch_size = window_batch_size or windows_in_a_call(unet, window_size, device)
-    return {"window_size": window_size, "overlap": overlap, "batch_size": batch_size}
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into windows that the prior sees one by one; `None` is the default of each."""
+
+    size: int | None = None
+    """Height and width of a window in pixels; the prior's own, but at least 256, or 384 for one without attention."""
+    overlap: int | None = None
+    """Pixels that neighbouring windows share; 64, or a quarter of a smaller window."""
+    batch_size: int | None = None
+    """Windows in a call of the prior; one on a CPU, and as many as half of a CUDA device's free memory holds."""
+
+    def options(self, unet: torch.nn.Module, device: torch.device) -> dict[str, int]:
+        """The arguments of `predict` for a prior and a device.
+
+        Raises:
+            ValueError: for windows that the prior cannot have.
+        """
+        for name in ("size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Integral) and value >= 1):
+                raise ValueError(f"the {name} of tiling is {value!r}; it must be a whole number of at least 1")
+        size = self.size or default_window_size(unet.config)
+        overlap = min(64, size // 4) if self.overlap is None else self.overlap
+        _check(unet, size, overlap)
+        return {
+            "window_size": size,
+            "overlap": overlap,
+            "batch_size": self.batch_size or windows_in_a_call(unet, size, device),
+        }
+
+
+WHOLE = Tiling(2**24, 0, 1)
+"""One window, however large the image is."""
 
 
 def views_at(numbers: Sequence[int], i: int, steps: int) -> list[int]:

@@ -9,26 +9,22 @@ from gate import checked
 from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg.scheduling_ddrm import settings_taken
+from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT
 
-DEFAULT_PRESET = "balanced"
-# What a preset need not say.
-_DEFAULTS = {
-    **{name: PIPE.scheduler.config[name] for name in ("timestep_spacing", "eta", "eta_b")},
-    "temperature": 1.0,
-    "antithetic": False,
-    "equivariant": False,
-    "correction": "ddrm",
-    "error_scale": 1.0,
-    "noise_accounting": True,
-    "consistent": False,
-}
-SETTINGS = ("num_samples", "num_inference_steps", "init_timestep", *_DEFAULTS)
-_BESIDE = {"sharpness": 0.0, "seed": 0}  # what goes with any preset
+# What only some samplers take: of another prior's sampler the page does not show it.
+_OF_POSTERIOR = ("eta_b", "error_scale", "noise_accounting")
+_TAKEN = settings_taken(PIPE.scheduler)
+BESIDE = ("sharpness",)  # what goes with any preset
+SETTINGS = tuple(name for name in ABOUT if name not in BESIDE and ("correction" in _TAKEN or name not in _OF_POSTERIOR))
 
 
 def values_of(preset: str) -> list:
     """The settings of a preset, as the controls of the page hold them, in their order."""
-    values = _DEFAULTS | PRESETS[preset]
+    settings, config = PIPE.settings_for(preset), PIPE.scheduler.config
+    values = {name: config.get(name) if value is None else value for name, value in settings.items()}
+    if settings.correction == "posterior" and settings.eta_b is None:
+        values["eta_b"] = 1.0
     return [AUTO if values[name] == "auto" else values[name] for name in SETTINGS]
 
 
@@ -44,11 +40,12 @@ def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
         query: names and values.
         controls: components of the settings, sharpness and seed, by name; they know what values there may be.
     """
-    preset = query.get("preset", DEFAULT_PRESET)
+    preset = query.get("preset", DEFAULT)
     if preset not in PRESETS:
         gr.Warning(f"The address asks for a preset that is not there; there are {', '.join(PRESETS)}.")
-        preset = DEFAULT_PRESET
-    values = dict(zip(SETTINGS, values_of(preset), strict=True)) | _BESIDE
+        preset = DEFAULT
+    values = dict(zip(SETTINGS, values_of(preset), strict=True))
+    values |= {name: PRESETS[preset][name] for name in BESIDE} | {"seed": 0}
     for name, control in controls.items():
         if name not in query:
             continue
@@ -57,7 +54,7 @@ def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
             if isinstance(control, gr.Checkbox):
                 text = {"true": True, "false": False}[text]
             elif not isinstance(control, gr.Radio):
-                text = float(text)
+                text = float(text) if text else None
             values[name] = checked(control, text)
         except (gr.Error, LookupError, ValueError, OverflowError):
             gr.Warning(f"The address gives a value of {name} that does not fit; it is left at {values[name]}.")
@@ -67,7 +64,7 @@ def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
 # Run in the browser with the values of preset, settings, sharpness and seed; formatted with the names of the settings.
 TO_QUERY = """(preset, ...values) => {
   const names = %s, [sharpness, seed] = values.slice(names.length);
-  const own = preset ? [["preset", preset]] : names.map((name, i) => [name, values[i]]);
+  const own = preset ? [["preset", preset]] : names.map((name, i) => [name, values[i] ?? ""]);
   if (sharpness) own.push(["sharpness", sharpness]);
   if (seed !== null) own.push(["seed", seed]);
   const query = new URLSearchParams(own).toString();

@@ -346,7 +346,9 @@ def checked(component: Any, value: Any) -> Any:
         fits, wanted = any(type(value) is type(choice) and value == choice for choice in choices), f"one of {choices}"
     elif isinstance(component, (gr.Slider, gr.Number)):
         low, high = component.minimum, component.maximum
-        whole = isinstance(component, gr.Number) or component.step == 1
+        whole = component.precision == 0 if isinstance(component, gr.Number) else component.step == 1
+        if value is None and isinstance(component, gr.Number) and not whole:  # left to follow from others
+            return None
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = fits and math.isfinite(value) and low <= value <= high and (not whole or value == int(value))
         wanted = f"a {'whole ' if whole else ''}number from {low} to {high}"

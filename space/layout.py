@@ -11,7 +11,7 @@ import gradio as gr
 import presentation
 import torch
 import work
-from address import DEFAULT_PRESET, SETTINGS, TO_QUERY, from_query, preset_of, values_of
+from address import BESIDE, SETTINGS, TO_QUERY, from_query, preset_of, values_of
 from gate import INSPECT, WORK, Page
 from limits import (
     CONCURRENCY,
@@ -27,8 +27,7 @@ from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
-from pipeline_ddrm_jpeg.pipeline import CORRECTIONS
-from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS
+from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT, About
 
 _EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {
@@ -85,7 +84,7 @@ class Results:
 
 def build() -> Page:
     """The page, to be queued and launched."""
-    shown = work.example(_EXAMPLES / _SHOWN, PRESETS[DEFAULT_PRESET])
+    shown = work.example(_EXAMPLES / _SHOWN, PRESETS[DEFAULT])
     with Page(title="DDRM-JPEG", analytics_enabled=False) as page:
         gr.HTML(
             "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say."
@@ -96,7 +95,7 @@ def build() -> Page:
             with gr.Column(scale=5, min_width=320):
                 sources = _sources()
                 preset = gr.Radio(
-                    _choices(256, 256), value=DEFAULT_PRESET, label="Preset", elem_id="preset", interactive=False
+                    _choices(256, 256), value=DEFAULT, label="Preset", elem_id="preset", interactive=False
                 )
                 controls = _controls()
                 controls["sharpness"].render()
@@ -226,60 +225,26 @@ def _longer_side() -> gr.Radio:
 def _controls() -> dict[str, Any]:
     """What a restoration takes besides its picture, by name; none can be changed until the address was read."""
     still = {"interactive": False, "render": False}
-    controls = {
-        "num_samples": gr.Slider(
-            1, 16, step=1, label="Samples", info='To average; 1 is the paper\'s "(S)", 8 its "(A)".', **still
-        ),
-        "num_inference_steps": gr.Slider(
-            1, 100, step=1, label="Steps", info="Network evaluations in a sample.", **still
-        ),
-        "init_timestep": gr.Slider(
-            AUTO,
-            len(PIPE.scheduler),
-            step=1,
-            label="Start",
-            info="How much noise sampling starts from; 0: as the file's tables ask for.",
-            **still,
-        ),
-        "timestep_spacing": gr.Radio(
-            [*TIMESTEP_SPACINGS], label="Spacing of the steps", info="Uniform, or denser near the end.", **still
-        ),
-        "eta": gr.Slider(0, 1, step=0.05, label="Fresh noise", info="Its weight against predicted noise.", **still),
-        "eta_b": gr.Slider(0, 1, step=0.05, label="Corrected picture", info="Its weight at every step.", **still),
-        "temperature": gr.Slider(0, 1, step=0.05, label="Temperature", info="Scale of the fresh noise.", **still),
-        "antithetic": gr.Checkbox(
-            label="Samples in pairs", info="The second has the noise of the first, negated.", **still
-        ),
-        "equivariant": gr.Checkbox(
-            label="Other views", info="A flip or rotation of the picture for the network at every step.", **still
-        ),
-        "correction": gr.Radio(
-            [*CORRECTIONS], label="Correction", info="How a picture is made to agree with the file.", **still
-        ),
-        "error_scale": gr.Slider(
-            0, 10, step=0.1, label="Doubt", info="For posterior: factor of the network's error.", **still
-        ),
-        "noise_accounting": gr.Checkbox(
-            label="Count what is uncertain", info="For posterior: as noise that the picture already has.", **still
-        ),
-        "consistent": gr.Checkbox(
-            label="Exactly the file", info="Project the result onto what the file says.", **still
-        ),
-    }
-    for name, value in zip(SETTINGS, values_of(DEFAULT_PRESET), strict=True):
-        controls[name].label, controls[name].value = f"{controls[name].label} ({name})", value
-    return controls | {
-        "sharpness": gr.Slider(
-            0,
-            1,
-            0,
-            step=0.05,
-            label="Sharpness",
-            info="0 is smooth and nearest to the original; 1 has most texture, made up where the file has none.",
-            **still,
-        ),
-        "seed": gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1, **still),
-    }
+    controls = {name: _control(name, ABOUT[name]) for name in (*SETTINGS, *BESIDE)}
+    for name, value in zip(SETTINGS, values_of(DEFAULT), strict=True):
+        controls[name].value = value
+    return controls | {"seed": gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1, **still)}
+
+
+def _control(name: str, about: About) -> Any:
+    """What holds a setting."""
+    shown = {"label": f"{about.label} ({name})", "info": about.words, "interactive": False, "render": False}
+    if name == "init_timestep":
+        shown["info"] = "How much noise sampling starts from; 0: as the file's tables ask for."
+        return gr.Slider(AUTO, len(PIPE.scheduler), step=1, **shown)
+    if about.choices:
+        known = [one for one in about.choices if one != "posterior" or "eta_b" in SETTINGS]
+        return gr.Radio(known, **shown)
+    if about.least is None:
+        return gr.Checkbox(**shown)
+    if name == "temperature":
+        return gr.Number(minimum=about.least, maximum=about.most, step=about.step, placeholder=about.unset, **shown)
+    return gr.Slider(about.least, about.shown or about.most, 0, step=about.step, **shown)
 
 
 def _results(shown: tuple[list, Path] | None) -> Results:

@@ -21,6 +21,7 @@ from matplotlib.colors import to_hex
 from PIL import Image, ImageOps
 from reader import Opened, png, read_within
 
+from pipeline_ddrm_jpeg import Settings
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import upright
@@ -304,22 +305,24 @@ def constructor(prior: str | None, dtype: str) -> str:
     return f"from_prior({prior!r}, dtype={dtype!r})" if prior else f"from_embedded(dtype={dtype!r})"
 
 
-def snippet(imports: str, pipe: str, settings: dict[str, Any], body: str) -> str:
+def snippet(imports: str, pipe: str, settings: Settings, body: str) -> str:
     """Python that does again what the page has done."""
-    arguments = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
-    return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {{\n{arguments}}}\n{body}"
+    usual = Settings()
+    arguments = "".join(f"    {name}={value!r},\n" for name, value in settings.items() if value != usual[name])
+    made = f"Settings(\n{arguments})" if arguments else "Settings()"
+    return f"{imports}\npipe = DDRMJPEGPipeline.{pipe}\nsettings = {made}\n{body}"
 
 
 def task(source: str, target: str, seed: int, repair: bool, assumed: Assumed) -> str:
     """The last lines of `snippet` for a file."""
     options = f"seed={seed}{', repair=True' * repair}{f', assumed={assumed}' * (assumed != Assumed())}"
-    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, {options}, **settings)\n"
+    return f"task = Task(Path({source!r}), Path({target!r}))\nrestore_file(pipe, task, {options}, settings=settings)\n"
 
 
 RESTORE = """\
 from pathlib import Path
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings
 from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.tasks import Task
 """
@@ -331,7 +334,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, read_picture
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, read_picture
 from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.tasks import Task
 """
@@ -339,6 +342,6 @@ DEQUANTIZE = """\
 import torch
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, read_picture
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, Settings, read_picture
 from pipeline_ddrm_jpeg.files import save_image
 """

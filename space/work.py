@@ -25,6 +25,7 @@ except ImportError:
     spaces = None
 
 import gradio as gr
+import numpy as np
 import presentation
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -38,9 +39,9 @@ from reader import Opened
 from pipeline_ddrm_jpeg import (
     DDRMJPEGPipeline,
     DDRMJPEGPipelineOutput,
-    DDRMScheduler,
     JPEGFile,
     QuantizationOperator,
+    Settings,
 )
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
@@ -48,7 +49,7 @@ from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
 from pipeline_ddrm_jpeg.sources import Assumed
-from pipeline_ddrm_jpeg.tiling import count_windows, window_options
+from pipeline_ddrm_jpeg.tiling import count_windows
 
 log = logging.getLogger("space")
 
@@ -57,6 +58,7 @@ _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PIPE = DDRMJPEGPipeline.from_prior(_PRIOR or EMBEDDED, dtype=fastest_dtype(_DEVICE)).to(_DEVICE)
 
 
+_IMAGES = VaeImageProcessor(vae_scale_factor=1)  # PIL images to tensors in [-1, 1], and back
 _PATIENCE = 1.5  # how far beyond the limit an expected time may be before it is believed
 _BETWEEN_PREVIEWS = 0.5  # seconds at least
 _PREVIEW_SIDE = 640  # pixels at most
@@ -76,7 +78,7 @@ class Meter:
         num_inference_steps, num_samples: of the pipeline's call.
         go: file that is there as long as the work is to go on. A file, because ZeroGPU works in another process.
         show: progress on the page.
-        preview: told, now and then, of the pictures so far, `[samples, C, H, W]` in [-1, 1].
+        preview: told, now and then, of the images so far, `[samples, C, H, W]` in [0, 1].
     """
 
     def __init__(
@@ -128,11 +130,11 @@ class Meter:
         """Callback of the pipeline. It takes as many samples through the steps together as memory allows."""
         self.step, self.done_before = step + 1, self.done
         if time.monotonic() - self.previewed > _BETWEEN_PREVIEWS:
-            self.preview(tensors["pred_original_sample"])
+            self.preview(tensors["preview"])
             self.previewed = time.monotonic()
         if self.step == self.num_inference_steps:
             self.step = 0
-            self.samples_before += len(tensors["pred_original_sample"])
+            self.samples_before += len(tensors["preview"])
         return {}
 
 
@@ -146,7 +148,7 @@ class Visit(DDRMJPEGPipeline):
 
 
 def run(
-    source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Path, show: gr.Progress
+    source: Any, operator: Any, settings: Settings, seed: int, go: Path, show: gr.Progress
 ) -> Iterator[Image.Image | DDRMJPEGPipelineOutput]:
     """Pictures of what is there so far, then the pipeline's output for `source`.
 
@@ -154,7 +156,7 @@ def run(
         gr.Error: for what cannot be restored, or not in time, or when `go` is deleted meanwhile. Of other exceptions
             ZeroGPU would bring back only the name.
     """
-    visit = Visit(PIPE.unet, DDRMScheduler.from_config(PIPE.scheduler.config), PIPE.config.denoiser_error)
+    visit = Visit(PIPE.unet, PIPE.scheduler, PIPE.config.denoiser_error)
     said: SimpleQueue = SimpleQueue()
 
     def preview(x: torch.Tensor) -> None:
@@ -165,12 +167,13 @@ def run(
     options = {
         "generator": torch.Generator().manual_seed(seed),
         "callback_on_step_end": visit.meter.on_step_end,
-        "callback_on_step_end_tensor_inputs": ["pred_original_sample"],
+        "callback_on_step_end_tensor_inputs": ["preview"],
+        "settings": settings,
     }
 
     def work() -> None:
         try:
-            said.put(visit(source, operator=operator, **options, **settings))
+            said.put(visit(source, operator=operator, **options))
         except Exception as error:
             said.put(error)
 
@@ -185,12 +188,10 @@ def run(
 
 
 def _preview(x: torch.Tensor, source: Any) -> Image.Image:
-    """The mean of samples as a small picture, cropped and upright as that of its source will be."""
-    top, left = source.history.offset if isinstance(source, DecodedJPEG) else (0, 0)
-    width, height = restored_size(source)
-    x = x[:, :, top : top + height, left : left + width].mean(dim=0)
-    scale = max(1, math.ceil(max(x.shape[1:]) / _PREVIEW_SIDE))
-    pixels = ((x[:, ::scale, ::scale] + 1) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
+    """The mean of samples as a small image, upright as that of its source will be."""
+    scale = max(1, math.ceil(max(x.shape[2:]) / _PREVIEW_SIDE))
+    small = _IMAGES.pt_to_numpy(x[:, :, ::scale, ::scale].mean(dim=0, keepdim=True))[0]
+    pixels = np.asarray(_IMAGES.numpy_to_pil(small)[0])
     return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
 
 
@@ -209,15 +210,15 @@ def restored_size(source: JPEGFile | DecodedJPEG) -> tuple[int, int]:
     return width, height
 
 
-def evaluated_pixels(settings: dict[str, Any], width: int, height: int) -> int:
+def evaluated_pixels(settings: Settings, width: int, height: int) -> int:
     """How many pixels the prior sees, in all its evaluations, until a picture of this size is restored."""
-    windows = window_options(PIPE.unet, None, None, None, PIPE.device)
+    windows = PIPE.tiling.options(PIPE.unet, PIPE.device)
     window = min(width, windows["window_size"]) * min(height, windows["window_size"])
     count = count_windows(PIPE.unet, height, width, **windows)
     return settings["num_samples"] * settings["num_inference_steps"] * count * window
 
 
-def estimate(settings: dict[str, Any], width: int, height: int) -> float | None:
+def estimate(settings: Settings, width: int, height: int) -> float | None:
     """Seconds that a restoration takes when no other runs; `None` where nothing has been measured yet."""
     return None if _pace == math.inf else _pace * evaluated_pixels(settings, width, height)
 
@@ -227,7 +228,7 @@ Work = Generator[list, None, Any]
 
 
 def timed_run(
-    source: Any, operator: Any, settings: dict[str, Any], seed: int, go: Path, show: gr.Progress, size: tuple[int, int]
+    source: Any, operator: Any, settings: Settings, seed: int, go: Path, show: gr.Progress, size: tuple[int, int]
 ) -> Work:
     """`run`, unless it is known beforehand that it would take too long."""
     global _pace
@@ -290,16 +291,15 @@ async def leave(request: gr.Request) -> None:
 AUTO = 0  # what the slider of init_timestep says for "auto"
 
 
-def call_arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as the pipeline's call takes them."""
-    return settings | ({"init_timestep": "auto"} if settings["init_timestep"] == AUTO else {})
+def chosen(controls: dict[str, Any]) -> Settings:
+    """The settings that the controls have."""
+    return Settings(**controls | ({"init_timestep": "auto"} if controls["init_timestep"] == AUTO else {}))
 
 
 # What the Python of a result says about this server: no path of it.
 _ENVIRONMENT = presentation.constructor(
     Path(_PRIOR).name if _PRIOR and Path(_PRIOR).is_dir() else _PRIOR, str(PIPE.unet.dtype).removeprefix("torch.")
 )
-_PICTURES = VaeImageProcessor(vae_scale_factor=1)  # PIL pictures to tensors in [-1, 1], and back
 
 
 def restore(
@@ -311,11 +311,12 @@ def restore(
     request: gr.Request,
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
-    **settings: Any,
+    **controls: Any,
 ) -> Iterator[list]:
     """Restore a JPEG file, with `repair` what is left of a damaged one, or a picture that was one."""
-    settings, assumed = call_arguments(settings), what_is_assumed(saved_again, quality, subsampling)
+    assumed = what_is_assumed(saved_again, quality, subsampling)
     with job(request) as go, refusals(path):
+        settings = chosen(controls)
         progress(0, desc="Reading the file")
         verdict, opened, (picture, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
         file = opened.file
@@ -334,9 +335,7 @@ def what_is_assumed(saved_again: bool, quality: int, subsampling: str) -> Assume
     return Assumed(quality or None, subsampling if quality else Assumed.chroma_subsampling, saved_again=saved_again)
 
 
-def _restored(
-    path: str, repair: bool, assumed: Assumed, settings: dict[str, Any], seed: int, go: Path, show: Any
-) -> Work:
+def _restored(path: str, repair: bool, assumed: Assumed, settings: Settings, seed: int, go: Path, show: Any) -> Work:
     """A restored file: the verdict on it, what was opened, and what `presentation.compared` says of it."""
     start = time.monotonic()
     opened = read_source(path, repair, assumed)
@@ -357,14 +356,16 @@ def several(
     request: gr.Request,
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
-    **settings: Any,
+    **controls: Any,
 ) -> Iterator[list]:
     """Restore files one after the other, each as it would be alone; one that fails does not stop the others."""
     if not paths:
         raise refusal("Choose some pictures first")
-    start, settings = time.monotonic(), call_arguments(settings)
+    start = time.monotonic()
     pictures, parts = [], []
     with job(request) as go:
+        with refusals():
+            settings = chosen(controls)
         for number, path in enumerate(paths, 1):
             name = Path(path).name
             try:
@@ -390,7 +391,7 @@ def _with_place(show: gr.Progress, place: str, progress: Any, desc: str, unit: s
     show(progress, desc=f"{place}: {desc}", unit=unit)
 
 
-def example(path: Path, settings: dict[str, Any]) -> tuple[list, Path] | None:
+def example(path: Path, settings: Settings) -> tuple[list, Path] | None:
     """A file restored without a visitor: what the page shows of it, and where its picture is."""
     if spaces is not None:  # on ZeroGPU there is nothing to compute with before a visitor asks
         return None
@@ -414,11 +415,12 @@ def explore(
     request: gr.Request,
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
-    **settings: Any,
+    **controls: Any,
 ) -> Iterator[list]:
     """Compress a clean picture to a JPEG file, and restore that."""
-    start, settings = time.monotonic(), call_arguments(settings)
+    start = time.monotonic()
     with job(request) as go, refusals(path):
+        settings = chosen(controls)
         clean, _, name, code = read_clean(path, longest)
         stream = io.BytesIO()
         stream.name = f"{Path(name).stem}_q{quality}.jpg"
@@ -449,23 +451,24 @@ def dequantize(
     request: gr.Request,
     seed: int = 0,
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
-    **settings: Any,
+    **controls: Any,
 ) -> Iterator[list]:
     """Keep a few bits of each channel of a clean picture, and restore that."""
-    start, settings = time.monotonic(), call_arguments(settings)
+    start = time.monotonic()
     with job(request) as go, refusals(path):
+        settings = chosen(controls)
         clean, metadata, name, code = read_clean(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
         result = yield from timed_run(clean, operator, settings, seed, go, progress, clean.size)
-        tensor = _PICTURES.preprocess(clean.convert("RGB"))
-        (before,) = _PICTURES.postprocess(operator.decode(operator.encode(tensor)))
+        tensor = _IMAGES.preprocess(clean.convert("RGB"))
+        (before,) = _IMAGES.postprocess(operator.decode(operator.encode(tensor)))
         name = f"{Path(name).stem}_{bits}bit_restored.png"
         verdict = presentation.verdict(result.consistency_8bit[0], "measured levels", time.monotonic() - start)
         verdict += presentation.numbers(clean, {"quantized": before, "restored": result.images[0]})
         code += (
             f"operator = QuantizationOperator(bits={bits}, reconstruction={reconstruction!r})\n"
             f"generator = torch.Generator().manual_seed({seed})\n"
-            "result = pipe(picture, operator=operator, generator=generator, **settings)\n"
+            "result = pipe(picture, operator=operator, generator=generator, settings=settings)\n"
             f"save_image(result.images[0], {name!r})\n"
         )
         code = presentation.snippet(presentation.DEQUANTIZE, _ENVIRONMENT, settings, code)

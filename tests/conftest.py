@@ -7,6 +7,7 @@ import os
 import subprocess
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.cli import app
+from pipeline_ddrm_jpeg.settings import ABOUT
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +88,22 @@ def ddrm_jpeg(
     with chdir(cwd or os.curdir), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
         app([*map(str, arguments)], prog_name="ddrm-jpeg")
     return subprocess.CompletedProcess(arguments, end.value.code, out.getvalue(), err.getvalue())
+
+
+def paper(pipe: DDRMJPEGPipeline, *sources: Any, **options: Any) -> Any:
+    """The pipeline's call with the settings of the paper and its scheduler, but for those that are given.
+
+    Windows go to `enable_tiling`.
+    """
+    settings = dict.fromkeys(("eta", "eta_b", "init_timestep", "timestep_spacing")) | options.pop("settings", {})
+    settings |= {name: options.pop(name) for name in [*options] if name in ABOUT}
+    windows = {name.removeprefix("window_"): options.pop(name) for name in [*options] if name.startswith("window_")}
+    before = vars(pipe.tiling)
+    pipe.enable_tiling(**before | windows)
+    try:
+        return pipe(*sources, **{"preset": "paper"} | options, settings=settings)
+    finally:
+        pipe.enable_tiling(**before)
 
 
 def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:

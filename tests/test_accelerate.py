@@ -3,7 +3,7 @@
 import accelerate
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import jpeg_bytes, make_unet, paper
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
@@ -18,7 +18,7 @@ def data(photo):
 
 def restore(pipe, data, **kwargs):
     pipe.set_progress_bar_config(disable=True)
-    return pipe(data, generator=torch.Generator().manual_seed(0), **QUICK, **kwargs).images
+    return paper(pipe, data, generator=torch.Generator().manual_seed(0), **QUICK, **kwargs).images
 
 
 @pytest.fixture
@@ -97,7 +97,9 @@ def test_class_conditional_priors_take_labels(data):
     assert not torch.equal(one, two)
     for windows in (1, 2):
         generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-        both = pipe([data, data], generator=generators, class_labels=[1, 2], window_batch_size=windows, **QUICK).images
+        both = paper(
+            pipe, [data, data], generator=generators, class_labels=[1, 2], window_batch_size=windows, **QUICK
+        ).images
         torch.testing.assert_close(both, torch.cat([one, two]), atol=1e-6, rtol=0)
     for labels, message in ((None, "class-conditional"), (10, "between 0 and 9"), ([1, 2], "2 class_labels for 1")):
         with pytest.raises(ValueError, match=message):

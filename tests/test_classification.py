@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline_ddrm_jpeg import DDRMJPEGBlocks, DDRMJPEGPipeline, DDRMScheduler, observe
 from pipeline_ddrm_jpeg.classification import Classifier, decoded
 
-QUICK = {"num_inference_steps": 2, "init_timestep": 40, "output_type": "pt"}
+QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}, "output_type": "pt"}
 
 
 def seeded() -> torch.Generator:

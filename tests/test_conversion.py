@@ -10,7 +10,7 @@ import guided_diffusion
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, ddrm_jpeg
+from conftest import ROOT, ddrm_jpeg, paper
 from diffusers import UNet2DModel
 
 from pipeline_ddrm_jpeg.conversion import (
@@ -253,7 +253,7 @@ def test_a_checkpoint_file_becomes_a_pipeline_that_restores(tmp_path, photo, zip
     assert "research use" in (tmp_path / "repo" / "README.md").read_text()
     pipe.set_progress_bar_config(disable=True)
     data = jpeg_bytes(photo.resize((40, 24)), quality=20)
-    assert pipe(data, num_inference_steps=2).images[0].size == (40, 24)
+    assert paper(pipe, data, num_inference_steps=2).images[0].size == (40, 24)
 
 
 def test_the_script_converts_with_flags_over_a_preset(tmp_path):

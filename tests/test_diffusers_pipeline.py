@@ -19,7 +19,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, make_unet
+from conftest import jpeg_bytes, make_unet, paper
 from diffusers import DiffusionPipeline, UNet2DModel
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
@@ -40,7 +40,7 @@ def saved(pipe, tmp_path):
 
 def restore(pipe, data, **options):
     pipe.set_progress_bar_config(disable=True)
-    return pipe(data, **{**QUICK, "generator": torch.Generator().manual_seed(0), **options})
+    return paper(pipe, data, **{**QUICK, "generator": torch.Generator().manual_seed(0), **options})
 
 
 def load(folder, **options):
@@ -169,10 +169,10 @@ def test_every_tensor_that_a_callback_may_have_can_be_had_and_changed(pipe, data
 
 def test_the_progress_bar_can_be_named_and_silenced(pipe, data, capsys):
     pipe.set_progress_bar_config(desc="restoring", disable=False)
-    pipe(data, **QUICK)
+    paper(pipe, data, **QUICK)
     assert "restoring" in capsys.readouterr().err
     pipe.set_progress_bar_config(disable=True)
-    pipe(data, **QUICK)
+    paper(pipe, data, **QUICK)
     assert capsys.readouterr().err == ""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes
+from conftest import jpeg_bytes, paper
 from PIL import Image
 from processes import Process
 
@@ -113,7 +113,7 @@ def test_rows_can_be_made_again_by_hand(pipe, pictures):
     assert decoded["bits_per_pixel"] == len(data) * 8 / 48**2
     assert decoded["psnr"] == pytest.approx(psnr(Image.open(io.BytesIO(data)), reference), abs=1e-9)
     assert decoded["ssim"] == ssim(Image.open(io.BytesIO(data)), reference)
-    result = pipe(data, generator=torch.Generator().manual_seed(average["seed"]), output_type="np", **SETTINGS)
+    result = paper(pipe, data, generator=torch.Generator().manual_seed(average["seed"]), output_type="np", **SETTINGS)
     for row, picture in ((single, result.samples[0][0]), (average, result.images[0])):
         assert row["psnr"] == psnr(picture, np.asarray(reference) / 255, peak=1)
         assert row["psnr_8bit"] == psnr((picture * 255).round(), reference)
@@ -128,8 +128,8 @@ def test_of_one_sample_the_sharpened_picture_is_judged(pipe, pictures):
     single = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), protocol)[-1]
     reference = prepare(pictures / "a.png", 48)
     generator = torch.Generator().manual_seed(single["seed"])
-    result = pipe(
-        jpeg_bytes(reference, quality=10, subsampling="4:2:0"), generator=generator, output_type="np", **settings
+    result = paper(
+        pipe, jpeg_bytes(reference, quality=10, subsampling="4:2:0"), generator=generator, output_type="np", **settings
     )
     assert single["psnr"] == psnr(result.images[0], np.asarray(reference) / 255, peak=1)
     assert single["psnr"] != psnr(result.samples[0][0], np.asarray(reference) / 255, peak=1)

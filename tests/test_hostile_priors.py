@@ -47,7 +47,7 @@ def test_a_config_of_a_prior_that_is_none_is_one_sentence(prior_folder, tmp_path
 def test_results_that_are_broken_are_named(photo, tmp_path, broken):
     photo.resize((40, 24)).save(tmp_path / "a.png")
     pictures = find_pictures([tmp_path])
-    evaluation = Evaluation(tmp_path / "out", Protocol(settings={}), {})
+    evaluation = Evaluation(tmp_path / "out", Protocol(), {})
     place = evaluation._place(pictures[0])
     place.parent.mkdir(parents=True)
     place.write_text(broken)
@@ -61,7 +61,7 @@ def test_results_that_are_broken_are_named(photo, tmp_path, broken):
 def test_a_record_that_is_broken_is_named(tmp_path, broken):
     (tmp_path / "evaluation.json").write_text(broken)
     with pytest.raises(ValueError, match=r"evaluation.json (is broken|holds)"):
-        Evaluation(tmp_path, Protocol(settings={}), {})
+        Evaluation(tmp_path, Protocol(), {})
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])  # less than the file, less than its coefficients

@@ -30,7 +30,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 def restore(pipe, picture, output):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    pipe(picture, num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
+    pipe(picture, preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
 
 """
 
@@ -57,7 +57,7 @@ def repo(tmp_path, photo):
 def restore(pipe, picture, output):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    pipe(picture, num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
+    pipe(picture, preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
 
 
 def tree(folder):
@@ -245,7 +245,7 @@ restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True
     assert loaded.returncode == 0, loaded.stderr
     pipe = DDRMJPEGPipeline.from_prior(repo / "converted", dtype="float32")  # as from_pretrained has it
     generator = torch.Generator().manual_seed(0)
-    ours = pipe(repo / "a.jpg", num_inference_steps=2, num_samples=2, generator=generator).images[0]
+    ours = pipe(repo / "a.jpg", preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0]
     difference = np.asarray(ours, dtype=float) - np.asarray(Image.open(repo / "hub.png"), dtype=float)
     assert np.abs(difference).max() <= 1  # another memory layout may round another way
 

@@ -18,7 +18,6 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from pipeline_ddrm_jpeg import (
-    PRESETS,
     DDRMJPEGPipeline,
     DecodedJPEG,
     JPEGFile,
@@ -31,7 +30,7 @@ from pipeline_ddrm_jpeg.history_estimation import _densest, estimate_earlier, es
 from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
 
 ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
-FAST = {"num_inference_steps": 1, "init_timestep": 50}
+FAST = {"preset": "paper", "settings": {"num_inference_steps": 1, "init_timestep": 50}}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,7 @@ def test_a_crop_gains_at_its_border_too(pipe, photo):
     inside = np.s_[5:205, 3:203]
     true, crop = np.asarray(photo)[inside], decoded(encoded(photo, quality=20))[inside]
     generator = torch.Generator().manual_seed(0)
-    result = pipe(Image.fromarray(crop), history="estimate", generator=generator, **PRESETS["fast"])
+    result = pipe(Image.fromarray(crop), history="estimate", generator=generator, preset="fast")
     border = np.ones((200, 200), bool)
     border[11:-13, 13:-11] = False  # within MCUs that are there as a whole
     was, became = (np.square(one.astype(float) - true)[border].mean() for one in (crop, np.asarray(result.images[0])))
@@ -262,7 +261,7 @@ def test_from_the_first_file_more_is_restored_than_from_the_one_at_hand(pipe, ph
     part = photo.crop((40, 60, 216, 220))
     data, true = saved_again(part, 20, 85), np.asarray(part).astype(float)
     pictures = [
-        pipe(source, generator=torch.Generator().manual_seed(0), **PRESETS["fast"]).images[0]
+        pipe(source, generator=torch.Generator().manual_seed(0), preset="fast").images[0]
         for source in (encoded(part, quality=20), DecodedJPEG.open(data), data)
     ]
     of_first, below, at_hand = (np.square(np.asarray(picture) - true).mean() for picture in pictures)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import inks, jpeg_bytes, make_unet
+from conftest import inks, jpeg_bytes, make_unet, paper
 from diffusers import DDIMScheduler, ModularPipeline
 from diffusers.modular_pipelines import ModularPipelineBlocks, OutputParam
 from hub_server import Hub
@@ -24,7 +24,12 @@ from pipeline_ddrm_jpeg import (
     observe,
 )
 
-QUICK = {"num_inference_steps": 3, "init_timestep": 60, "output_type": "np"}
+QUICK = {
+    "preset": "paper",
+    "settings": dict.fromkeys(("eta", "eta_b", "timestep_spacing")) | {"init_timestep": 60},
+    "num_inference_steps": 3,
+    "output_type": "np",
+}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -66,25 +71,28 @@ def modular(saved):
         {"correction": "posterior", "num_samples": 2, "equivariant": True},
         {"correction": "nearest", "eta_b": 1.0, "eta": 0.5, "consistent": True},
         {"init_timestep": "auto", "timestep_spacing": "log"},
-        {"window_size": 16, "window_overlap": 4, "sharpness": 0.7},
+        {"tiling": {"size": 16, "overlap": 4}, "sharpness": 0.7},
     ],
 )
 def test_blocks_make_the_bytes_that_the_pipeline_makes(pipe, modular, data, options):
-    classic = pipe(data, generator=seeded(), **{**QUICK, **options})
+    pipe.enable_tiling(**options.get("tiling", {}))
+    classic = paper(pipe, data, generator=seeded(), **QUICK | {k: v for k, v in options.items() if k != "tiling"})
     state = modular(file=data, generator=seeded(), **{**QUICK, **options})
     for name in ("images", "samples", "std", "consistency", "consistency_8bit"):
         ours, theirs = state.get(name), classic[name]
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
 
 
-@pytest.mark.parametrize("options", [{}, {"window_size": 32, "window_overlap": 8, "equivariant": True}])
+@pytest.mark.parametrize("options", [{}, {"tiling": {"size": 32, "overlap": 8}, "equivariant": True}])
 def test_the_blocks_follow_gradients_as_the_pipeline_does(pipe, modular, data, options):
     pipe.scheduler = PiGDMScheduler(eta=0.8)
     modular.update_components(scheduler=PiGDMScheduler(eta=0.8))
-    classic = pipe(data, generator=seeded(), num_samples=2, **QUICK, **options)
+    pipe.enable_tiling(**options.get("tiling", {}))
+    equivariant = options.get("equivariant", False)
+    classic = paper(pipe, data, generator=seeded(), num_samples=2, equivariant=equivariant, **QUICK)
     images = modular(file=data, generator=seeded(), num_samples=2, output="images", **QUICK, **options)
     assert np.array_equal(images, classic.images)
-    with pytest.raises(ValueError, match="the step of PiGDMScheduler takes no eta_b"):
+    with pytest.raises(ValueError, match="PiGDMScheduler does not take correction posterior"):
         modular(file=data, correction="posterior", **QUICK)
 
 
@@ -92,7 +100,7 @@ def test_a_measurement_goes_in_as_a_file_does(pipe, modular, photo):
     operator = JPEGOperator(20)
     seen = observe(photo.resize((48, 32)), operator=operator)
     arguments = {"operator": operator, "measurement": seen.y, "size": (30, 40)}
-    classic = pipe(generator=seeded(), **arguments, **QUICK)
+    classic = paper(pipe, generator=seeded(), **arguments, **QUICK)
     images = modular(generator=seeded(), output="images", **arguments, **QUICK)
     assert images.shape == (1, 30, 40, 3)
     assert np.array_equal(images, classic.images)
@@ -134,7 +142,7 @@ def test_the_correction_can_be_swapped_for_another(pipe, saved, data):
     swapped = blocks.init_pipeline(str(saved))
     swapped.load_components()
     images = swapped(file=data, generator=seeded(), output="images", **QUICK)
-    assert np.array_equal(images, pipe(data, generator=seeded(), eta_b=0.0, **QUICK).images)
+    assert np.array_equal(images, paper(pipe, data, generator=seeded(), eta_b=0.0, **QUICK).images)
 
 
 def test_every_input_and_output_is_described():
@@ -173,7 +181,7 @@ def test_a_published_repo_restores_in_both_forms_and_by_diffusers_cli(pipe, save
     server = Hub()
     home = tmp_path / "home"
     (tmp_path / "a.jpg").write_bytes(data)
-    options = {"num_inference_steps": 3, "init_timestep": 60}
+    options = {name: QUICK[name] for name in ("preset", "settings", "num_inference_steps")}
     expected = pipe(tmp_path / "a.jpg", generator=seeded(7), **options).images[0]
     push = """
 del sys.modules["pipeline_ddrm_jpeg"]
@@ -218,7 +226,7 @@ for revision in (None, sys.argv[2], "modular"):
     described = json.loads(printed.splitlines()[-1])
     inputs = {one["name"]: one for one in described["inputs"]}
     assert described["pipeline_class"] == "DDRMJPEGBlocks"
-    assert inputs["num_inference_steps"]["default"] == 20
+    assert "by default balanced" in inputs["preset"]["description"].lower()
     assert "JPEG file" in inputs["file"]["description"]
     server.shutdown()
 
@@ -227,4 +235,4 @@ def test_a_saved_folder_is_a_modular_pipeline_as_well(pipe, saved, data):
     modular = ModularPipeline.from_pretrained(saved, trust_remote_code=True)
     modular.load_components()
     images = modular(file=data, generator=seeded(), output="images", **QUICK)
-    assert np.array_equal(images, pipe(data, generator=seeded(), **QUICK).images)
+    assert np.array_equal(images, paper(pipe, data, generator=seeded(), **QUICK).images)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import inks, jpeg_bytes, make_unet
+from conftest import inks, jpeg_bytes, make_unet, paper
 from diffusers import (
     DDIMScheduler,
     EDMEulerScheduler,
@@ -51,7 +51,7 @@ def data(photo):
 
 
 def test_defaults_are_the_papers(pipe, data):
-    result = pipe(data, generator=seeded())
+    result = paper(pipe, data, generator=seeded())
     assert result.timesteps == [list(range(285, -1, -15))]
     picture = result.images[0]
     assert (picture.mode, picture.size) == ("RGB", (53, 38))
@@ -68,7 +68,8 @@ def test_the_sampler_is_the_one_of_the_released_program(pipe, reference, monkeyp
 
     last = {}
     monkeypatch.setattr(pipe.unet, "forward", gaussian)
-    pipe(
+    paper(
+        pipe,
         x,
         operator=operator,
         generator=seeded(1234),
@@ -82,14 +83,14 @@ def test_path_bytes_stream_and_jpegfile_give_the_same(pipe, data, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     sources = [path, str(path), data, io.BytesIO(data), JPEGFile.open(data)]
-    pictures = [pipe(source, generator=seeded(), output_type="np", **QUICK).images for source in sources]
+    pictures = [paper(pipe, source, generator=seeded(), output_type="np", **QUICK).images for source in sources]
     for picture in pictures[1:]:
         np.testing.assert_array_equal(picture, pictures[0])
 
 
 def test_output_types_agree(pipe, data):
     pil, array, tensor = (
-        pipe(data, generator=seeded(), output_type=kind, **QUICK).images for kind in ("pil", "np", "pt")
+        paper(pipe, data, generator=seeded(), output_type=kind, **QUICK).images for kind in ("pil", "np", "pt")
     )
     assert array.shape == (1, 38, 53, 3)
     assert tensor.shape == (1, 3, 38, 53)
@@ -98,24 +99,24 @@ def test_output_types_agree(pipe, data):
 
 
 def test_tuple_and_output_say_the_same(pipe, data):
-    named = pipe(data, generator=seeded(), output_type="pt", **QUICK)
-    (images,) = pipe(data, generator=seeded(), output_type="pt", return_dict=False, **QUICK)
+    named = paper(pipe, data, generator=seeded(), output_type="pt", **QUICK)
+    (images,) = paper(pipe, data, generator=seeded(), output_type="pt", return_dict=False, **QUICK)
     assert torch.equal(named.images, images)
 
 
 def test_greyscale_files_give_greyscale_pictures(pipe, photo):
     data = jpeg_bytes(photo.convert("L").resize((53, 38)), quality=20)
-    result = pipe(data, generator=seeded(), consistent=True, **QUICK)
+    result = paper(pipe, data, generator=seeded(), consistent=True, **QUICK)
     assert (result.images[0].mode, result.images[0].size) == ("L", (53, 38))
     assert result.consistency == [1.0]
-    assert pipe(data, generator=seeded(), output_type="np", **QUICK).images.shape == (1, 38, 53, 1)
+    assert paper(pipe, data, generator=seeded(), output_type="np", **QUICK).images.shape == (1, 38, 53, 1)
 
 
 def test_a_list_gives_what_each_file_gives_alone(pipe, data, photo):
     other = jpeg_bytes(photo.resize((20, 70)), quality=50, subsampling="4:4:4")
-    together = pipe([data, other], generator=[seeded(1), seeded(2)], output_type="pt", **QUICK).images
+    together = paper(pipe, [data, other], generator=[seeded(1), seeded(2)], output_type="pt", **QUICK).images
     alone = [
-        pipe(one, generator=seeded(seed), output_type="pt", **QUICK).images[0]
+        paper(pipe, one, generator=seeded(seed), output_type="pt", **QUICK).images[0]
         for seed, one in enumerate([data, other], 1)
     ]
     for ours, theirs in zip(together, alone, strict=True):
@@ -134,7 +135,8 @@ def test_pictures_with_generators_of_their_own_share_calls_of_the_prior(pipe, ph
     steps, batches = [], []
     pipe.unet.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     alone = [
-        pipe(
+        paper(
+            pipe,
             file,
             generator=seeded(i),
             callback_on_step_end=lambda p, i, t, _: steps.append((p.num_timesteps, int(t))) or {},
@@ -145,7 +147,8 @@ def test_pictures_with_generators_of_their_own_share_calls_of_the_prior(pipe, ph
     windows, one_by_one, seen = sum(batches), len(batches), sorted(steps)
     assert len({result.timesteps[0][0] for result in alone}) > 1, "they start at different timesteps"
     steps.clear(), batches.clear()
-    together = pipe(
+    together = paper(
+        pipe,
         files,
         generator=[seeded(i) for i in range(len(files))],
         window_batch_size=16,
@@ -163,8 +166,8 @@ def test_pictures_with_generators_of_their_own_share_calls_of_the_prior(pipe, ph
 
 def test_pictures_that_share_a_generator_are_restored_one_after_the_other(pipe, data):
     shared, alone = seeded(), seeded()
-    expected = [pipe(data, generator=alone, output_type="pt", **QUICK).images[0] for _ in range(2)]
-    together = pipe([data, data], generator=shared, output_type="pt", window_batch_size=8, **QUICK).images
+    expected = [paper(pipe, data, generator=alone, output_type="pt", **QUICK).images[0] for _ in range(2)]
+    together = paper(pipe, [data, data], generator=shared, output_type="pt", window_batch_size=8, **QUICK).images
     torch.testing.assert_close(together, torch.stack(expected), atol=1e-6, rtol=0)
     assert not torch.equal(*expected)
 
@@ -174,7 +177,7 @@ def test_the_expected_error_is_about_the_actual_one_where_it_is(photo, subsampli
     pipe = DDRMJPEGPipeline.from_embedded()
     for quality in (10, 60):
         data = jpeg_bytes(photo, quality=quality, subsampling=subsampling)
-        result = pipe(data, output_type="np", generator=seeded(), **PRESETS["fast"])
+        result = paper(pipe, data, output_type="np", generator=seeded(), **PRESETS["fast"])
         error = (result.images[0] - np.asarray(photo) / 255) ** 2
         expected = result.expected_error[0] ** 2
         assert expected.shape == error.shape
@@ -186,8 +189,8 @@ def test_the_expected_error_is_about_the_actual_one_where_it_is(photo, subsampli
 
 
 def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one(pipe, data):
-    single = pipe(data, generator=seeded(), output_type="np", **QUICK)
-    average = pipe(data, generator=seeded(), output_type="np", num_samples=3, **QUICK)
+    single = paper(pipe, data, generator=seeded(), output_type="np", **QUICK)
+    average = paper(pipe, data, generator=seeded(), output_type="np", num_samples=3, **QUICK)
     np.testing.assert_allclose(average.samples[0][0], single.images[0], atol=1e-5)
     np.testing.assert_allclose(average.images[0], np.mean(average.samples[0], axis=0), atol=1e-6)
     np.testing.assert_allclose(average.std[0], np.std(average.samples[0], axis=0), atol=1e-6)
@@ -197,9 +200,9 @@ def test_the_average_is_the_mean_of_samples_of_which_the_first_is_the_single_one
 
 
 def test_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch, one_thread):
-    together = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
-    monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", 1)
-    one_by_one = pipe(data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
+    together = paper(pipe, data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
+    monkeypatch.setattr(pipe, "pixels_in_a_pass", 1)
+    one_by_one = paper(pipe, data, generator=seeded(), output_type="pt", num_samples=3, **QUICK).samples[0]
     for ours, theirs in zip(together, one_by_one, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -210,7 +213,7 @@ def test_antithetic_samples_come_in_pairs_whose_noise_cancels(pipe, data):
     linear = {**QUICK, "eta_b": 0.0, "output_type": "pt"}
 
     def run(**arguments):
-        return pipe(data, generator=torch.Generator().manual_seed(1), **linear, **arguments)
+        return paper(pipe, data, generator=torch.Generator().manual_seed(1), **linear, **arguments)
 
     pair = run(num_samples=2, antithetic=True)
     assert torch.equal(pair.samples[0][0], run().samples[0][0])
@@ -225,15 +228,17 @@ def test_antithetic_samples_come_in_pairs_whose_noise_cancels(pipe, data):
 def test_antithetic_samples_do_not_depend_on_how_they_are_grouped(pipe, data, monkeypatch):
     def run():
         generator = torch.Generator().manual_seed(1)
-        return pipe(data, generator=generator, num_samples=4, antithetic=True, output_type="pt", **QUICK).samples[0]
+        return paper(
+            pipe, data, generator=generator, num_samples=4, antithetic=True, output_type="pt", **QUICK
+        ).samples[0]
 
     together = run()
-    monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", 1)
+    monkeypatch.setattr(pipe, "pixels_in_a_pass", 1)
     assert all(torch.equal(a, b) for a, b in zip(together, run(), strict=True))
 
 
 def test_without_noise_all_samples_are_alike(pipe, data):
-    assert pipe(data, num_samples=2, temperature=0.0, **QUICK).std[0].max() == 0
+    assert paper(pipe, data, num_samples=2, temperature=0.0, **QUICK).std[0].max() == 0
 
 
 def test_an_automatic_start_is_later_for_finer_files(pipe, photo):
@@ -247,10 +252,10 @@ def test_an_automatic_start_is_later_for_finer_files(pipe, photo):
 
     automatic = {"num_inference_steps": 2, "init_timestep": "auto", "timestep_spacing": "log", "output_type": "pt"}
     generators = [torch.Generator().manual_seed(7) for _ in files]
-    together = pipe(files, generator=generators, callback_on_step_end=note, **automatic)
+    together = paper(pipe, files, generator=generators, callback_on_step_end=note, **automatic)
     assert starts == sorted(starts, reverse=True)
     assert starts[0] > 120 > 90 > starts[1] > 50 > starts[2] > 10
-    alone = pipe(files[2], generator=torch.Generator().manual_seed(7), **automatic)
+    alone = paper(pipe, files[2], generator=torch.Generator().manual_seed(7), **automatic)
     assert torch.equal(alone.images[0], together.images[2])
 
 
@@ -264,28 +269,30 @@ def test_an_automatic_start_of_an_operator_that_cannot_tell_is_the_schedulers(pi
 
     x = torch.zeros(1, 3, 16, 16)
     automatic = {"num_inference_steps": 3, "init_timestep": "auto"}
-    assert pipe(x, operator=Keep(), **automatic).timesteps == [[200, 100, 0]]
-    coarse, fine = (pipe(x, operator=QuantizationOperator(bits), **automatic).timesteps[0] for bits in (1, 7))
+    assert paper(pipe, x, operator=Keep(), **automatic).timesteps == [[200, 100, 0]]
+    coarse, fine = (paper(pipe, x, operator=QuantizationOperator(bits), **automatic).timesteps[0] for bits in (1, 7))
     assert coarse[0] > fine[0]
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipe, data):
-    one, again, other = (pipe(data, generator=seeded(s), output_type="pt", **QUICK).images for s in (1, 1, 2))
+    one, again, other = (paper(pipe, data, generator=seeded(s), output_type="pt", **QUICK).images for s in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
 def test_without_a_generator_the_global_seed_counts(pipe, data):
     torch.manual_seed(7)
-    unseeded = pipe(data, output_type="pt", num_samples=2, **QUICK).images
-    assert torch.equal(unseeded, pipe(data, generator=seeded(7), output_type="pt", num_samples=2, **QUICK).images)
+    unseeded = paper(pipe, data, output_type="pt", num_samples=2, **QUICK).images
+    assert torch.equal(
+        unseeded, paper(pipe, data, generator=seeded(7), output_type="pt", num_samples=2, **QUICK).images
+    )
 
 
 @pytest.mark.parametrize("quality", [1, 5, 50, 95, 100])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
 def test_consistent_results_keep_every_coefficient_of_the_file(pipe, photo, quality, subsampling):
     data = jpeg_bytes(photo.crop((60, 60, 161, 131)), quality=quality, subsampling=subsampling)
-    result = pipe(data, generator=seeded(), consistent=True, num_samples=2, output_type="np", **QUICK)
+    result = paper(pipe, data, generator=seeded(), consistent=True, num_samples=2, output_type="np", **QUICK)
     assert result.consistency == [1.0]
     assert 0 <= result.images.min() <= result.images.max() <= 1
     if quality <= 50:
@@ -298,10 +305,10 @@ def test_even_saturated_noise_keeps_every_coefficient(pipe, kind, quality):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     noise = noise if kind == "noise" else noise[..., 0] // 128 * 255
     data = jpeg_bytes(Image.fromarray(noise), quality=quality)
-    result = pipe(data, generator=seeded(), consistent=True, output_type="np", **QUICK)
+    result = paper(pipe, data, generator=seeded(), consistent=True, output_type="np", **QUICK)
     assert result.consistency == [1.0]
     assert -0.1 < result.images.min() <= result.images.max() < 1.1
-    picture = pipe(data, generator=seeded(), consistent=True, **QUICK).images[0]
+    picture = paper(pipe, data, generator=seeded(), consistent=True, **QUICK).images[0]
     decoded = Image.open(io.BytesIO(data))
     agreement = np.corrcoef(np.asarray(picture, dtype=float).ravel(), np.asarray(decoded, dtype=float).ravel())
     assert agreement[0, 1] > 0.8  # nothing wrapped around in 8 bits
@@ -309,7 +316,7 @@ def test_even_saturated_noise_keeps_every_coefficient(pipe, kind, quality):
 
 def test_what_is_reported_as_consistency_is_that_of_the_picture(pipe, photo):
     data = jpeg_bytes(photo.crop((0, 0, 64, 48)), quality=30)
-    result = pipe(data, generator=seeded(), eta_b=0.0, **QUICK)
+    result = paper(pipe, data, generator=seeded(), eta_b=0.0, **QUICK)
     seen = observe(data)
     x = torch.from_numpy(np.array(result.images[0])).permute(2, 0, 1)[None] / 127.5 - 1
     measured = seen.operator.consistency(x, seen.y)
@@ -318,7 +325,7 @@ def test_what_is_reported_as_consistency_is_that_of_the_picture(pipe, photo):
 
 
 def test_nearest_correction_with_full_weight_agrees_with_the_file(pipe, data):
-    result = pipe(data, generator=seeded(), correction="nearest", eta_b=1.0, **QUICK)
+    result = paper(pipe, data, generator=seeded(), correction="nearest", eta_b=1.0, **QUICK)
     assert result.consistency[0] > 0.99
 
 
@@ -331,7 +338,7 @@ def test_a_posterior_mean_needs_no_projection_to_agree_with_the_file(pipe, photo
     states = []
     settings = {"callback_on_step_end": lambda p, i, t, tensors: states.append(tensors["sample"]), **POSTERIOR}
     seen = observe(jpeg_bytes(picture, quality=quality))
-    pipe(measurement=seen.y, operator=seen.operator, generator=seeded(), **settings)
+    paper(pipe, measurement=seen.y, operator=seen.operator, generator=seeded(), **settings)
     assert seen.operator.consistency(states[-1], seen.y) == 1.0
     assert quality == 5 or seen.operator.consistency(states[0], seen.y) < 1.0, "but for the noise of a step"
 
@@ -344,7 +351,7 @@ def test_noise_accounting_adds_less_noise(pipe, data):
 
     for accounting in (True, False):
         options = {"noise_accounting": accounting, "callback_on_step_end": note, **POSTERIOR, "error_scale": 10.0}
-        pipe(data, generator=seeded(), **options)
+        paper(pipe, data, generator=seeded(), **options)
     with_accounting, without = states[40]
     assert with_accounting.std() < without.std()
 
@@ -357,7 +364,7 @@ def test_four_inks_are_their_colours_times_their_black(pipe, photo, ycck):
     settings = {**POSTERIOR, "num_samples": 2, "sharpness": 0.5}
 
     def restored(source, kind, **options):
-        return pipe(source, generator=seeded(), output_type=kind, **settings, **options)
+        return paper(pipe, source, generator=seeded(), output_type=kind, **settings, **options)
 
     parts = restored(list(separations(JPEGFile.open(data))), "np")
 
@@ -384,20 +391,20 @@ def test_four_inks_are_their_colours_times_their_black(pipe, photo, ycck):
 def test_four_inks_among_other_files_come_out_as_alone(pipe, data, photo):
     sources = [data, inks(photo.resize((40, 40)), True, quality=30), data]
     settings = {"output_type": "pt", "num_samples": 2, **QUICK}
-    together = pipe(sources, generator=[seeded(i) for i in range(3)], window_batch_size=8, **settings)
+    together = paper(pipe, sources, generator=[seeded(i) for i in range(3)], window_batch_size=8, **settings)
     for i, source in enumerate(sources):
-        alone = pipe(source, generator=seeded(i), **settings)
+        alone = paper(pipe, source, generator=seeded(i), **settings)
         assert torch.allclose(together.images[i], alone.images[0], atol=1e-6)
         assert together.consistency[i] == pytest.approx(alone.consistency[0], abs=1e-3)
     shared, one_by_one = seeded(), seeded()
-    together = pipe(sources, generator=shared, **settings).images
+    together = paper(pipe, sources, generator=shared, **settings).images
     for one, source in zip(together, sources, strict=True):
-        assert torch.equal(one, pipe(source, generator=one_by_one, **settings).images[0])
+        assert torch.equal(one, paper(pipe, source, generator=one_by_one, **settings).images[0])
 
 
 def test_sharpness_adds_texture_and_keeps_the_file(pipe, data):
     settings = {"output_type": "pt", "consistent": True, **POSTERIOR}
-    pictures = [pipe(data, generator=seeded(), sharpness=s, **settings) for s in (0.0, 0.5, 1.0)]
+    pictures = [paper(pipe, data, generator=seeded(), sharpness=s, **settings) for s in (0.0, 0.5, 1.0)]
     assert [result.consistency for result in pictures] == [[1.0]] * 3
     moves = [(result.images - pictures[0].images).square().mean() for result in pictures]
     assert 0 == moves[0] < moves[1] < moves[2]
@@ -410,11 +417,11 @@ def test_equivariant_sampling_shows_the_prior_other_views(pipe, data, monkeypatc
     settings = {"num_samples": 3, "output_type": "pt", **POSTERIOR, "temperature": 0.0}
     pictures = []
     for pixels in (1, 2**22):
-        monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", pixels)
-        pictures.append(pipe(data, generator=seeded(), equivariant=True, **settings).images)
+        monkeypatch.setattr(pipe, "pixels_in_a_pass", pixels)
+        pictures.append(paper(pipe, data, generator=seeded(), equivariant=True, **settings).images)
     assert torch.equal(*pictures)
     assert {tuple(state.shape[-2:]) for state in seen} == {(48, 64), (64, 48)}
-    plain = pipe(data, generator=seeded(), **settings)
+    plain = paper(pipe, data, generator=seeded(), **settings)
     assert not torch.equal(plain.images, pictures[0])
     assert plain.std[0].max() == 0  # no noise, and every sample sees the same
 
@@ -426,7 +433,7 @@ def test_the_error_of_a_prior_is_loaded_with_it_and_saved_again(prior_folder, da
     again = DDRMJPEGPipeline.from_prior(tmp_path / "saved", dtype="float32")
     assert again.config.denoiser_error == error
     alone = DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32")
-    pictures = [p(data, generator=seeded(), output_type="pt", **POSTERIOR).images for p in (pipe, again, alone)]
+    pictures = [paper(p, data, generator=seeded(), output_type="pt", **POSTERIOR).images for p in (pipe, again, alone)]
     torch.testing.assert_close(pictures[0], pictures[1], atol=1e-5, rtol=0)
     assert not torch.equal(pictures[0], pictures[2])
     assert DDRMJPEGPipeline.from_embedded().config.denoiser_error["luma"]
@@ -435,11 +442,13 @@ def test_the_error_of_a_prior_is_loaded_with_it_and_saved_again(prior_folder, da
 def test_a_picture_without_its_file_is_refused_and_told_why(pipe, photo):
     for picture in (photo, torch.zeros(1, 3, 16, 16), np.zeros((16, 16, 3))):
         with pytest.raises(TypeError, match="no longer carries the coefficients"):
-            pipe(picture)
+            paper(pipe, picture)
 
 
 def test_a_picture_with_an_operator_is_measured_and_restored(pipe, photo):
-    result = pipe(photo.resize((53, 38)), operator=JPEGOperator(10), generator=seeded(), consistent=True, **QUICK)
+    result = paper(
+        pipe, photo.resize((53, 38)), operator=JPEGOperator(10), generator=seeded(), consistent=True, **QUICK
+    )
     assert result.images[0].size == (53, 38)
     assert result.consistency == [1.0]
 
@@ -449,18 +458,20 @@ def test_dequantization_runs_through_the_same_pipeline(pipe, photo, bits):
     operator = QuantizationOperator(bits)
     picture = np.asarray(photo.resize((53, 38)))
     coarse = Image.fromarray(picture // operator.step * operator.step)
-    result = pipe(coarse, operator=operator, generator=seeded(), consistent=True, **QUICK)
+    result = paper(pipe, coarse, operator=operator, generator=seeded(), consistent=True, **QUICK)
     np.testing.assert_array_equal(np.asarray(result.images[0]) // operator.step, picture // operator.step)
 
 
 def test_a_batch_of_tensors_is_one_batch(pipe):
     x = torch.rand(2, 3, 24, 40, generator=seeded()) * 2 - 1
-    result = pipe(x, operator=JPEGOperator(30), generator=seeded(), output_type="pt", num_samples=2, **QUICK)
+    result = paper(pipe, x, operator=JPEGOperator(30), generator=seeded(), output_type="pt", num_samples=2, **QUICK)
     assert result.images.shape == (2, 3, 24, 40)
     assert [len(samples) for samples in result.samples] == [2, 2]
     assert len(result.consistency) == 2
-    listed = pipe(x, operator=JPEGOperator(30), generator=[seeded(1), seeded(2)], output_type="pt", **QUICK).images
-    alone = pipe(x[1], operator=JPEGOperator(30), generator=seeded(2), output_type="pt", **QUICK).images
+    listed = paper(
+        pipe, x, operator=JPEGOperator(30), generator=[seeded(1), seeded(2)], output_type="pt", **QUICK
+    ).images
+    alone = paper(pipe, x[1], operator=JPEGOperator(30), generator=seeded(2), output_type="pt", **QUICK).images
     torch.testing.assert_close(listed[1], alone[0])
 
 
@@ -472,23 +483,25 @@ def test_callbacks_see_every_step_and_may_change_the_state(pipe, data):
         return {"sample": torch.zeros_like(tensors["sample"])} if i == 2 else tensors
 
     names = ["sample", "pred_original_sample"]
-    result = pipe(data, callback_on_step_end=zero, callback_on_step_end_tensor_inputs=names, output_type="pt", **QUICK)
+    result = paper(
+        pipe, data, callback_on_step_end=zero, callback_on_step_end_tensor_inputs=names, output_type="pt", **QUICK
+    )
     assert seen == [(0, 40, sorted(names)), (1, 20, sorted(names)), (2, 0, sorted(names))]
     assert torch.equal(result.images, torch.full_like(result.images, 0.5))
 
 
 def test_the_progress_bar_counts_every_step_of_every_sample(pipe, data, capsys):
     pipe.set_progress_bar_config(disable=False)
-    pipe([data, data], num_samples=3, **QUICK)
+    paper(pipe, [data, data], num_samples=3, **QUICK)
     assert "18/18" in capsys.readouterr().err
-    pipe(data, window_size=32, window_overlap=8, **QUICK)  # 38 x 53 pixels are 2 x 3 windows
+    paper(pipe, data, window_size=32, window_overlap=8, **QUICK)  # 38 x 53 pixels are 2 x 3 windows
     assert "18/18" in capsys.readouterr().err
 
 
 def test_a_bfloat16_prior_leaves_the_sampler_in_float32(data):
     pipe = DDRMJPEGPipeline(unet=make_unet().to(torch.bfloat16), scheduler=DDRMScheduler())
     states = []
-    pipe(data, callback_on_step_end=lambda p, i, t, tensors: states.append(tensors["sample"].dtype), **QUICK)
+    paper(pipe, data, callback_on_step_end=lambda p, i, t, tensors: states.append(tensors["sample"].dtype), **QUICK)
     assert set(states) == {torch.float32}
 
 
@@ -514,14 +527,14 @@ def test_weights_at_odd_addresses_get_memory_of_their_own(prior_folder, tmp_path
 
 
 def test_large_pictures_go_through_windows(pipe, photo):
-    result = pipe(jpeg_bytes(photo.resize((150, 90)), quality=20), window_size=64, window_overlap=16, **QUICK)
+    result = paper(pipe, jpeg_bytes(photo.resize((150, 90)), quality=20), window_size=64, window_overlap=16, **QUICK)
     assert result.images[0].size == (150, 90)
 
 
 def test_metadata_travels_with_the_picture(pipe, photo):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = pipe(jpeg_bytes(photo.resize((24, 16)), exif=exif, icc_profile=b"profile"), **QUICK).images[0]
+    picture = paper(pipe, jpeg_bytes(photo.resize((24, 16)), exif=exif, icc_profile=b"profile"), **QUICK).images[0]
     assert picture.size == (24, 16)  # as stored
     assert picture.info["icc_profile"] == b"profile"
     assert picture.getexif()[0x0112] == 6
@@ -549,7 +562,7 @@ def test_schedulers_of_another_kind_are_refused_by_name(pipe, kind, tmp_path):
 def test_a_scheduler_put_in_later_is_converted_too(pipe, data):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     assert type(pipe.scheduler) is DDRMScheduler
-    assert pipe(data, num_inference_steps=3, init_timestep=60).timesteps == [[59, 39, 19]]
+    assert paper(pipe, data, num_inference_steps=3, init_timestep=60).timesteps == [[59, 39, 19]]
 
 
 class HalfWay(SchedulerMixin, ConfigMixin):
@@ -575,13 +588,13 @@ def test_any_scheduler_of_the_protocol_samples_and_is_saved_and_loaded(data, tmp
     pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=HalfWay(sigma=0.2))
     assert type(pipe.scheduler) is HalfWay
     settings = {"num_inference_steps": 4, "correction": "nearest", "num_samples": 2, "antithetic": True}
-    result = pipe(data, generator=seeded(), **settings)
+    result = paper(pipe, data, generator=seeded(), **settings)
     assert result.timesteps == [[3, 2, 1, 0]]
     assert result.consistency[0] > 0.99
     pipe.save_pretrained(tmp_path)
     assert HalfWay.from_pretrained(tmp_path, subfolder="scheduler").config.sigma == 0.2
-    with pytest.raises(ValueError, match="HalfWay has no noise_to_signal"):
-        pipe(data, generator=seeded(), sharpness=0.5, **settings)
+    with pytest.raises(ValueError, match="HalfWay does not take sharpness"):
+        paper(pipe, data, generator=seeded(), sharpness=0.5, **settings)
 
 
 class Uphill(HalfWay):
@@ -604,23 +617,23 @@ def test_a_scheduler_of_the_protocol_may_ask_for_the_gradient(data):
 
     settings = {"num_inference_steps": 8, "output_type": "pt", "callback_on_step_end": note}
     names = ["sample", "pred_original_sample"]
-    result = pipe(data, generator=seeded(), callback_on_step_end_tensor_inputs=names, **settings)
+    result = paper(pipe, data, generator=seeded(), callback_on_step_end_tensor_inputs=names, **settings)
     assert not any(state.requires_grad for state in states)
     assert result.images.isfinite().all()
     pipe.scheduler = HalfWay(sigma=0.2)
     with torch.inference_mode():
-        assert pipe(data, **QUICK).images
+        assert paper(pipe, data, **QUICK).images
 
 
 def test_a_measurement_can_be_handed_in(pipe, data):
     seen = observe(data)
     settings = {"generator": seeded(), "output_type": "pt", "consistent": True, **QUICK}
-    of_file = pipe(data, **settings | {"generator": seeded()}).images
-    handed = pipe(measurement=seen.y, operator=seen.operator, size=seen.size, **settings).images
+    of_file = paper(pipe, data, **settings | {"generator": seeded()}).images
+    handed = paper(pipe, measurement=seen.y, operator=seen.operator, size=seen.size, **settings).images
     assert torch.equal(of_file, handed)
     twice = Coefficients(tuple(part.repeat(2, 1, 1, 1, 1) for part in seen.y.levels))
     generators = [seeded(), seeded(1)]
-    both = pipe(measurement=twice, operator=seen.operator, **settings | {"generator": generators})
+    both = paper(pipe, measurement=twice, operator=seen.operator, **settings | {"generator": generators})
     assert both.images.shape == (2, 3, 48, 64)  # whole MCUs: no size was given
     torch.testing.assert_close(both.images[:1, :, :38, :53], of_file, atol=1e-5, rtol=0)
 
@@ -639,7 +652,7 @@ def test_a_measurement_can_be_handed_in(pipe, data):
 )
 def test_inputs_that_contradict_each_other_are_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
-        pipe(**arguments)
+        paper(pipe, **arguments)
 
 
 def test_interrupting_ends_the_sampling_with_what_is_there(pipe, data):
@@ -649,11 +662,11 @@ def test_interrupting_ends_the_sampling_with_what_is_there(pipe, data):
         calls.append(i)
         pipeline._interrupt = i == 1
 
-    stopped = pipe(data, generator=seeded(), num_inference_steps=9, init_timestep=90, callback_on_step_end=stop)
+    stopped = paper(pipe, data, generator=seeded(), num_inference_steps=9, init_timestep=90, callback_on_step_end=stop)
     assert calls == [0, 1]
     assert stopped.images[0].size == (53, 38)
     assert pipe.interrupt
-    pipe(data, callback_on_step_end=lambda *_: calls.append("again"), **QUICK)
+    paper(pipe, data, callback_on_step_end=lambda *_: calls.append("again"), **QUICK)
     assert calls[2:] == ["again"] * 3
 
 
@@ -666,15 +679,15 @@ def test_callbacks_of_diffusers_get_the_tensors_they_name(pipe, data):
             return callback_kwargs
 
     seen = []
-    pipe(data, callback_on_step_end=Watch(cutoff_step_ratio=1.0), **QUICK)
+    paper(pipe, data, callback_on_step_end=Watch(cutoff_step_ratio=1.0), **QUICK)
     assert seen == [(i, 3, "pred_original_sample") for i in range(3)]
-    pipe(data, callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=None, **QUICK)
+    paper(pipe, data, callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=None, **QUICK)
 
 
 def test_two_threads_share_a_pipeline(pipe, data):
     def restore(steps):
         settings = {"num_inference_steps": steps, "init_timestep": 10 * steps, "output_type": "pt"}
-        return pipe(data, generator=seeded(), **settings).images
+        return paper(pipe, data, generator=seeded(), **settings).images
 
     expected = {steps: restore(steps) for steps in (3, 7)}
     with ThreadPoolExecutor(2) as threads:
@@ -690,15 +703,15 @@ def test_a_prior_is_loaded_from_a_folder(prior_folder, data):
     for wrong in ("bfloat61", torch.int8):
         with pytest.raises(ValueError, match='it must be "auto" or a floating-point type'):
             DDRMJPEGPipeline.from_prior(prior_folder, dtype=wrong)
-    assert pipe(data, **QUICK).images[0].size == (53, 38)
+    assert paper(pipe, data, **QUICK).images[0].size == (53, 38)
     with pytest.raises(OSError, match="nowhere"):
         DDRMJPEGPipeline.from_prior("nowhere/at-all", local_files_only=True)
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_single_picture_takes_one_generator(pipe, data, count):
-    with pytest.raises(ValueError, match=f"{count} generators for 1 pictures"):
-        pipe(data, generator=[seeded() for _ in range(count)], **QUICK)
+    with pytest.raises(ValueError, match=f"{count} generators for 1 images"):
+        paper(pipe, data, generator=[seeded() for _ in range(count)], **QUICK)
 
 
 def test_weights_that_do_not_fit_their_config_are_refused_by_name(prior_folder, tmp_path):
@@ -718,22 +731,22 @@ def test_weights_that_do_not_fit_their_config_are_refused_by_name(prior_folder, 
 def test_tensors_that_are_no_pictures_are_refused(pipe):
     operator = JPEGOperator(10)
     with pytest.raises(ValueError, match=r"between 0 and 255; a picture's must lie in \[-1, 1\]"):
-        pipe(torch.linspace(0, 255, 3 * 256).reshape(3, 16, 16), operator=operator)
+        paper(pipe, torch.linspace(0, 255, 3 * 256).reshape(3, 16, 16), operator=operator)
     for wrong in (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), float("nan"))):
         with pytest.raises(ValueError, match="finite floating-point"):
-            pipe(wrong, operator=operator)
+            paper(pipe, wrong, operator=operator)
     with pytest.raises(TypeError, match="ndarray"):
-        pipe(np.zeros((16, 16, 3)), operator=operator)
+        paper(pipe, np.zeros((16, 16, 3)), operator=operator)
 
 
 def test_an_empty_list_is_refused(pipe):
     with pytest.raises(ValueError, match="empty"):
-        pipe([])
+        paper(pipe, [])
 
 
 def test_broken_files_raise_the_error_of_the_reader(pipe):
     with pytest.raises(JPEGFileError, match="not a JPEG"):
-        pipe(b"hello")
+        paper(pipe, b"hello")
 
 
 @pytest.mark.parametrize(
@@ -748,15 +761,15 @@ def test_broken_files_raise_the_error_of_the_reader(pipe):
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"init_timestep": 2000}, "init_timestep is 2000"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents"),
-        ({"generator": [seeded()] * 3}, "generators for 2 pictures"),
+        ({"generator": [seeded()] * 3}, "generators for 2 images"),
         ({"window_size": 33}, "window_size is 33"),
-        ({"window_batch_size": -1}, "window_batch_size is -1"),
+        ({"window_batch_size": -1}, "batch_size of tiling is -1"),
         ({"window_size": 32, "window_overlap": 32}, "overlap is 32"),
     ],
 )
 def test_arguments_are_checked(pipe, data, arguments, message):
     with pytest.raises(ValueError, match=message):
-        pipe([data, data], **arguments)
+        paper(pipe, [data, data], **arguments)
 
 
 def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, monkeypatch):
@@ -764,8 +777,8 @@ def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, 
     settings = {"num_samples": 5, "num_inference_steps": 2, "init_timestep": 60, "window_size": 32, "output_type": "pt"}
     pictures = []
     for pixels in (1, 2 * 48 * 32, 2**22):
-        monkeypatch.setattr("pipeline_ddrm_jpeg.samples._PIXELS_IN_A_PASS", pixels)
-        pictures.append(pipe(data, generator=torch.Generator().manual_seed(0), **settings).images)
+        monkeypatch.setattr(pipe, "pixels_in_a_pass", pixels)
+        pictures.append(paper(pipe, data, generator=torch.Generator().manual_seed(0), **settings).images)
     assert torch.equal(pictures[0], pictures[1])
     assert torch.equal(pictures[0], pictures[2])
 
@@ -775,7 +788,7 @@ def test_samples_are_the_same_to_the_bit_however_they_share_passes(pipe, photo, 
 )
 def test_fractions_where_whole_numbers_are_meant_are_refused(pipe, photo, name, value):
     with pytest.raises(ValueError, match=rf"{name} is {value}; it must be a whole number"):
-        pipe(jpeg_bytes(photo.resize((16, 16))), **{name: value})
+        paper(pipe, jpeg_bytes(photo.resize((16, 16))), **{name: value})
 
 
 def test_a_compiled_prior_restores_the_same_picture(photo):
@@ -783,7 +796,7 @@ def test_a_compiled_prior_restores_the_same_picture(photo):
     options = {"num_inference_steps": 2, "init_timestep": 20, "window_size": 128, "window_overlap": 32}
 
     def restore(pipe):
-        return pipe(data, **options, generator=torch.Generator().manual_seed(0)).images[0]
+        return paper(pipe, data, **options, generator=torch.Generator().manual_seed(0)).images[0]
 
     data = jpeg_bytes(photo.resize((160, 120)), quality=20)
     pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
@@ -800,7 +813,7 @@ def test_torchs_default_dtype_changes_nothing(pipe, photo, correction):
 
     def run():
         again = DDRMJPEGPipeline(unet=pipe.unet, scheduler=DDRMScheduler())
-        return again(data, generator=seeded(), correction=correction, **options, **windows, **QUICK)
+        return paper(again, data, generator=seeded(), correction=correction, **options, **windows, **QUICK)
 
     expected = run()
     for default in (torch.float64, torch.bfloat16):
@@ -820,7 +833,7 @@ def test_torchs_default_dtype_changes_nothing(pipe, photo, correction):
         ("num_samples", None),
         ("num_samples", -1),
         ("num_inference_steps", None),
-        ("temperature", None),
+        ("temperature", "hot"),
         ("eta", "a"),
         ("window_overlap", -1),
         ("window_overlap", 1.5),
@@ -831,4 +844,4 @@ def test_torchs_default_dtype_changes_nothing(pipe, photo, correction):
 )
 def test_what_an_argument_cannot_be_is_told_by_its_name(pipe, data, name, value):
     with pytest.raises((ValueError, TypeError), match=f"{name.removeprefix('window_')}.* must be"):
-        pipe(data, **{**QUICK, name: value})
+        paper(pipe, data, **{**QUICK, name: value})

@@ -168,8 +168,8 @@ def test_what_is_missing_starts_from_what_is_around_it(cut):
 
 def test_the_pipeline_restores_what_is_left(pipe, cut):
     file, _ = cut
-    settings = {"num_inference_steps": 2, "init_timestep": 40, "consistent": True}
-    result = pipe(file, output_type="pt", generator=torch.Generator().manual_seed(0), **settings)
+    settings = {"num_inference_steps": 2, "init_timestep": 40}
+    result = pipe(file, output_type="pt", generator=torch.Generator().manual_seed(0), settings=settings)
     assert result.consistency == [1.0]
     assert result.images.shape == (1, 3, 64, 64)
     assert observe(file).operator.consistency(2 * result.images - 1, observe(file).y) > 0.99

@@ -23,7 +23,8 @@ from pipeline_ddrm_jpeg.files import FORMATS, STREAM, save_image, write_atomical
 from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.tasks import Task, mask_path, plan
 
-QUICK = {"num_inference_steps": 2, "init_timestep": 40}
+QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
+CONSISTENT = {"preset": "paper", "settings": QUICK["settings"] | {"consistent": True}}
 
 
 @pytest.fixture
@@ -103,7 +104,8 @@ def test_an_output_in_a_format_that_is_not_written_is_refused(tmp_path):
 def test_whatever_is_wrong_with_a_file_costs_only_that_file(pipe, small, photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16400, 1)), quality=10))
     (tmp_path / "b.jpg").write_bytes(small)
-    results = list(restore_files(pipe, plan([tmp_path], image_format="webp"), window_size=1024, **QUICK))
+    pipe.enable_tiling(1024)
+    results = list(restore_files(pipe, plan([tmp_path], image_format="webp"), **QUICK))
     assert [result.status for result in results] == ["failed", "restored"]  # WebP ends at 16383 pixels
     assert "a.jpg" in results[0].message
     assert "\n" not in results[0].message
@@ -287,14 +289,15 @@ def test_ctrl_c_among_files_that_share_calls_leaves_whole_pictures(pipe, small, 
             raise KeyboardInterrupt
         return {}
 
+    pipe.enable_tiling(batch_size=4)
     with pytest.raises(KeyboardInterrupt):
-        list(restore_files(pipe, plan([tmp_path]), callback_on_step_end=interrupt, window_batch_size=4, **QUICK))
+        list(restore_files(pipe, plan([tmp_path]), callback_on_step_end=interrupt, **QUICK))
     assert {path.suffix for path in tmp_path.iterdir()} == {".jpg"}
 
 
 def test_the_reported_consistency_is_that_of_the_file_written(pipe, small, tmp_path):
     (tmp_path / "a.jpg").write_bytes(small)
-    (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), consistent=True, **QUICK)
+    (result,) = restore_files(pipe, plan([tmp_path / "a.jpg"]), **CONSISTENT)
     assert 0.98 <= result.consistency <= 1
 
 
@@ -475,7 +478,7 @@ from pipeline_ddrm_jpeg.tasks import Task
 
 pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
 for source in map(Path, sys.argv[2:]):
-    restore_file(pipe, Task(source, source.with_suffix(".tif")), num_inference_steps=1, init_timestep=5)
+    restore_file(pipe, Task(source, source.with_suffix(".tif")), settings={"num_inference_steps": 1})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
@@ -516,8 +519,8 @@ def test_a_black_and_white_picture_stored_as_colour_stays_black_and_white(pipe, 
         data = jpeg_bytes(grey.convert("RGB"), quality=quality, subsampling=subsampling)
         file = JPEGFile.open(data)
         assert file.tint == (0, 0)
-        for settings in ({}, {"consistent": True, "num_samples": 2}):
-            result = pipe(file, **settings, **QUICK)
+        for settings in (QUICK, CONSISTENT | {"num_samples": 2}):
+            result = pipe(file, **settings)
             assert result.images[0].mode == "RGB"
             assert not np.ptp(np.asarray(result.images[0]), axis=2).any()
             assert result.consistency_8bit[0] > 0.8
@@ -644,8 +647,8 @@ def test_sixteen_bits_hold_what_eight_would_round_away(pipe, small, tmp_path):
     (tmp_path / "a.jpg").write_bytes(small)
     for image_format in ("png", "tiff"):
         task = Task(tmp_path / "a.jpg", tmp_path / f"a{FORMATS[image_format]}")
-        result = restore_file(pipe, task, depth=16, consistent=True, **QUICK)
-        exact = pipe(small, output_type="np", generator=torch.Generator().manual_seed(0), consistent=True, **QUICK)
+        result = restore_file(pipe, task, depth=16, **CONSISTENT)
+        exact = pipe(small, output_type="np", generator=torch.Generator().manual_seed(0), **CONSISTENT)
         assert result.consistency == exact.consistency[0] == 1
         if image_format == "tiff":
             values = tifffile.imread(task.target)

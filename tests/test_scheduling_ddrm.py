@@ -9,6 +9,7 @@ from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
 from pipeline_ddrm_jpeg.jpeg_operator import quality_tables
 from pipeline_ddrm_jpeg.samples import Noise
 from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS, scheduled
+from pipeline_ddrm_jpeg.settings import Settings
 
 
 def test_alphas_are_those_of_the_paper_to_float32():
@@ -106,8 +107,8 @@ def test_the_nearest_timestep_has_the_ratio_of_noise_to_signal():
 
 @given(coarse=st.floats(1e-3, 2.0), ratio=st.floats(0.0, 1.0), steps=st.integers(1, 12))
 def test_an_automatic_start_is_the_higher_the_coarser_the_measurement_and_never_above_the_papers(coarse, ratio, steps):
-    scheduler = DDRMScheduler(timestep_spacing="log")
-    highest, lowest = (scheduled(scheduler, steps, "auto", None, u).timesteps for u in (coarse, coarse * ratio))
+    scheduler, own = DDRMScheduler(timestep_spacing="log"), Settings(num_inference_steps=steps, timestep_spacing=None)
+    highest, lowest = (scheduled(scheduler, own, u).timesteps for u in (coarse, coarse * ratio))
     assert 300 >= highest[0] >= lowest[0] >= steps - 1
     assert len(highest) == len(lowest) == steps
 
@@ -116,15 +117,15 @@ def test_automatic_starts_of_very_coarse_files_rise_faster_but_with_two_steps():
     scheduler, starts = DDRMScheduler(timestep_spacing="log"), {}
     for quality in (3, 5, 10, 40):
         uncertainty = JPEGOperator.from_tables(quality_tables(quality), [(2, 2), (1, 1), (1, 1)]).uncertainty()
-        chosen = [scheduled(scheduler, steps, "auto", None, uncertainty) for steps in (2, 4, 6)]
+        chosen = [scheduled(scheduler, Settings(num_inference_steps=steps), uncertainty) for steps in (2, 4, 6)]
         starts[quality] = [int(one.timesteps[0]) for one in chosen]
     assert starts == {3: [181, 300, 300], 5: [145, 237, 255], 10: [106, 128, 135], 40: [56, 69, 73]}
 
 
 def test_an_automatic_start_does_not_ask_for_the_schedulers_own():
-    assert len(scheduled(DDRMScheduler(init_timestep=3), 4, "auto", "log", 0.1).timesteps) == 4
+    assert len(scheduled(DDRMScheduler(init_timestep=3), Settings(), 0.1).timesteps) == 4
     with pytest.raises(ValueError, match="num_inference_steps is 4"):
-        scheduled(DDRMScheduler(init_timestep=3), 4)
+        scheduled(DDRMScheduler(init_timestep=3), Settings(init_timestep=None))
 
 
 def test_noise_that_is_given_is_the_noise_of_the_step():

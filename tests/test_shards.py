@@ -16,7 +16,7 @@ from pipeline_ddrm_jpeg import JPEGFile, observe, shards
 from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.tasks import Task, plan
 
-QUICK = {"num_inference_steps": 2, "init_timestep": 40}
+QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes
+from conftest import ROOT, jpeg_bytes, paper
 from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
     assert (tmp_path / "whole" / "training.png").exists()
 
     pipe = DDRMJPEGPipeline.from_prior(tmp_path / "whole" / "prior")
-    assert pipe(jpeg_bytes(photo), num_inference_steps=1, init_timestep=10).images[0].size == photo.size
+    assert paper(pipe, jpeg_bytes(photo), num_inference_steps=1, init_timestep=10).images[0].size == photo.size
 
 
 def test_photographs_are_shrunk_and_half_of_the_graphics_stay_as_they_were_drawn():

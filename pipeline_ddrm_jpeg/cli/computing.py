@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from ..interruption import interrupted_quietly
+from ..settings import Settings
+from .options import in_options
 from .terminal import complain, fail
 
 
@@ -87,21 +89,12 @@ def dtype_of(pipe: Any) -> str:
     return str(pipe.unet.dtype).removeprefix("torch.")
 
 
-def check_schedule(pipe: Any, settings: dict[str, Any]) -> None:
-    """End with a sentence if the prior has no such timesteps, or its sampler no such settings."""
-    from ..corrections import step_arguments
-    from ..samples import check_numbers
-    from ..scheduling_ddrm import check_step
-
-    start = settings.get("init_timestep")
-    rule, accounting = settings.get("correction", "ddrm"), settings.get("noise_accounting", True)
-    etas = [name for name in ("eta", "eta_b") if name in settings]
+def check_settings(pipe: Any, preset: str, settings: dict[str, Any]) -> Settings:
+    """The settings of a run; ends with a sentence if prior or sampler do not have them."""
     try:
-        check_numbers({}, {}, {name: settings[name] for name in ("error_scale",) if name in settings})
-        check_step(pipe.scheduler, [*etas, *step_arguments(rule, accounting)])
-        pipe.scheduler.set_timesteps(settings["num_inference_steps"], init_timestep=None if start == "auto" else start)
+        return pipe.settings_for(preset, settings)
     except ValueError as error:
-        fail(error, 2)
+        fail(in_options(error), 2)
 
 
 def check_classifier(pipe: Any, class_label: str | None, classifier: str | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..interruption import interrupted_quietly
-from ..presets import PRESETS
-from .computing import check_schedule, dtype_of, gather, load, processes
+from ..settings import DEFAULT, PRESETS, settings_of
+from .computing import check_settings, dtype_of, gather, load, processes
 from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
 from .terminal import complain, fail, say
 
@@ -31,7 +32,7 @@ def evaluate(
         int, typer.Option(min=0, help="Central square of a picture, resized to so many pixels; 0 leaves it as it is.")
     ] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures of a set, evenly spread.")] = None,
-    preset: Preset = "paper-average",
+    preset: Preset = DEFAULT,
     sampling: Sampling,
     metrics: Annotated[
         str | None, typer.Option(help="Metrics beside PSNR, with commas.", show_default="all that are installed")
@@ -75,7 +76,7 @@ def evaluate(
     notes = {name: reason for name in wanted if (reason := measures.unavailable(name, lpips_weights)) is not None}
     if metrics and notes:
         fail("; ".join(f"--metrics {name}: {reason}" for name, reason in notes.items()), 2)
-    settings = sampling.settings(preset)
+    settings = settings_of(**sampling.arguments(preset), changes={})
     try:
         protocol = Protocol(
             quality_factors=numbers("--quality", quality),
@@ -98,7 +99,7 @@ def evaluate(
     if state.device.type == "cpu":
         torch.set_num_threads(threads)
     pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler)
-    check_schedule(pipe, settings)
+    protocol = replace(protocol, settings=check_settings(pipe, preset, sampling.chosen))
     pipe.set_progress_bar_config(disable=True)
     facts = {
         "prior": computing.prior or "embedded",

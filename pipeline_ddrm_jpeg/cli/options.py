@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Literal, get_type_hints
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
-from ..presets import PRESETS
+from ..settings import ABOUT, PRESETS, About, settings_of
 from .terminal import fail
 
 Preset = Annotated[
@@ -19,6 +22,7 @@ Preset = Annotated[
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 ChromaSubsampling = Annotated[Subsampling, typer.Option(help="Chroma subsampling.")]
 DType = Literal["float32", "bfloat16", "float16"]
+_PACKAGE = Path(__file__).parents[1]
 
 
 def with_options(command: Callable) -> Callable:
@@ -46,118 +50,73 @@ def with_options(command: Callable) -> Callable:
     return grouped
 
 
-# Settings of presets that are about one sampler, and so not for another.
-_OF_DDRM = ("correction", "eta_b", "error_scale")
+# Modules of the samplers are scheduling_NAME.py; to import one takes seconds.
+_SAMPLERS = tuple(sorted(path.stem.removeprefix("scheduling_") for path in _PACKAGE.glob("scheduling_*.py")))
 
 
-@dataclass
-class Sampling:
-    """The scheduler, and arguments of the pipeline's call, under their names there."""
+def _option(name: str, about: About) -> tuple[str, Any, Any]:
+    """A setting as a field of `Sampling`: its name, annotated type, and default."""
+    kind = about.kind
+    flags = about.options or ("--" + name.replace("_", "-"),)
+    declared = ["/".join(flags)] if len(flags) == 2 else list(flags)
+    limits = {}
+    if about.choices:
+        kind = Literal[about.choices]
+    elif Literal["auto"] in get_args(kind):
+        kind, limits = str, {"metavar": "T"}
+    else:
+        kind = next((one for one in get_args(kind) if one is not NoneType), kind)
+        limits = {} if about.least is None else {"min": about.least, "max": about.most}
+    option = typer.Option(*declared, help=about.words, show_default="the preset's", **limits)
+    return name, Annotated[kind | None, option], field(default=None)
 
-    sampler: Annotated[
-        Literal["ddrm", "pigdm"] | None,
-        typer.Option(
-            help="How prior and file are brought together: DDRM, or pseudoinverse guidance, whose steps cost three.",
-            show_default="the prior's, ddrm",
-        ),
-    ] = None
-    num_samples: Annotated[
-        int | None,
-        typer.Option("--samples", min=1, help="Independent samples to average.", show_default="the preset's"),
-    ] = None
-    num_inference_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--steps",
-            min=1,
-            help="Network evaluations in a sample; 1 alone wants --temperature 1.",
-            show_default="the preset's",
-        ),
-    ] = None
-    init_timestep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="Timestep at which sampling starts, or auto: by how coarse the file is.",
-            show_default="the preset's",
-        ),
-    ] = None
-    timestep_spacing: Annotated[
-        Literal["leading", "trailing", "linspace", "log"] | None,
-        typer.Option(help="How the timesteps are spaced.", show_default="the preset's"),
-    ] = None
-    eta: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weight of fresh noise.", show_default="the prior's, 1.0")
-    ] = None
-    eta_b: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weight of the correction.", show_default="the prior's, 0.4")
-    ] = None
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Scale of all noise.", show_default="the preset's")
-    ] = None
-    antithetic: Annotated[
-        bool | None,
-        typer.Option(
-            "--antithetic/--independent",
-            help="Give every second sample the noise of the one before with its sign changed.",
-            show_default="the preset's",
-        ),
-    ] = None
-    equivariant: Annotated[
-        bool | None,
-        typer.Option(
-            "--equivariant/--upright",
-            help="Show the network another flip or rotation of the picture at every step.",
-            show_default="the preset's",
-        ),
-    ] = None
-    correction: Annotated[
-        Literal["ddrm", "nearest", "posterior"] | None,
-        typer.Option(help="How a picture is made to agree with the file at every step.", show_default="the preset's"),
-    ] = None
-    error_scale: Annotated[
-        float | None,
-        typer.Option(min=0, help="For posterior: factor of the network's error.", show_default="the preset's"),
-    ] = None
-    sharpness: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="From 0, nearest to the original on average, to 1, most like a photograph.",
-            show_default="the preset's",
-        ),
-    ] = None
-    noise_accounting: Annotated[
-        bool | None,
-        typer.Option(
-            help="For posterior: count what is left uncertain as noise, and add only the rest.", show_default="yes"
-        ),
-    ] = None
-    consistent: Annotated[
-        bool | None,
-        typer.Option(
-            help="Project the result onto what the file says, coefficient by coefficient.", show_default="the preset's"
-        ),
-    ] = None
 
-    def settings(self, preset: str) -> dict[str, Any]:
-        """A preset's arguments of the pipeline's call, with those that were chosen one by one."""
-        chosen = {name: value for name, value in vars(self).items() if value is not None}
-        sampler = chosen.pop("sampler", None)
+class _Sampling:
+    """The scheduler, and the settings chosen one by one."""
+
+    sampler: str | None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings that were given, by name."""
+        chosen = {name: getattr(self, name) for name in ABOUT if getattr(self, name) is not None}
         start = chosen.get("init_timestep", "auto")
         if start != "auto":
             if not (start.isascii() and start.isdigit()):
                 fail(f"--init-timestep {start} is neither a whole number nor auto", 2)
             chosen["init_timestep"] = int(start)
-        preset_settings = PRESETS[preset]
-        if sampler == "pigdm":
-            preset_settings = {name: value for name, value in preset_settings.items() if name not in _OF_DDRM}
-        settings = preset_settings | chosen
-        steps, start = settings["num_inference_steps"], settings.get("init_timestep", "auto")
-        if start != "auto" and steps > start:
-            fail(f"--steps {steps} does not fit below --init-timestep {start}; raise one or lower the other", 2)
-        return settings
+        return chosen
+
+    def arguments(self, preset: str) -> dict[str, Any]:
+        """Preset and settings as arguments of the pipeline's call; what does not fit ends in a sentence."""
+        arguments = {"preset": preset, "settings": self.chosen}
+        try:
+            settings_of(**arguments, changes={})
+        except ValueError as error:
+            fail(in_options(error), 2)
+        return arguments
+
+
+_SAMPLER = Annotated[
+    Literal[_SAMPLERS] | None,
+    typer.Option(
+        help="How prior and file are brought together: DDRM, or pseudoinverse guidance, whose steps cost three.",
+        show_default="the prior's, ddrm",
+    ),
+]
+Sampling = make_dataclass(
+    "Sampling",
+    [("sampler", _SAMPLER, field(default=None)), *(_option(*one) for one in ABOUT.items())],
+    bases=(_Sampling,),
+)
+
+
+def in_options(error: Exception) -> str:
+    """What is wrong with settings, with the names that they have as options."""
+    text = str(error)
+    for name, about in ABOUT.items():
+        text = re.sub(rf"\b{name}\b", (about.options or ("--" + name.replace("_", "-"),))[0], text)
+    return text
 
 
 @dataclass

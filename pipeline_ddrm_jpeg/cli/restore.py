@@ -18,9 +18,10 @@ from tqdm import tqdm
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
 from ..restoration import Result, restore_files
+from ..settings import DEFAULT
 from ..sources import Assumed
 from ..tasks import Task, is_other_picture, mask_path, plan
-from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
+from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
 
@@ -46,7 +47,7 @@ def restore(
         typer.Option("--any-format", help="In folders and tars, restore pictures of other formats too that were JPEGs;"
                      " those that show none are left as they are."),
     ] = False,
-    preset: Preset = "balanced",
+    preset: Preset = DEFAULT,
     sampling: Sampling,
     computing: Computing,
     class_label: Annotated[
@@ -103,14 +104,14 @@ def restore(
     The presets fast, balanced and best are made for the embedded prior; paper and paper-average are the paper's
     "Ours (S)" and "Ours (A)".
     """
-    settings = sampling.settings(preset)
-    settings["assumed"] = _assumed(assume_quality, assume_subsampling, grid, saved_again)
+    arguments = sampling.arguments(preset)
+    assumed = _assumed(assume_quality, assume_subsampling, grid, saved_again)
     if class_label is not None:
         if class_label != "auto" and not (class_label.isascii() and class_label.isdigit()):
             fail(f"--class-label {class_label} is neither a class, a whole number, nor auto", 2)
-        settings["class_labels"] = class_label if class_label == "auto" else int(class_label)
+        arguments["class_labels"] = class_label if class_label == "auto" else int(class_label)
     if classifier is not None:
-        settings["classifier"] = classifier
+        arguments["classifier"] = classifier
     unlisted: list[OSError] = []
     others: list[Path] = []
     try:
@@ -145,13 +146,14 @@ def restore(
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
         if pipe is not None:
-            check_schedule(pipe, {name: value for name, value in settings.items() if name != "assumed"})
+            check_settings(pipe, preset, sampling.chosen)
             check_classifier(pipe, class_label, classifier)
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             listed = [*skipped, *mine]
-            options = settings | {"repair": repair, "depth": int(depth), "on_start": _announce(listed, pipe, quiet)}
-            with closing(restore_files(pipe, listed, overwrite, seed, **options)) as results:
+            options = {"repair": repair, "depth": int(depth), "assumed": assumed}
+            options["on_start"] = _announce(listed, pipe, quiet)
+            with closing(restore_files(pipe, listed, overwrite, seed, **options, **arguments)) as results:
                 for result in results:
                     statuses[result.status] += 1
                     log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))

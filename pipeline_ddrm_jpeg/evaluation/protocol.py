@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..inputs import read_picture
-from ..presets import PRESETS
+from ..settings import DEFAULT, PRESETS, Settings
 from .baselines import BASELINES
 from .metrics import METRICS
 
@@ -33,7 +32,7 @@ class Protocol:
         size: pictures are cropped to their central square and resized to this many pixels (bilinear), as in the
             paper; `None` leaves them as they are.
         preset: name in `PRESETS` of the settings, for the record; `None` for others.
-        settings: keyword arguments of the pipeline's call, which checks them.
+        settings: of the sampler.
         metrics: names from `METRICS`, computed beside PSNR.
         lpips_weights: as of `evaluation.lpips.load`.
         baselines: names from `BASELINES`; they need files, and so the convention `"libjpeg"`.
@@ -48,7 +47,7 @@ class Protocol:
     chroma_subsampling: str = "4:2:0"
     size: int | None = 256
     preset: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=lambda: PRESETS["paper-average"])
+    settings: Settings = PRESETS[DEFAULT]
     metrics: tuple[str, ...] = tuple(METRICS)
     lpips_weights: Path | None = None
     baselines: tuple[str, ...] = ()

@@ -80,7 +80,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
 
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        result = pipe(source, operator=operator, generator=generator, output_type="np", **protocol.settings)
+        result = pipe(source, operator=operator, generator=generator, output_type="np", settings=protocol.settings)
         seconds = time.perf_counter() - start
         samples, steps = len(result.samples[0]), len(result.timesteps[0])
         facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}

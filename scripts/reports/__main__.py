@@ -90,7 +90,7 @@ def main() -> None:
             *(["--prior", str(arguments.prior)] if arguments.prior else []),
         )
         options += ("--lpips-weights", str(arguments.lpips_weights)) if arguments.lpips_weights else ()
-        decisive = json.dumps([weights, PRESETS[preset], [str(path.resolve()) for path in sets], options])
+        decisive = json.dumps([weights, dict(PRESETS[preset]), [str(path.resolve()) for path in sets], options])
         folder = arguments.work / f"{preset}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
         command = ["evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
         command += ["--limit", str(min(limit, arguments.limit)), *options]

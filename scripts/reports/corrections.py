@@ -209,7 +209,7 @@ def restored(pipe: Any, picture: Image.Image, factor: int, settings: dict[str, A
     """The JPEG as Pillow decodes it, and what the pipeline makes of it."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=factor, subsampling="4:2:0")
-    result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), **settings)
+    result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), settings=settings)
     return Image.open(stream).convert("RGB"), result.images[0]
 
 

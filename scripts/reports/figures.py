@@ -147,7 +147,7 @@ def defects(pipe: DDRMJPEGPipeline) -> Image.Image:
         panels = {
             "original": picture,
             f"JPEG, QF {quality_factor}": Image.open(io.BytesIO(data)),
-            f"restored: {name}": pipe(data, generator=generator(), **PRESETS["balanced"]).images[0],
+            f"restored: {name}": pipe(data, generator=generator()).images[0],
         }
         box = (left, top, left + DEFECT, top + DEFECT)
         size = (DEFECT * ZOOM, DEFECT * ZOOM)

@@ -24,7 +24,7 @@ import torch
 from common import ROOT, prior_line, write
 from PIL import Image
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
@@ -128,7 +128,7 @@ def restorer() -> Callable[..., np.ndarray]:
 
     def restored(source: object, **options: str) -> np.ndarray:
         generator = torch.Generator().manual_seed(0)
-        return np.asarray(pipe(source, generator=generator, **PRESETS["fast"], **options).images[0])
+        return np.asarray(pipe(source, generator=generator, preset="fast", **options).images[0])
 
     return restored
 

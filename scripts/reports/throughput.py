@@ -39,7 +39,7 @@ from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import Task, plan
-from pipeline_ddrm_jpeg.tiling import count_windows, window_options
+from pipeline_ddrm_jpeg.tiling import count_windows
 
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
 
@@ -66,15 +66,15 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
         file = Path(folder, "first.jpg")
         file.write_bytes(make_file(min(width, 384), min(height, 384)))  # of one window
         first = [Task(file, Path(folder, f"first{i}.png")) for i in range(2)]
-        list(restore_files(pipe, first[:1], **PRESETS[preset]))  # what is slow once
+        list(restore_files(pipe, first[:1], preset=preset))  # what is slow once
         pipe.unet.register_forward_pre_hook(begin)
         pipe.unet.register_forward_hook(end)
-        list(restore_files(pipe, first[1:], **PRESETS[preset]))
-        windows = count_windows(pipe.unet, height, width, **window_options(pipe.unet, None, None, None, pipe.device))
+        list(restore_files(pipe, first[1:], preset=preset))
+        windows = count_windows(pipe.unet, height, width, **pipe.tiling.options(pipe.unet, pipe.device))
         expected = count * windows * working
         print(f"{width}x{height}: {count} files take about {duration(expected)}", file=sys.stderr, flush=True)
         working, start, ends = 0.0, time.perf_counter(), []
-        for result in restore_files(pipe, tasks, **PRESETS[preset]):
+        for result in restore_files(pipe, tasks, preset=preset):
             if result.status != "restored":
                 sys.exit(result.message)
             ends.append((time.perf_counter() - start, working))
@@ -126,7 +126,7 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
     pipe.set_progress_bar_config(disable=True)
 
     def ours(preset: str) -> Callable[[Path], Any]:
-        return lambda path: pipe(path, generator=torch.Generator().manual_seed(0), **PRESETS[preset]).images[0]
+        return lambda path: pipe(path, generator=torch.Generator().manual_seed(0), preset=preset).images[0]
 
     def average(path: Path) -> Image.Image:
         mean = torch.stack([released(pipe, path, seed) for seed in range(SAMPLES)]).mean(0)[0]

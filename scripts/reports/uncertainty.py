@@ -68,7 +68,7 @@ def statistics(
     for picture in pictures:
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=factor, subsampling=subsampling)
-        result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), **settings)
+        result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), settings=settings)
         expected.append(_squares(255 * result.expected_error[0]))
         actual.append(_squares(np.asarray(picture, float) - np.asarray(result.images[0].convert("RGB"), float)))
         deviations.append(_squares(255 * result.std[0]))

@@ -73,7 +73,7 @@ def gains(
             files.append(stream.getvalue())
         before = np.mean([psnr(Image.open(io.BytesIO(f)), p) for f, p in zip(files, originals, strict=True)])
         for preset in presets:
-            restored = [pipe(f, generator=torch.Generator().manual_seed(0), **PRESETS[preset]).images[0] for f in files]
+            restored = [pipe(f, generator=torch.Generator().manual_seed(0), preset=preset).images[0] for f in files]
             after = np.mean([psnr(r, p) for r, p in zip(restored, originals, strict=True)])
             found[preset].append(float(after - before))
     return found

@@ -52,7 +52,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.extras import needs
 from pipeline_ddrm_jpeg.files import write_atomically
@@ -219,7 +219,7 @@ class Validation:
                 stream = io.BytesIO()
                 crop.save(stream, "JPEG", quality=quality)
                 restored = pipe(
-                    stream.getvalue(), **PRESETS["balanced"], generator=torch.Generator().manual_seed(0)
+                    stream.getvalue(), generator=torch.Generator().manual_seed(0)
                 ).images[0]
                 jpeg = Image.open(stream).convert("RGB")
                 gains.append(psnr(restored, crop) - psnr(jpeg, crop))
