@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import re
@@ -17,7 +19,6 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging
-from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from huggingface_hub import CommitInfo, HfApi, ModelCardData, get_token, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
@@ -27,14 +28,14 @@ from .modular_blocks import DDRMJPEGBlocks
 from .priors import EMBEDDED, SCHEDULERS, Origin, origin_of
 
 _HERE = Path(__file__).parent
-# The modules that a repo needs: pipeline.py, and what it names in relative imports of its own. diffusers copies just
-# those beside it when it loads a repo, and finds them by this function.
-_MODULES = ("pipeline", *sorted(get_relative_imports(_HERE / "pipeline.py")))
-# Those that diffusers loads itself. It follows the relative imports of each, and of what they import, and asks the Hub
-# once more for every way that leads to a module, of which there are many times as many as modules. So only these name
-# what they need in the form that it finds, and name all of it; in a repo, the others say `from . module import`.
-_LOADED = ("pipeline", "modular_blocks")
-_RELATIVE_IMPORT = re.compile(r"^(\s*from) \. ?(\w+) import\b", re.MULTILINE)
+# diffusers loads `pipeline.py` for both forms of the pipeline, and copies what it names in lines that look like
+# "from .module import", folder.module at most. In what it copies it follows such lines too: with one request for each
+# way that leads to a module, of which there are many times as many as modules. So in a repo `pipeline.py` ends with a
+# list of all that it needs, and no other line of any module looks so: a space behind the first dot is nothing to
+# Python and hides an import from diffusers.
+_LIST = "\n\n# What diffusers copies beside this module. It looks for such lines and does not run them.\nif False:\n"
+_MODULAR = "from .modular_blocks import DDRMJPEGBlocks  # the modular form\n"
+_RELATIVE_IMPORT = re.compile(r"^(\s*from \.)(?=[\w.])", re.MULTILINE)
 # What a repo holds for people beside the card, under the names that a checkout has for it too.
 _DOCUMENTS = ("LICENSE", "examples/*.jpg")
 _COMPARISON = "docs/comparison.png"  # of what the embedded prior does
@@ -132,36 +133,62 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
 
 
 def _add_code(folder: Path) -> None:
-    """Put the code beside saved components, and have `model_index.json` name it.
+    """Put the code beside saved components, and have the indices name it.
 
     The scheduler's module, and the one it is made of, go to `scheduler/` as well: diffusers looks for the code of a
     component there.
     """
-    for module in _MODULES:
-        _copy_module(module, folder, loaded=module in _LOADED)
+    copy_modules(_HERE, "pipeline", folder, _MODULAR)
+    DDRMJPEGBlocks().save_pretrained(folder)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     name = config["_class_name"] if config["_class_name"] in SCHEDULERS else "DDRMScheduler"
     module = _module_of(name)
-    for part in (module, *_needed(module)):
-        _copy_module(part, folder / "scheduler", loaded=True)
-    code = {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": [module, name]}
-    for path, changes in ((folder / "model_index.json", code), (folder / "unet" / "config.json", {})):
-        config = json.loads(path.read_text()) | changes
+    copy_modules(Path(inspect.getfile(SCHEDULERS[name])).parent, module, folder / "scheduler")
+    named = {
+        "model_index.json": {"_class_name": ["pipeline", "DDRMJPEGPipeline"], "scheduler": [module, name]},
+        "modular_config.json": {"auto_map": {"ModularPipelineBlocks": "pipeline.DDRMJPEGBlocks"}},
+        "unet/config.json": {},
+    }
+    for path, changes in named.items():
+        config = json.loads((folder / path).read_text()) | changes
         config.pop("_name_or_path", None)  # a path of whoever saved it; and a second save must equal the first
-        _write_json(path, config)
+        _write_json(folder / path, config)
     _write_modular_index(folder)
 
 
-def _copy_module(module: str, folder: Path, loaded: bool) -> None:
-    """A module, its relative imports in the form that diffusers finds if it loads this module itself."""
-    text = (_HERE / f"{module}.py").read_text("utf-8")
-    text = _RELATIVE_IMPORT.sub(r"\1 .\2 import" if loaded else r"\1 . \2 import", text)
-    (folder / f"{module}.py").write_text(text, "utf-8")
+def copy_modules(package: Path, module: str, folder: Path, end: str = "") -> None:
+    """A module that diffusers will load, and all that it needs, in the form that diffusers takes."""
+    names = needed(package, module)
+    for name in names:
+        text = (package / f"{name}.py").read_text("utf-8").partition(_LIST)[0]  # in a repo there is a list already
+        text = _RELATIVE_IMPORT.sub(r"\1 ", text)
+        if name == module and len(names) > 1:
+            others = (other.replace("/", ".") for other in names if other != module)
+            text += _LIST + "".join(f"    from .{other} import *\n" for other in others) + end
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(text, "utf-8")
 
 
-def _needed(module: str) -> list[str]:
-    """What a module imports of its own package, in either form."""
-    return sorted({name for _, name in _RELATIVE_IMPORT.findall((_HERE / f"{module}.py").read_text("utf-8"))})
+def needed(package: Path, module: str) -> list[str]:
+    """A module of a package and all that it imports of it, wherever and however, as `"module"` or `"folder/module"`.
+
+    What an `__init__.py` says is not among it.
+    """
+    found, new = set(), {package / f"{module}.py"}
+    while new:
+        found |= new
+        new = {other for path in new for other in _imported(path)} - found
+    return sorted(path.relative_to(package).with_suffix("").as_posix() for path in found)
+
+
+def _imported(module: Path) -> set[Path]:
+    """The modules that a module names in relative imports, as where it imports from and as what it imports."""
+    imports = (node for node in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(node, ast.ImportFrom))
+    named = set()
+    for node in (node for node in imports if node.level):
+        place = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        named |= {place, *(place / one.name for one in node.names)}
+    return {path for path in (place.with_suffix(".py") for place in named) if path.is_file()}
 
 
 def _module_of(name: str) -> str:
@@ -379,7 +406,8 @@ def _upload_modular(api: HfApi, folder: Path, repo_id: str, revision: str | None
     branch = f"{revision}-modular" if revision else "modular"
     api.create_branch(repo_id, branch=branch, exist_ok=True)
     with TemporaryDirectory() as name:
-        _copy(folder, Path(name), "*.py", "*.md", "LICENSE", "modular_config.json", "model_index.json")
+        copy_modules(folder, "pipeline", Path(name), _MODULAR)
+        _copy(folder, Path(name), "*.md", "LICENSE", "modular_config.json", "model_index.json")
         _write_modular_index(Path(name), repo_id, commit)
         api.upload_folder(
             repo_id=repo_id,
@@ -460,7 +488,6 @@ class PublishedPipeline:
             raise ValueError("save_pretrained does not upload; call push_to_hub(repo_id) instead")
         with replacing(Path(save_directory), variant) as folder:
             super().save_pretrained(folder, safe_serialization, variant, max_shard_size, use_flashpack=use_flashpack)
-            DDRMJPEGBlocks().save_pretrained(folder)
             complete(folder, self.unet)
 
     def push_to_hub(

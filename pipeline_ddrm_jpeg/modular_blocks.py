@@ -20,28 +20,12 @@ from diffusers.modular_pipelines import (
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import Correction  # noqa: F401  for the Hub
-from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
-from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
-from .history_estimation import estimate_history  # noqa: F401  for the Hub
 from .inputs import Observation, Source, observe
-from .jpeg_detection import detect  # noqa: F401  for the Hub
-from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
-from .jpeg_file import JPEGFile  # noqa: F401  for the Hub
-from .jpeg_history import JPEGHistory  # noqa: F401  for the Hub
-from .jpeg_markers import JPEGFileError  # noqa: F401  for the Hub
-from .jpeg_operator import JPEGOperator  # noqa: F401  for the Hub
-from .jpeg_planes import planes_of  # noqa: F401  for the Hub
-from .jpeg_reader import read_coefficients  # noqa: F401  for the Hub
-from .jpeg_tables import quality_tables  # noqa: F401  for the Hub
-from .metadata import Metadata  # noqa: F401  for the Hub
 from .operators import Operator
-from .posterior import truncated_normal  # noqa: F401  for the Hub
 from .priors import align
 from .samples import OUTPUT_TYPES, check_choice, gather
 from .scheduling_ddrm import of_protocol
-from .scheduling_pigdm import PiGDMScheduler  # noqa: F401  for the Hub
 from .session import Session, Step, chosen
 from .settings import ABOUT, DEFAULT, PRESETS, Settings
 from .tiling import State, Tiling, count_windows, labels_for, predict_together

@@ -15,31 +15,15 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .classification import classifier_for
-from .corrections import Correction  # noqa: F401  for the Hub
-from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
-from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
-from .history_estimation import estimate_history  # noqa: F401  for the Hub
 from .hub import PublishedPipeline
 from .inks import by_separations
 from .inputs import Source, observe, opened
-from .jpeg_detection import detect  # noqa: F401  for the Hub
-from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
-from .jpeg_file import JPEGFile  # noqa: F401  for the Hub
 from .jpeg_history import JPEGHistory
-from .jpeg_markers import JPEGFileError  # noqa: F401  for the Hub
-from .jpeg_operator import JPEGOperator  # noqa: F401  for the Hub
-from .jpeg_planes import planes_of  # noqa: F401  for the Hub
-from .jpeg_reader import read_coefficients  # noqa: F401  for the Hub
-from .jpeg_tables import quality_tables  # noqa: F401  for the Hub
-from .metadata import Metadata  # noqa: F401  for the Hub
-from .modular_blocks import DDRMJPEGBlocks  # noqa: F401  for the Hub
 from .operators import Operator
-from .posterior import truncated_normal  # noqa: F401  for the Hub
 from .priors import EMBEDDED, align, load_prior, origin_of
 from .samples import OUTPUT_TYPES, PIXELS_IN_A_PASS, DDRMJPEGPipelineOutput, Generator, check_choice, gather
 from .scheduling_ddrm import needs_gradient, of_protocol
-from .scheduling_pigdm import PiGDMScheduler  # noqa: F401  for the Hub
 from .session import Session, Step, chosen, in_step
 from .settings import Settings, moved_arguments
 from .tiling import WHOLE, State, Tiling, count_windows, labels_for, predict_together

@@ -1,17 +1,20 @@
 """Saved pipelines as strangers load them: in a fresh process, with a fresh cache, without this package."""
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 from inspect import signature
+from pathlib import Path
 
 import guided_diffusion
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, jpeg_bytes, make_unet
+from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from hub_server import Hub
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -74,10 +77,73 @@ def test_the_index_names_the_code_and_every_module_is_there(repo):
     index = json.loads((repo / "repo" / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline", "DDRMJPEGPipeline"]
     assert index["scheduler"] == ["scheduling_ddrm", "DDRMScheduler"]
-    for module in hub._MODULES:
-        source = (repo / "repo" / f"{module}.py").read_text()
-        # diffusers copies what pipeline.py names, and nothing that one of those needs
-        assert set(re.findall(r"^\s*from \.(\w+) import", source, re.MULTILINE)) < set(hub._MODULES)
+    code = {path.relative_to(repo / "repo").with_suffix("").as_posix() for path in (repo / "repo").rglob("*.py")}
+    here = {name for name in code if not name.startswith("scheduler/")}
+    seen = {name: get_relative_imports(repo / "repo" / f"{name}.py") for name in code}
+    assert {name.replace("/", ".") for name in here - {"pipeline"}} == set(seen.pop("pipeline"))
+    assert not any(seen.values())  # or diffusers would ask for modules again and again
+    assert not [name for name in here if re.match("cli|files$|tasks|shards|restoration|evaluation", name)]
+    for folder in {Path(name).parts[0] for name in here if "/" in name}:  # a repo has no __init__.py
+        assert len(ast.parse((ROOT / "pipeline_ddrm_jpeg" / folder / "__init__.py").read_text()).body) <= 1
+
+
+MADE_UP = {
+    "pipeline": """
+from diffusers import DiffusionPipeline
+
+from .jpeg import tables
+from .jpeg.planes import (
+    planes,
+)
+from . import other
+from .root import ROOT
+
+class MadeUp(DiffusionPipeline):
+    def __init__(self):
+        super().__init__()
+
+    def __call__(self):
+        from .decoded.late import late
+        return [ROOT, tables.TABLES, late(), planes() == [tables, other]]
+""",
+    "root": "from . import other\nROOT = other.OTHER",
+    "other": "OTHER = 'other'",
+    "jpeg/tables": "from ..root import ROOT\nTABLES = f'tables of {ROOT}'",
+    "jpeg/planes": "from . import tables\n\ndef planes():\n    from .. import other\n    return [tables, other]",
+    "decoded/late": "from ..jpeg.deep import DEEP\nif DEEP: from .early import EARLY\ndef late(): return DEEP + EARLY",
+    "decoded/early": "EARLY = 'early'",
+    "jpeg/deep": "from .tables import (\n    TABLES,\n)\nfrom ..jpeg import tables\nDEEP = tables.TABLES",
+    "command": "from .pipeline import MadeUp",
+    "files/formats": "from ..root import ROOT",
+}
+
+
+def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_imported(tmp_path, server):
+    for name, text in MADE_UP.items():
+        (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "package" / f"{name}.py").write_text(text)
+    hub.copy_modules(tmp_path / "package", "pipeline", tmp_path / "repo")
+    saved = tree(tmp_path / "repo")
+    assert saved.keys() == {f"{name}.py" for name in MADE_UP if name not in ("command", "files/formats")}
+    hub.copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
+    assert tree(tmp_path / "again") == saved
+    index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.40.0"}
+    (tmp_path / "repo" / "model_index.json").write_text(json.dumps(index))
+    server.repos["tester/prior"] = {"main": tree(tmp_path / "repo")}
+    code = """
+for source in sys.argv[1:]:
+    print(*DiffusionPipeline.from_pretrained(source, trust_remote_code=True)(), sep=", ")
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", STRANGER + code, str(tmp_path / "repo"), "tester/prior"],
+        capture_output=True,
+        text=True,
+        env=online(server, tmp_path / "home"),
+    )
+    assert loaded.stdout == "other, tables of other, tables of otherearly, True\n" * 2, loaded.stderr
+    assert "Warning" not in loaded.stderr
+    asked = [request for request in server.requests if request.startswith("GET") and request.endswith(".py")]
+    assert len(asked) == len(saved)  # each once
 
 
 def test_a_saved_pipeline_loads_and_saves_and_loads_without_the_package(repo):

@@ -218,9 +218,7 @@ class Validation:
             for crop in self.crops:
                 stream = io.BytesIO()
                 crop.save(stream, "JPEG", quality=quality)
-                restored = pipe(
-                    stream.getvalue(), generator=torch.Generator().manual_seed(0)
-                ).images[0]
+                restored = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0)).images[0]
                 jpeg = Image.open(stream).convert("RGB")
                 gains.append(psnr(restored, crop) - psnr(jpeg, crop))
                 if quality == 10:
