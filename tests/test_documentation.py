@@ -37,7 +37,9 @@ NOT_RUN = {
         "curl": "needs the network",
         "make space": "serves until it is stopped; tests/test_space.py starts it",
     },
+    "docs/benchmark.md": {"python scripts/reports/benchmark.py": "takes minutes and 3 GB"},
     "docs/corrections.md": {"python scripts/reports/corrections.py": SETS},
+    "docs/history.md": {"python scripts/reports/history.py": SETS},
     "docs/install.md": {"git clone": CLONE, "pip install": CLONE, "make demo": CLONE},
     "docs/priors.md": {
         "from pipeline_ddrm_jpeg import DDRMJPEGPipeline\n\npipe = DDRMJPEGPipeline.from_prior": HUB,
@@ -52,6 +54,7 @@ NOT_RUN = {
     "docs/python.md": {"diffusers-cli schema": HUB},
     "docs/results.md": {"ddrm-jpeg evaluate": SETS},
     "docs/samplers.md": {"python scripts/reports/samplers.py": SETS},
+    "docs/throughput.md": {"python scripts/reports/throughput.py": SETS},
     "docs/uncertainty.md": {"python scripts/reports/uncertainty.py": SETS},
 }
 

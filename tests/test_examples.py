@@ -9,8 +9,11 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, jpeg_bytes
 from PIL import Image
+
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 
 
 @pytest.fixture
@@ -67,6 +70,16 @@ def test_a_new_operator_doubles_the_size_and_keeps_the_file(run, capsys):
     run("new_operator.py", "small.jpg", "out.png")
     assert Image.open("out.png").size == (80, 48)
     assert capsys.readouterr().out == "100 % of the coefficients kept\n"
+
+
+def test_ddrm_in_thirty_lines_is_the_pipeline_with_the_papers_settings(run):
+    script = ROOT / "examples" / "ddrm_in_thirty_lines.py"
+    pipe = DDRMJPEGPipeline.from_embedded(dtype=torch.float32)
+    expected = pipe("small.jpg", generator=torch.Generator().manual_seed(3), output_type="pt", **PRESETS["paper"])
+    found = runpy.run_path(str(script))["restore"]("small.jpg", pipe.unet, torch.Generator().manual_seed(3))
+    assert torch.allclose((found + 1) / 2, expected.images, rtol=0, atol=3.3e-6)
+    run(script.name, "small.jpg", "out.png")
+    assert Image.open("out.png").size == (40, 24)
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):

@@ -1,14 +1,18 @@
 """The reports: numbers known beforehand, the pages of this checkout, and the one command that makes everything."""
 
 import json
+import re
 import shutil
 
+import benchmark
 import graphics
 import numpy as np
 import pages
 import processes
 import pytest
 import results as gathered_results
+import throughput
+import uncertainty
 from conftest import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -173,13 +177,36 @@ def test_the_pages_are_what_the_script_makes_of_their_sources():
         assert path.read_text() == text, f"{path.name} is out of date; run: make card"
 
 
-def test_the_results_page_opens_with_what_its_script_writes():
-    rows = json.loads((ROOT / "docs" / "results.json").read_text())["rows"]
-    peers = gathered_results.PEERS.format(gathered_results.peers(rows))
-    page = (ROOT / "docs" / "results.md").read_text()
-    assert page.startswith(f"{gathered_results.INTRODUCTION}\n{peers}")
-    assert gathered_results.made_worse(rows) in page
-    assert page.count(gathered_results.FIGURES) == 1
+@pytest.mark.parametrize("report", [gathered_results, throughput, benchmark, uncertainty], ids=lambda one: one.__name__)
+def test_a_page_is_what_its_script_makes_of_the_stored_numbers(report):
+    page = ROOT / "docs" / f"{report.__name__}.md"
+    assert page.read_text() == report.as_page(json.loads(page.with_suffix(".json").read_text()))
+
+
+TEXTS = REPORTS / "texts"
+
+
+def prose(text):
+    """The paragraphs of a page or of its texts, but for tables, blocks, and headings of tables."""
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    return [one.strip() for one in paragraphs if not re.match(r"\||```|### |\$\w+$", one)]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TEXTS.glob("*.md") if "-" not in path.stem))
+def test_every_sentence_of_a_measured_page_comes_from_its_texts(name):
+    def patterns(text):
+        """Each paragraph, with a number or a list in the place of a `$part`, but no sentence."""
+        return [re.sub(r"\\\$\w+", r"(?:(?!\. )[^\n]){1,250}", re.escape(one)) for one in prose(text)]
+
+    page = prose((ROOT / "docs" / f"{name}.md").read_text())
+    always = patterns((TEXTS / f"{name}.md").read_text())
+    others = [*TEXTS.glob(f"{name}-*.md"), *(TEXTS / "notes").glob(f"{name}-*.md")]
+    sometimes = [pattern for path in others for pattern in patterns(path.read_text())]
+    typed = [
+        one for one in page if not any(re.fullmatch(p, one) for p in [*always, *sometimes, "Prior `[0-9a-f]{12}`."])
+    ]
+    assert not typed, "the next make results deletes these paragraphs; put them into scripts/reports/texts"
+    assert all(any(re.fullmatch(p, one) for one in page) for p in always), "the page was not written anew"
 
 
 def test_results_become_a_table_and_metadata_that_the_hub_reads():

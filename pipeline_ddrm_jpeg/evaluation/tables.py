@@ -54,7 +54,7 @@ def evaluation_tables(means: Iterable[Mapping[str, Any]], notes: Mapping[str, st
     parts = []
     for (dataset, convention, subsampling), group in groups(means, *CONDITIONS).items():
         count = max(mean["images"] for mean in group)
-        title = f"### {dataset}: {count} picture{'s' if count > 1 else ''}, convention `{convention}`, {subsampling}"
+        title = f"### {dataset}: {count} image{'s' if count > 1 else ''}, convention `{convention}`, {subsampling}"
         parts.append(f"{title}\n\n{_table_1(group)}\n\n{_details(group)}\n")
     reasons = [f"{COLUMNS[name].label} is n/a: {reason}." for name, reason in notes.items()]
     return "\n".join([*parts, *reasons]) + ("\n" if reasons else "")

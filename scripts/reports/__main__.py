@@ -5,7 +5,8 @@ python scripts/reports FOLDER [--limit N] [--only STAGE...] [--processes N] [--l
 
 FOLDER holds one folder of evaluation pictures for each set. Evaluations go to build/results, so that a run that was
 stopped goes on; those of other weights, presets or options have folders of their own. After a change of the code that
-changes numbers, remove build/results. The stages, and what they write:
+changes numbers, remove build/results. The words of a page stand in scripts/reports/texts, and notes on the run that
+measured it in texts/notes. The stages, and what they write:
 
   results          docs/results.md, docs/results.json
   presets          docs/presets.md and its plot

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, write
+from common import ROOT, text, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, observe
@@ -163,7 +163,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [[label, *(f"{row['seconds'][stage]:.3f}" for row in rows)] for stage, label in STAGES.items()]
     lines.append(["share of correction and scheduler", *(f"{100 * share(row):.1f} %" for row in rows)])
     lines.append(["peak memory, MiB", *(f"{row['peak_memory_mib']:.0f}" for row in rows)])
-    return f"{markdown(lines)}\n\n{rows[0]['dtype']}, {rows[0]['threads']} threads, torch {torch.__version__}\n"
+    return markdown(lines)
+
+
+def as_page(record: dict[str, Any]) -> str:
+    """What OUTPUT.json holds as Markdown."""
+    rows, scaled = record["sizes"], ""
+    if found := record.get("scaling"):
+        one, several = (f"{seconds:.1f}" for seconds in found["seconds"].values())
+        speedup = f"{found['speedup']:.2f}"
+        scaled = text("benchmark-scaling", one=one, processes=found["processes"], several=several, speedup=speedup)
+    return text(
+        "benchmark",
+        command=record["command"],
+        table=table(rows),
+        dtype=rows[0]["dtype"],
+        threads=rows[0]["threads"],
+        torch=record["torch"],
+        scaling=scaled,
+    )
 
 
 def share(row: dict[str, Any]) -> float:
@@ -194,18 +212,12 @@ def main() -> None:
         print(f"{size} done", file=sys.stderr)
     command = f"python scripts/reports/benchmark.py --sizes {' '.join(arguments.sizes)} --dtype {arguments.dtype}"
     command += f" --processes {arguments.processes}" if arguments.processes else ""
-    text = f"# Benchmark\n\n`{command}`\n\n{table(rows)}"
-    record: dict[str, Any] = {"command": command, "sizes": rows}
+    record: dict[str, Any] = {"command": command, "torch": torch.__version__, "sizes": rows}
     if arguments.processes:
-        record["scaling"] = found = scaling(arguments.processes)
-        one, several = found["seconds"].values()
-        text += (
-            f"\nTwelve files of 256 x 256, float32, one thread a process: one process {one:.1f} s,"
-            f" {arguments.processes} processes {several:.1f} s with loading, {found['speedup']:.2f} times as fast.\n"
-        )
-    print(text)
+        record["scaling"] = scaling(arguments.processes)
+    print(as_page(record))
     write(arguments.output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
-    write(arguments.output.with_suffix(".md"), text)
+    write(arguments.output.with_suffix(".md"), as_page(record))
     if arguments.check is not None and (worst := max(map(share, rows))) > arguments.check:
         sys.exit(f"correction and scheduler take {100 * worst:.1f} % of the network's time")
 

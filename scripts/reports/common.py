@@ -1,9 +1,11 @@
 """What the reports share: finished evaluations, files, plots, and the parts of a page that are made from numbers."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 from typing import Any, TypeVar
 
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
@@ -12,6 +14,7 @@ from pipeline_ddrm_jpeg.files import write_atomically
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent.parent
+TEXTS = Path(__file__).parent / "texts"
 DATASETS = {
     "imagenet": "ImageNet validation",
     "kodak24": "Kodak",
@@ -48,9 +51,21 @@ class Measured:
         return self.record[key]
 
 
-def prior_line(prior_sha256: str) -> str:
-    """The last line of a page: the prior that its numbers are of."""
-    return f"Prior `{prior_sha256[:12]}`.\n"
+def text(name: str, **parts: object) -> str:
+    """The prose of `texts/NAME.md`, with what was measured in place of each `$part`; an empty part leaves no gap."""
+    filled = Template((TEXTS / f"{name}.md").read_text("utf-8")).substitute(parts)
+    return re.sub(r"\n{3,}", "\n\n", filled).strip() + "\n"
+
+
+def page_of(name: str, prior_sha256: str, **parts: object) -> str:
+    """A page of the documentation: its text, notes on the run that measured it, and the prior that its numbers are of.
+
+    A note tells how the numbers of one prior came about; it stands in `texts/notes/NAME-PRIOR.md`, and goes with them.
+    """
+    prior = prior_sha256[:12]
+    note = TEXTS / "notes" / f"{name}-{prior}.md"
+    notes = [note.read_text("utf-8")] if note.exists() else []
+    return "\n".join([text(name, **parts), *notes, f"Prior `{prior}`.\n"])
 
 
 def write(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Measured, prior_line, write
+from common import ROOT, Measured, page_of, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
@@ -41,65 +41,6 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
 }
 SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STARTS, COARSE = ("auto", 125, 150, 200, 250, 300), (3, 5, 7, 10)  # timesteps, and quality factors
-
-TEXT = """# Corrections
-
-What the parts of `correction="posterior"` are worth: mean gain in PSNR over the JPEG, in dB, on the middle
-{size} x {size} pixels of {pictures} pictures of {sets}, with the embedded prior, by
-
-```sh
-{command}
-```
-
-{rules}
-
-- **Truncated mean**: the coefficient lies in its bin, the denoiser says where, with an error of known size. The mean of
-  a Gaussian truncated to the bin replaces the shift by whole bins, of which 40 % are made.
-- **Noise accounting**: what is left uncertain is noise that the picture already has; a step adds only the rest.
-- **Views**: errors of a network repeat from step to step and add up, unless it sees another flip or rotation each time.
-- **Wiener's error** needs no measurement: the table of a prior is not what makes it good.
-
-Errors are scaled by 3 (`error_scale`), because they repeat; less noise than the schedule has (`temperature`) is better
-for averages. One seed: differences below about 0.02 dB are not findings.
-
-These values, and where sampling ends, come from a search on crops of the same two sets and of training pictures, which
-is not in this repository. It found flat optima, but for two evaluations, of which the second must come at 0.44 of the
-first one's noise; and that these brought nothing: linear combinations of the steps' pictures, a start from the mean of
-a prior on coefficients, other scales or temperatures by step, two views in the last step, three samples of four steps
-instead of two of six. An error for each block, by the likelihood of its bins, was worse. A start from a deblocked
-picture (Wiener's filter in overlapping blocks, itself 0.9 dB above the JPEG at quality factor 5 and 0.7 at 10) was
-worth 0.06 dB at quality factor 5 with two evaluations, in the best of its variants, and cost 0.05 or more at 10. Its
-errors correlate by 0.93 with those of the result, and averaging the two pictures brought nothing either.
-
-## Sharpness
-
-A mean is smooth. `sharpness` gives it back texture within the bins, and needs no evaluation: it expands what the mean
-has of it, coefficients being larger in a photograph than in a mean of guesses, and adds noise to luma. Both grow with
-what the posterior leaves open of a coefficient, with the root of its frequency, and with the share that a block's own
-texture has in itself and what is open, so that smooth blocks stay smooth.
-
-Some 350 settings of this and other forms were tried, most of them by random steps, on 27 crops of the same two sets
-and of training pictures at quality factors 5 to 40: LPIPS over the JPEG's fell from 0.80, with texture by a block's
-activity over the picture's, to 0.72, and the gain from 1.29 to 1.17 dB. The crops below are of the same pictures, so
-they flatter it: of the pictures of all sets [presets.md](presets.md) has 0.74 to 0.79. Luma gets no grain for the first
-0.8 grey levels of posterior deviation, so fine files lose little. Still, on 13 crops at quality factor 92 the mean had
-0.50 of the JPEG's LPIPS and the sharp end 0.60; with 4:4:4 it was 0.78 and 1.23. Texture that the network makes, of
-noise that is added to the result, costs an evaluation and was no better.
-
-The preset `balanced`, gain in PSNR / LPIPS over the JPEG's:
-
-{sharpness}
-
-## Where sampling starts
-
-The presets start at the timestep that `init_timestep="auto"` finds from the quantization tables: with more noise the
-coarser they are, and with more than in proportion where they are very coarse and there are more than two steps.
-Gain of the presets in dB, from there and from fixed timesteps, on {more} pictures:
-
-{starts}
-
-What is best differs from picture to picture, most of all at quality factor 5; the rule goes by the mean.
-"""
 
 
 def main() -> None:
@@ -166,17 +107,19 @@ def main() -> None:
     names = " ".join(folder.name for folder in arguments.folders)
     factors = " ".join(map(str, arguments.quality_factors))
     command = f"python scripts/reports/corrections.py {names} --count {arguments.count} --quality-factors {factors}"
-    text = TEXT.format(
+    filled = page_of(
+        "corrections",
+        measured.record["prior_sha256"],
         command=command,
         size=arguments.size,
-        pictures=len(pictures),
+        images=len(pictures),
         sets=" and ".join(f"`{folder.name}`" for folder in arguments.folders),
         rules=markdown(rows),
         sharpness=markdown(dial),
         more=len(more),
         starts=markdown(starts),
     )
-    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(measured.record['prior_sha256'])}")
+    write(arguments.output.with_suffix(".md"), filled)
 
 
 def spread(folder: Path, count: int) -> list[Path]:

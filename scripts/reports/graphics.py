@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import presets
-from common import evaluation, prior_line, write
+from common import evaluation, page_of, write
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
@@ -21,23 +21,6 @@ with needs("eval"):
     import matplotlib.pyplot as plt
     from matplotlib import font_manager
 
-TEXT = """# Text, diagrams and screens
-
-The prior has seen photographs only. What it makes of {count} pictures that are none, drawn by
-`scripts/reports/graphics.py` (pages, headlines, code, a terminal, plots, formulas, line art, a window, boxes, pixel
-art), 256 x 256 pixels, gathered by `make results REPORTS="--only graphics"`. Gains over the JPEG:
-
-{gains}
-
-Graphics want more steps than photographs: what a step makes of a letter helps the next. So for scans, screenshots and
-diagrams give `--preset balanced --steps 8` (`pipe(..., num_inference_steps=8)`). These
-were chosen on the pictures of seed 0; the tables are of seed 1.
-
-With other programs, at the preset `balanced`. waifu2x was trained on drawings as well as on JPEG: from quality factor
-10 on, take it where graphics need not agree with their file. Seconds are those of one thread; the machine was busy, so
-they compare nothing.
-
-{tables}"""
 WORDS = (
     "a block keeps what its steps allow and drops the rest so edges ring letters smear colours bleed past their lines"
     " while flat parts stay flat until one more save moves the grid and every border shows again at half the size"
@@ -208,8 +191,8 @@ def make(folders: dict[str, Path], with_others: Path, output: Path) -> None:
     rows = {name: next(iter(presets.gains(folder).values())) for name, folder in folders.items()}
     record = evaluation(with_others)
     tables = evaluation_tables(record["rows"], record["notes"])
-    text = TEXT.format(count=len(DRAWINGS), gains=presets.gain_table(rows, ("psnr", "ssimulacra2")), tables=tables)
-    write(output, f"{text}\n{prior_line(record['prior_sha256'])}")
+    gains = presets.gain_table(rows, ("psnr", "ssimulacra2"))
+    write(output, page_of("graphics", record["prior_sha256"], count=len(DRAWINGS), gains=gains, tables=tables))
 
 
 def main() -> None:

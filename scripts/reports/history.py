@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, prior_line, write
+from common import ROOT, page_of, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
@@ -290,57 +290,28 @@ def main() -> None:
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
-    from_which = ["first QF", "second QF", "shift", "pictures", "second file", "the first's restored"]
+    from_which = ["first QF", "second QF", "shift", "images", "second file", "the first's restored"]
     from_which += ["the second's, as it is", "as the first"]
-    measured = ["QF", "pictures", "JPEG", "its file", "its pixels", "its file, crop alone", "pixels of a crop"]
-    text = f"""# Pictures whose JPEG file is gone
-
-What `pipeline_ddrm_jpeg/history_estimation.py` finds in pixels, as `scripts/reports/history.py PICTURES --limit
-{arguments.limit} --restored {arguments.restored} --most-clean {arguments.most_clean}` prints it.
-
-## Grid, subsampling and tables
-
-Of {len(pictures)} pictures compressed by Pillow (libjpeg-turbo): the share whose luma is right, that is the 8 x 8 grid
-and all steps that are said to be determined; and the share where those of chroma, its subsampling and its phase in 16
-pixels are right as well. Crops lie anywhere. Where hardly any chroma but flat blocks is left, 4:2:0, 4:2:2 and 4:4:4
-are the same pixels.
-
-{markdown([heads, *found])}
-
-Pictures that never were JPEGs, or were resized since, and noise and gradients, in which one was found: {len(alarms)} of
-{len(seconds)}. One takes {np.mean(seconds):.2f} s on one core, a JPEG of
-{large.shape[0] * large.shape[1] / 1e6:.1f} megapixels {large_seconds:.1f} s.
-
-## JPEG saved again
-
-Of {len(saved)} pictures: the share whose first grid is found; and the share whose first
-quality factor is, within 2. "none": JPEGs saved once, in which an earlier one was found. On the same grid the
-coefficients of the file say which multiples they had been; on a shifted one they are noise to each other.
-
-{markdown([["second QF", "shift", *first], *again])}
-
-What that is worth: PSNR (dB) of the second file, and of what the preset `fast` makes of the first file, of the second
-as it is, and of the second with `--saved-again`; the mean over the pictures in which the first was found.
-
-{markdown([from_which, *lost_again])}
-
-## What restoring without the file costs
-
-PSNR (dB) of restorations with the preset `fast`, the mean over the pictures in which a JPEG was found. Crops are of
-200 x 200 pixels.
-
-{markdown([measured, *lost])}
-
-## Screenshots
-
-Pages of text in chromium with one of the pictures as a JPEG anywhere on them, light and dark, in three sizes and three
-subsamplings. Of how many grid, subsampling and tables are right, of how many the rectangle is to the pixel, how many
-pixels outside of it changed, and the PSNR (dB) of the picture with the preset `fast`, the mean over those that were
-found.
-
-{shot}
-
-{prior_line(fingerprint(DDRMJPEGPipeline.from_embedded().unet))}"""
+    measured = ["QF", "images", "JPEG", "its file", "its pixels", "its file, crop alone", "pixels of a crop"]
+    text = page_of(
+        "history",
+        fingerprint(DDRMJPEGPipeline.from_embedded().unet),
+        limit=arguments.limit,
+        restored=arguments.restored,
+        most_clean=arguments.most_clean,
+        images=len(pictures),
+        found=markdown([heads, *found]),
+        alarms=len(alarms),
+        clean=len(seconds),
+        seconds=f"{np.mean(seconds):.2f}",
+        megapixels=f"{large.shape[0] * large.shape[1] / 1e6:.1f}",
+        large_seconds=f"{large_seconds:.1f}",
+        saved=len(saved),
+        again=markdown([["second QF", "shift", *first], *again]),
+        lost_again=markdown([from_which, *lost_again]),
+        lost=markdown([measured, *lost]),
+        shots=shot,
+    )
     print(text)
     write(arguments.output.with_suffix(".md"), text)
 

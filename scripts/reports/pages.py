@@ -119,12 +119,12 @@ def tables(results: dict) -> str:
     parts = []
     for (dataset, convention, subsampling), rows in groups(results["rows"], *CONDITIONS).items():
         counts = " or ".join(map(str, sorted({row["images"] for row in rows})))
-        title = f"**{DATASETS.get(dataset, dataset)}**, {counts} pictures, {CONVENTIONS[convention]}, {subsampling}:"
+        title = f"**{DATASETS.get(dataset, dataset)}**, {counts} images, {CONVENTIONS[convention]}, {subsampling}:"
         parts.append(f"{title}\n\n{results_table(rows)}")
     first, *others = parts
     texts = [first]
     if others:
-        texts.append("<details><summary>Other pictures and conventions</summary>")
+        texts.append("<details><summary>Other images and conventions</summary>")
         texts += [*others, "</details>"]
     texts.append("Made by\n\n```sh\n" + "\n".join(results["command"]) + "\n```")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -160,7 +160,7 @@ def evaluations(results: dict) -> list[EvalResult]:
             task_type="image-to-image",
             task_name="JPEG artifact correction",
             dataset_type=row["dataset"],
-            dataset_name=f"{DATASETS.get(row['dataset'], row['dataset'])}, {row['images']} pictures",
+            dataset_name=f"{DATASETS.get(row['dataset'], row['dataset'])}, {row['images']} images",
             dataset_config=f"{row['convention']}, quality factor {row['quality_factor']}",
             metric_type=metric,
             metric_name=f"{COLUMNS[metric].title}, {label(row)}",

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, evaluation, prior_line, save, write
+from common import ROOT, evaluation, page_of, save, text, write
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
@@ -129,29 +129,17 @@ def make(folders: list[Path], output: Path, larger: list[Path] | None = None) ->
     first, more = next(iter(rows.values())), ""
     if larger:
         all_rows = {name: row for folder in larger for name, row in gains(folder).items()}
-        count = next(iter(all_rows.values()))["images"]
-        more = f"\nThe same of all {count} pictures of [results.md](results.md):\n\n{gain_table(all_rows)}\n"
-    text = f"""# Presets
-
-Gain over the JPEG file, the mean over {first["images"]} pictures, and the seconds a picture of 256 x 256 takes on one
-thread in {first["dtype"]}, as `scripts/reports/presets.py` prints them from the results of `ddrm-jpeg evaluate`:
-
-{table}
-
-![quality against network evaluations, and against PSNR]({output.name}.png)
-{more}
-`fast`, `balanced` and `best` correct with the posterior mean and account for its noise, show the prior another view at
-every step, start where the file's own tables say, space their steps by noise, and end in a projection onto the file.
-What each of these is worth is in [corrections.md](corrections.md). `fast` and `balanced` are one sample of two and of
-four evaluations; `best` is the mean of two of six with opposite noise. All three minimise distortion; raising
-`sharpness` trades PSNR for lower LPIPS at no extra evaluations.
-
-How the settings were chosen: on crops of `mcmaster18` and `live1`, which are among the sets of the table, and on the
-prior's own training pictures. After a first evaluation of all pictures, where LPIPS at the end of the dial came to 0.80
-and 0.81 of the JPEG's at quality factors 20 and 30, chroma was made to expand further; then no more was changed.
-
-{prior_line(first["prior_sha256"])}"""
-    write(output.with_suffix(".md"), text)
+        more = text("presets-larger", images=next(iter(all_rows.values()))["images"], table=gain_table(all_rows))
+    filled = page_of(
+        "presets",
+        first["prior_sha256"],
+        images=first["images"],
+        dtype=first["dtype"],
+        table=table,
+        plot=output.name,
+        larger=more,
+    )
+    write(output.with_suffix(".md"), filled)
 
 
 def main() -> None:

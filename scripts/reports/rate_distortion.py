@@ -14,7 +14,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from common import ROOT, evaluation, prior_line, save, write
+from common import ROOT, evaluation, page_of, save, write
 
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
@@ -85,18 +85,16 @@ def make(folder: Path, output: Path) -> None:
     table = markdown(lines)
     print(table)
     factors = sorted({mean["quality_factor"] for mean in means})
-    counts = ", ".join(f"{group[0]['images']} pictures of {dataset}" for dataset, group in sets.items())
-    text = f"""# Rate and distortion
-
-{counts}, quality factors {factors[0]} to {factors[-1]}, Bjontegaard deltas against JPEG:
-
-{table}
-
-![rate-distortion curves]({output.name}.png)
-
-Made by `scripts/reports/rate_distortion.py` from the results of `ddrm-jpeg evaluate`.
-
-{prior_line(record["prior_sha256"])}"""
+    counts = ", ".join(f"{group[0]['images']} images of {dataset}" for dataset, group in sets.items())
+    text = page_of(
+        "rate_distortion",
+        record["prior_sha256"],
+        counts=counts,
+        lowest=factors[0],
+        highest=factors[-1],
+        table=table,
+        plot=output.name,
+    )
     write(output.with_suffix(".md"), text)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Measured, prior_line, write
+from common import ROOT, Measured, page_of, write
 from corrections import crop, restored, spread, tensor
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
@@ -39,35 +39,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "PiGDM, started as the paper's DDRM": ("pigdm", _PAPER),
     "PiGDM, started as `balanced`": ("pigdm", _START),
 }
-
-TEXT = """# Samplers
-
-DDRM (`DDRMScheduler`) and pseudoinverse guidance (`PiGDMScheduler`, `--sampler pigdm`: Song, Vahdat, Mardani and Kautz,
-ICLR 2023) with the embedded prior, on the middle {size} x {size} pixels of {pictures} pictures of {sets}, by
-
-```sh
-{command}
-```
-
-PSNR over the JPEG's in dB / LPIPS divided by the JPEG's (less is better), of one sample, with equal evaluations of the
-network; a backward pass counts as two, so PiGDM takes a third of the steps.
-
-{table}
-
-Settings are the presets' and, for PiGDM, where they start; no others were tried. Few pictures and one seed: differences
-below about 0.1 dB are not findings. Seconds are processor time of one thread, for one picture, means over quality
-factors.
-
-## What a step costs
-
-One step, the process's peak memory ({dtype}, one thread). A gradient keeps the activations of one call of the network;
-where a picture needs several windows (1024 pixels: nine of 384), each is computed once more on the way back, and a step
-costs four evaluations instead of three. `pipe.unet.enable_gradient_checkpointing()` computes the network once more.
-
-{costs}
-
-The 552.8 M prior was not run for this page.
-"""
 
 
 def main() -> None:
@@ -127,16 +98,18 @@ def main() -> None:
         costs.append(cells)
 
     names = " ".join(folder.name for folder in arguments.folders)
-    text = TEXT.format(
+    filled = page_of(
+        "samplers",
+        measured.record["prior_sha256"],
         size=arguments.size,
-        pictures=len(pictures),
+        images=len(pictures),
         sets=sets,
         command=f"python scripts/reports/samplers.py {names} --count {arguments.count}",
         table=markdown(rows),
         dtype=str(pipe.unet.dtype).removeprefix("torch."),
         costs=markdown(costs),
     )
-    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(measured.record['prior_sha256'])}")
+    write(arguments.output.with_suffix(".md"), filled)
 
 
 def load(sampler: str) -> DDRMJPEGPipeline:

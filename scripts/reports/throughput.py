@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark import diffjpeg, make_file
-from common import ROOT, prior_line, write
+from common import ROOT, page_of, text, write
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, observe
@@ -150,9 +150,9 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
     return found
 
 
-def page(record: dict[str, Any]) -> str:
+def as_page(record: dict[str, Any]) -> str:
     """The record as Markdown."""
-    rows, compared = record["folders"], record["compared"]
+    rows, compared, folders, in_other_ways = record["folders"], record["compared"], "", ""
     lines = [
         [
             *("files", "of", "size", "preset", "files a second", "megapixels a second", "network at work"),
@@ -174,26 +174,18 @@ def page(record: dict[str, Any]) -> str:
                 f"{row['peak_memory_mib']:.0f}",
             ]
         )
-    text = "# Throughput\n\n" + "".join(f"`{command}`  \n" for command in record["commands"])
     if rows:
-        kinds = sorted({f"{row['dtype']}, {row['threads']} threads" for row in rows})
-        text += (
-            f"\nFolders of equal files, {' or '.join(kinds)}, torch {record['torch']}; loading is not counted, and"
-            f" where fewer files were run than asked for, time was up:\n\n{markdown(lines)}\n"
-        )
+        kinds = sorted({f"{row['dtype']} by {row['threads']} threads" for row in rows})
+        folders = text("throughput-folders", kinds=" or ".join(kinds), torch=record["torch"], table=markdown(lines))
     if compared:
-        ways = [["", "seconds a picture", "times as fast as the released loop", "PSNR, dB"]]
+        ways = [["", "seconds an image", "times as fast as the released loop", "PSNR, dB"]]
         slowest = compared["the released loop, 160 evaluations"]["seconds"]
         for name, one in compared.items():
             speed = "" if name == "JPEG" else f"{slowest / one['seconds']:.1f}"
             ways.append([name, f"{one['seconds']:.2f}", speed, f"{one['psnr']:.2f}"])
-        text += (
-            f"\n{record['what']}, the same network and dtype in all that have one:\n\n{markdown(ways)}\n\n"
-            "The released loop is that of the paper's program, written anew in the script: eight samples of twenty\n"
-            "steps, one after the other, its operator as a sum over 8 x 8 pixels for each frequency. waifu2x and\n"
-            "jpegqs have one thread.\n"
-        )
-    return f"{text}\n{prior_line(record['prior_sha256'])}"
+        in_other_ways = text("throughput-compared", what=record["what"], table=markdown(ways))
+    commands = "\n".join(record["commands"])
+    return page_of("throughput", record["prior_sha256"], commands=commands, folders=folders, compared=in_other_ways)
 
 
 def main() -> None:
@@ -240,14 +232,12 @@ def main() -> None:
         command += f" --compared {arguments.compared} --quality {arguments.quality} --size {arguments.size}"
         record["compared"] = compare(arguments.pictures, arguments.compared, arguments.quality, arguments.size)
         record["what"] = (
-            f"{arguments.compared} pictures of {name}, {arguments.size} pixels a side, quality factor"
-            f" {arguments.quality}"
+            f"{arguments.compared} images of {name}, {arguments.size} pixels a side, quality factor {arguments.quality}"
         )
     record["commands"] = [*(one for one in record["commands"] if one != command), command]
-    text = page(record)
-    print(text)
+    print(as_page(record))
     write(stored, json.dumps(record, indent=1) + "\n")
-    write(arguments.output.with_suffix(".md"), text)
+    write(arguments.output.with_suffix(".md"), as_page(record))
 
 
 if __name__ == "__main__":

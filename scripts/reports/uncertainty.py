@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, prior_line, write
+from common import ROOT, page_of, write
 from corrections import crop, spread
 from PIL import Image
 
@@ -32,32 +32,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "`balanced`, 4:4:4": ("4:4:4", PRESETS["balanced"]),
     "`balanced`, sharpness 1": ("4:2:0", PRESETS["balanced"] | {"sharpness": 1.0}),
 }
-
-TEXT = """# How far off a picture may be
-
-`result.expected_error` says for every pixel how far it is likely to be from the original: the standard deviation of
-what the file leaves open once the prior has spoken, more of it where the picture is busy. It takes one sample and one
-further pass of the correction. The middle {size} x {size} pixels of {pictures} pictures of {sets}, restored by
-
-```sh
-{command}
-```
-
-**Ratio**: the root mean square of the error over that of the expected one; 1 would be right, and more is worse than
-expected. **Pictures**: the same for the best and the worst of them. The fifths are squares of 8 x 8 pixels, from those
-that are expected to be nearest to those that are expected to be farthest off: **expected / actual**, in grey levels.
-**Correlation** is that of the logarithms over these squares.
-
-{table}
-
-The constants of the formula were fitted to other pictures, crops of `mcmaster18` and `live1`. With drawings and text it
-has not been compared.
-
-## The spread of samples is something else
-
-Of the samples of `best`, the ratio of error and standard deviation is {low:.1f} to {high:.1f} by quality factor:
-samples differ less than their mean is off. `result.std` says where samples differ, not how far they are off.
-"""
 
 
 def statistics(
@@ -102,29 +76,46 @@ def main() -> None:
     pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     pipe = DDRMJPEGPipeline.from_embedded()
     pipe.set_progress_bar_config(disable=True)
-    prior = fingerprint(pipe.unet)
-    rows, record = [["settings", "QF", "ratio", "pictures", *["expected / actual"] * PARTS, "correlation"]], {}
+    record = {}
     for name, (subsampling, settings) in SETTINGS.items():
         for factor in arguments.quality_factors:
-            found = record[f"{name}; QF {factor}"] = statistics(pipe, pictures, factor, subsampling, settings)
-            cells = [f"{expected:.1f} / {actual:.1f}" for expected, actual in found["parts"]]
-            least, most = found["pictures"]
-            shown = [f"{found['ratio']:.2f}", f"{least:.2f} to {most:.2f}", *cells, f"{found['correlation']:.2f}"]
-            rows.append([name, str(factor), *shown])
-    spreads = [found["spread"] for found in record.values() if "spread" in found]
+            record[f"{name}; QF {factor}"] = statistics(pipe, pictures, factor, subsampling, settings)
     names = " ".join(folder.name for folder in arguments.folders)
     factors = " ".join(map(str, arguments.quality_factors))
-    text = TEXT.format(
-        command=f"python scripts/reports/uncertainty.py {names} --count {arguments.count} --quality-factors {factors}",
-        size=arguments.size,
-        pictures=len(pictures),
-        sets=", ".join(f"`{folder.name}`" for folder in arguments.folders),
+    command = f"python scripts/reports/uncertainty.py {names} --count {arguments.count} --quality-factors {factors}"
+    found = {
+        "prior_sha256": fingerprint(pipe.unet),
+        "command": command,
+        "size": arguments.size,
+        "images": len(pictures),
+        "sets": [folder.name for folder in arguments.folders],
+        "found": record,
+    }
+    write(arguments.output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    write(arguments.output.with_suffix(".md"), as_page(found))
+
+
+def as_page(record: dict[str, Any]) -> str:
+    """What OUTPUT.json holds as Markdown."""
+    rows = [["settings", "QF", "ratio", "images", *["expected / actual"] * PARTS, "correlation"]]
+    for key, found in record["found"].items():
+        name, _, factor = key.partition("; QF ")
+        cells = [f"{expected:.1f} / {actual:.1f}" for expected, actual in found["parts"]]
+        least, most = found["pictures"]
+        shown = [f"{found['ratio']:.2f}", f"{least:.2f} to {most:.2f}", *cells, f"{found['correlation']:.2f}"]
+        rows.append([name, factor, *shown])
+    spreads = [found["spread"] for found in record["found"].values() if "spread" in found]
+    return page_of(
+        "uncertainty",
+        record["prior_sha256"],
+        command=record["command"],
+        size=record["size"],
+        images=record["images"],
+        sets=", ".join(f"`{name}`" for name in record["sets"]),
         table=markdown(rows),
-        low=min(spreads),
-        high=max(spreads),
+        low=f"{min(spreads):.1f}",
+        high=f"{max(spreads):.1f}",
     )
-    write(arguments.output.with_suffix(".json"), json.dumps({"prior_sha256": prior, "found": record}, indent=1) + "\n")
-    write(arguments.output.with_suffix(".md"), f"{text}\n{prior_line(prior)}")
 
 
 if __name__ == "__main__":
