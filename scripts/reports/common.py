@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, TypeVar
 
+from pipeline_ddrm_jpeg import Settings
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.files import write_atomically
 
@@ -32,6 +33,12 @@ def evaluation(folder: Path) -> dict[str, Any]:
     if not record.get("rows"):
         sys.exit(f"{folder} holds no finished evaluation; ddrm-jpeg evaluate makes one")
     return record
+
+
+def changed(settings: Settings) -> str:
+    """Settings in a line: what differs from the default."""
+    usual = Settings()
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value != usual[name]) or "default"
 
 
 class Measured:

@@ -17,27 +17,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Measured, page_of, write
+from common import ROOT, Measured, changed, page_of, write
 from PIL import Image
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, Settings
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 from pipeline_ddrm_jpeg.evaluation import lpips
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 
 SAMPLES = {12: 2}  # of so many evaluations; else one
-_START = {"init_timestep": "auto", "timestep_spacing": "log", "consistent": True, "antithetic": True}
-_POSTERIOR = {**_START, "correction": "posterior", "error_scale": 3.0}
+_PLAIN = Settings(antithetic=True, equivariant=False, temperature=0.4)
+_VIEWS = _PLAIN | {"temperature": 0.5, "equivariant": True}
 # Settings, and where the denoiser's error comes from.
-RULES: dict[str, tuple[dict[str, Any], str]] = {
-    "whole-bin shift (the paper's)": ({**_START, "correction": "ddrm", "temperature": 0.7}, "table"),
-    "clip": ({**_START, "correction": "nearest", "eta_b": 1.0, "temperature": 0.4}, "table"),
-    "truncated mean, one error": ({**_POSTERIOR, "noise_accounting": False, "temperature": 0.4}, "one number"),
-    "an error for each frequency": ({**_POSTERIOR, "noise_accounting": False, "temperature": 0.4}, "table"),
-    "and noise accounting": ({**_POSTERIOR, "temperature": 0.5}, "table"),
-    "and views": ({**_POSTERIOR, "temperature": 0.5, "equivariant": True}, "table"),
-    "the same with Wiener's error": ({**_POSTERIOR, "temperature": 0.5, "equivariant": True}, "formula"),
+RULES: dict[str, tuple[Settings, str]] = {
+    "whole-bin shift (the paper's)": (_PLAIN | {"correction": "ddrm", "temperature": 0.7}, "table"),
+    "clip": (_PLAIN | {"correction": "nearest", "eta_b": 1.0}, "table"),
+    "truncated mean, one error": (_PLAIN | {"noise_accounting": False}, "one number"),
+    "an error for each frequency": (_PLAIN | {"noise_accounting": False}, "table"),
+    "and noise accounting": (_PLAIN | {"temperature": 0.5}, "table"),
+    "and views": (_VIEWS, "table"),
+    "the same with Wiener's error": (_VIEWS, "formula"),
 }
 SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STARTS, COARSE = ("auto", 125, 150, 200, 250, 300), (3, 5, 7, 10)  # timesteps, and quality factors
@@ -66,7 +66,7 @@ def main() -> None:
             settings = settings | {"num_samples": samples, "num_inference_steps": evaluations // samples}
             gains = [
                 measured(
-                    f"{where}; {name}; {settings}; QF {factor}",
+                    f"{where}; {name}; {changed(settings)}; QF {factor}",
                     lambda f=factor, e=error, s=settings: mean_gain(pipes[e], pictures, f, s),
                 )
                 for factor in arguments.quality_factors
@@ -78,7 +78,7 @@ def main() -> None:
     for sharpness in SHARPNESS:
         settings, cells = PRESETS["balanced"] | {"sharpness": sharpness}, [f"{sharpness}"]
         for factor in arguments.quality_factors:
-            key = f"{where}; sharpness {sharpness}; {PRESETS['balanced']}; QF {factor}"
+            key = f"{where}; sharpness {sharpness}; balanced; QF {factor}"
             gain = measured(f"{key}; gain", lambda f=factor, s=settings: mean_gain(pipes["table"], pictures, f, s))
             cells.append(f"{gain:+.2f}")
             if network is not None:
@@ -97,7 +97,7 @@ def main() -> None:
             chosen = settings | {"init_timestep": start}
             gains = [
                 measured(
-                    f"{len(more)} of {where}; {chosen}; QF {factor}",
+                    f"{len(more)} of {where}; {changed(chosen)}; QF {factor}",
                     lambda f=factor, s=chosen: mean_gain(pipes["table"], more, f, s),
                 )
                 for factor in COARSE
@@ -148,7 +148,7 @@ def priors() -> dict[str, DDRMJPEGPipeline]:
     return pipes
 
 
-def restored(pipe: Any, picture: Image.Image, factor: int, settings: dict[str, Any]) -> tuple[Image.Image, Image.Image]:
+def restored(pipe: Any, picture: Image.Image, factor: int, settings: Settings) -> tuple[Image.Image, Image.Image]:
     """The JPEG as Pillow decodes it, and what the pipeline makes of it."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=factor, subsampling="4:2:0")
@@ -156,12 +156,12 @@ def restored(pipe: Any, picture: Image.Image, factor: int, settings: dict[str, A
     return Image.open(stream).convert("RGB"), result.images[0]
 
 
-def mean_gain(pipe: Any, pictures: list[Image.Image], factor: int, settings: dict[str, Any]) -> float:
+def mean_gain(pipe: Any, pictures: list[Image.Image], factor: int, settings: Settings) -> float:
     pairs = [(restored(pipe, picture, factor, settings), picture) for picture in pictures]
     return round(float(np.mean([psnr(ours, picture) - psnr(jpeg, picture) for (jpeg, ours), picture in pairs])), 4)
 
 
-def lpips_ratio(pipe: Any, pictures: list[Image.Image], factor: int, settings: dict[str, Any], network: Any) -> float:
+def lpips_ratio(pipe: Any, pictures: list[Image.Image], factor: int, settings: Settings, network: Any) -> float:
     """Mean LPIPS of the results over that of the JPEG files."""
     totals = np.zeros(2)
     for picture in pictures:

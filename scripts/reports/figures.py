@@ -21,7 +21,7 @@ from common import ROOT
 from comparison import EXAMPLES, LABEL, MARK, PATCH, beside, most_changed
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, QuantizationOperator
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.extras import needs
 
@@ -31,7 +31,7 @@ with needs("eval"):
 
 ZOOM = 3
 DEFECT = 88  # pixels a side of what is shown of a defect
-SETTINGS = PRESETS["best"]
+SETTINGS = {"preset": "best"}
 
 
 def jpeg(picture: Image.Image, quality_factor: int) -> bytes:

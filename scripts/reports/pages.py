@@ -12,10 +12,10 @@ from pathlib import Path
 from common import DATASETS, ROOT, fill, write
 from huggingface_hub import EvalResult, ModelCard
 
-from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import CONDITIONS, best_in_bold, groups, markdown, shown
+from pipeline_ddrm_jpeg.settings import ABOUT, PRESETS
 
 PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")
@@ -33,10 +33,7 @@ from diffusers import DiffusionPipeline
 # the name of this repo, or a folder that holds a copy of it
 pipe = DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True)
 pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-result = pipe(
-    "photo.jpg",
-    {settings},
-)
+result = pipe("photo.jpg")
 result.images[0].save("photo.png")
 ```"""
 
@@ -49,9 +46,8 @@ def card(old: str, results: dict, prior: str) -> str:
         results: what `docs/results.json` holds.
         prior: text of the page of the embedded prior.
     """
-    settings = ",\n    ".join(f"{name}={literal(value)}" for name, value in PRESETS["balanced"].items())
     parts = {
-        "quick start": QUICK_START.format(settings=settings),
+        "quick start": QUICK_START,
         "presets": presets(),
         "results": tables(results),
         "prior": ModelCard(prior).text.partition("\n\n")[2].strip().replace("\n## ", "\n### "),
@@ -100,18 +96,13 @@ def ours(rows: list[dict]) -> str:
 
 
 def presets() -> str:
-    """A row for each argument, a column for each preset."""
-    names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
-    rows = [["", *PRESETS]]
-    for name in names:
-        values = (f"`{literal(settings[name])}`" if name in settings else "" for settings in PRESETS.values())
-        rows.append([f"`{name}`", *values])
+    """A row for each setting: what it does, its range, and its value in each preset."""
+    rows = [["", "what it does", "range", *PRESETS]]
+    for name, about in ABOUT.items():
+        values = (settings[name] for settings in PRESETS.values())
+        cells = [f"`{value}`" if value is not None else about.unset for value in values]
+        rows.append([f"`{name}`", about.words, about.range, *cells])
     return markdown(rows)
-
-
-def literal(value: object) -> str:
-    """A value as our code writes it."""
-    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def tables(results: dict) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from common import ROOT, evaluation, page_of, save, text, write
 
-from pipeline_ddrm_jpeg import PRESETS
+from pipeline_ddrm_jpeg import PRESETS, Settings
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import groups, markdown
@@ -60,11 +60,12 @@ def gains(folder: Path) -> dict[str, dict]:
 
 def named(protocol: dict) -> str | None:
     """The preset of an evaluation, with the sharpness that it was given."""
-    settings = dict(protocol["settings"])
-    sharpness = settings.pop("sharpness", 0)
+    settings = Settings(**protocol["settings"])
+    sharpness = settings.sharpness
     if protocol["preset"] or not sharpness:
         return protocol["preset"]
-    return next((f"{name}{_DIAL} {sharpness:g}" for name in PRESETS if PRESETS[name] == settings), None)
+    plain = settings | {"sharpness": 0.0}
+    return next((f"{name}{_DIAL} {sharpness:g}" for name in PRESETS if PRESETS[name] == plain), None)
 
 
 def columns_of(rows: dict[str, dict]) -> list[tuple[int, str]]:

@@ -21,22 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Measured, page_of, write
+from common import ROOT, Measured, changed, page_of, write
 from corrections import crop, restored, spread, tensor
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, Settings
 from pipeline_ddrm_jpeg.evaluation import lpips
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.priors import SAMPLERS
 
-EVALUATIONS = {"ddrm": 1, "pigdm": 3}  # that a step costs
-_PAPER = {"init_timestep": 300, "timestep_spacing": "leading", "eta": 1.0}
-_START = {"init_timestep": "auto", "timestep_spacing": "log", "temperature": 0.4, "consistent": True}
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+_START = PRESETS["balanced"] | {"temperature": 0.4, "equivariant": False}
+METHODS: dict[str, tuple[str, Settings]] = {
     "DDRM, the paper's rule": ("ddrm", PRESETS["paper"]),
     "DDRM, posterior mean (`balanced`)": ("ddrm", PRESETS["balanced"]),
-    "PiGDM, started as the paper's DDRM": ("pigdm", _PAPER),
+    "PiGDM, started as the paper's DDRM": ("pigdm", PRESETS["paper"]),
     "PiGDM, started as `balanced`": ("pigdm", _START),
 }
 
@@ -71,12 +69,12 @@ def main() -> None:
     rows = [["sampler", "evaluations", "steps", *(f"QF {factor}" for factor in arguments.quality_factors), "seconds"]]
     for evaluations in arguments.evaluations:
         for name, (sampler, settings) in METHODS.items():
-            steps = evaluations // EVALUATIONS[sampler]
+            steps = evaluations // SAMPLERS[sampler].evaluations_a_step
             settings = settings | {"num_inference_steps": steps}
             pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
             found = [
                 measured(
-                    f"{where}; {name}; {settings}; QF {factor}; LPIPS {network is not None}",
+                    f"{where}; {name}; {changed(settings)}; QF {factor}; LPIPS {network is not None}",
                     lambda f=factor, s=settings: gains(pipe, pictures, f, s, network),
                 )
                 for factor in arguments.quality_factors
@@ -119,7 +117,7 @@ def load(sampler: str) -> DDRMJPEGPipeline:
     return pipe
 
 
-def gains(pipe: Any, pictures: list, factor: int, settings: dict[str, Any], network: Any) -> dict[str, float]:
+def gains(pipe: Any, pictures: list, factor: int, settings: Settings, network: Any) -> dict[str, float]:
     """PSNR over the JPEG's, LPIPS divided by the JPEG's, seconds of a picture: means."""
     gain, perceived, start = [], np.zeros(2), time.process_time()
     pairs = [restored(pipe, picture, factor, settings) for picture in pictures]
@@ -142,7 +140,7 @@ def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=10)
     start = time.process_time()
-    pipe(stream.getvalue(), num_inference_steps=1, init_timestep=100)
+    pipe(stream.getvalue(), preset="paper", settings={"num_inference_steps": 1, "init_timestep": 100})
     seconds = time.process_time() - start
     # Not getrusage, which begins with the peak of the process that started this one.
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -20,7 +20,7 @@ from common import ROOT, page_of, write
 from corrections import crop, spread
 from PIL import Image
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, Settings
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 
@@ -35,7 +35,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def statistics(
-    pipe: DDRMJPEGPipeline, pictures: list[Image.Image], factor: int, subsampling: str, settings: dict[str, Any]
+    pipe: DDRMJPEGPipeline, pictures: list[Image.Image], factor: int, subsampling: str, settings: Settings
 ) -> dict[str, Any]:
     """Expected and actual errors in grey levels: of fifths of the squares, and their ratios."""
     expected, actual, deviations = [], [], []
