@@ -17,7 +17,6 @@ from PIL import Image
 
 from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
 
-JPEG_START = b"\xff\xd8\xff"
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 """The suffix of each output format. JPEG is the one that loses anything, as little as it can."""
@@ -43,12 +42,6 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: np.rot90(a),
 }
-
-
-def starts_like_jpeg(path: Path) -> bool:
-    """Whether a file begins as a JPEG does."""
-    with open(path, "rb") as stream:
-        return stream.read(len(JPEG_START)) == JPEG_START
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
 from .metadata import Metadata
+from .opening import Assumed, open_image
 from .operators import Operator
-
-Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
 
 _LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little, 8-bit values far
 
@@ -95,43 +93,35 @@ def observe(
         ValueError, TypeError: for inputs that do not fit.
         OSError: if a path cannot be read.
     """
-    image = opened(image, operator, measurement, size, history)
+    if size is not None and measurement is None:
+        raise ValueError("size goes with measurement; a file or a picture has its own")
+    if history is not None and (operator is not None or measurement is not None):
+        raise ValueError("history says what a picture went through; operator and measurement do not go with it")
     if measurement is not None:
         return _of_measurement(image, operator, measurement, size, device)
-    if isinstance(image, DecodedJPEG):
-        return _of_decoded(image, device)
-    return _of_file(image, device) if operator is None else _of_picture(image, operator, device)
+    if operator is not None:
+        return _of_picture(image, operator, device)
+    file = opened(image, history)
+    return _of_decoded(file, device) if isinstance(file, DecodedJPEG) else _of_file(file, device)
 
 
-def opened(
-    image: Any,
-    operator: Operator | None = None,
-    measurement: Any = None,
-    size: tuple[int, int] | None = None,
-    history: str | JPEGHistory | None = None,
-) -> Any:
-    """The JPEG file, or the picture that was one, which arguments of `observe` name; what is measured stays as it is.
+def opened(image: Any, history: str | JPEGHistory | None = None) -> JPEGFile | DecodedJPEG:
+    """The JPEG file, or the picture that was one, which arguments of `observe` name.
 
     Raises:
         JPEGFileError, ValueError, TypeError, OSError: as `observe` does.
     """
-    if size is not None and measurement is None:
-        raise ValueError("size goes with measurement; a file or a picture has its own")
+    if not isinstance(history, JPEGHistory) and history not in (None, "estimate"):
+        raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
     if history is not None:
-        if operator is not None or measurement is not None:
-            raise ValueError("history says what a picture went through; operator and measurement do not go with it")
-        if not isinstance(history, JPEGHistory) and history != "estimate":
-            raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
-        return DecodedJPEG.open(image, None if history == "estimate" else history)
-    if operator is not None or measurement is not None or hasattr(image, "coefficients"):
-        return image
+        return open_image(image, assume=Assumed(saved_again=True) if history == "estimate" else history)
     if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
         raise TypeError(
             f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
             " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
             ' image, have it estimated with history="estimate"'
         )
-    return JPEGFile.open(image)
+    return image if isinstance(image, JPEGFile | DecodedJPEG) else JPEGFile.open(image)
 
 
 def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, device: Any) -> Observation:
@@ -202,7 +192,7 @@ def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
 def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> Observation:
     info: dict[str, bytes] = {}
     if not isinstance(image, torch.Tensor):
-        if isinstance(image, np.ndarray) or hasattr(image, "coefficients"):
+        if isinstance(image, np.ndarray | JPEGFile | DecodedJPEG):
             raise TypeError(
                 f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(image).__name__}"
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class JPEGFile:
     missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
     """Of a damaged file, how many of the lowest bits of each coefficient are not in it: int8, in the shape of
     `coefficients`; `UNMEASURED` (16) where nothing of it is. `None` for a whole file."""
+    bare: bytes = field(default=b"", repr=False)
+    """Of a whole file what any decoder needs of it, and no metadata."""
 
     @classmethod
     def open(
@@ -98,14 +100,14 @@ class JPEGFile:
                 `PIL.Image.MAX_IMAGE_PIXELS`), and for one out of all proportion to the size of the file.
             OSError: if a path cannot be read.
         """
-        data, name = _read_bytes(source)
+        data, name = read_bytes(source)
         try:
             try:
-                return _open(data, name)
+                return _open(cls, data, name)
             except JPEGDamageError as error:
                 if not repair:
                     raise
-                return _salvage(data, name, str(error))
+                return _salvage(cls, data, name, str(error))
         except JPEGFileError as error:
             raise type(error)(f"{name}: {error}") from None
 
@@ -191,7 +193,13 @@ class JPEGFile:
         return means[0], means[1]
 
 
-def _read_bytes(source) -> tuple[bytes, str]:
+def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]) -> tuple[bytes, str]:
+    """What a source holds, and what messages call it.
+
+    Raises:
+        JPEGFileError: where it has more than `MOST_BYTES`.
+        TypeError, OSError: where it is no source, or cannot be read.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
@@ -212,7 +220,7 @@ def _read_stream(stream: IO[bytes]) -> bytes:
     return data
 
 
-def _open(data: bytes, name: str) -> JPEGFile:
+def _open(cls: type[JPEGFile], data: bytes, name: str) -> JPEGFile:
     stream = parse(data)
     color_space = color_space_of(stream)
     components = components_of(stream)
@@ -226,10 +234,10 @@ def _open(data: bytes, name: str) -> JPEGFile:
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
     planes = _whole_mcus(planes, stream, components)
-    return _file(stream, data, name, color_space, components, planes, remarks=remarks)
+    return _file(cls, stream, data, name, color_space, components, planes, remarks=remarks, bare=stream.bare())
 
 
-def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
+def _salvage(cls: type[JPEGFile], data: bytes, name: str, reason: str) -> JPEGFile:
     """What is left of a file that cannot be read as a whole, for the reason given."""
     stream = parse(data, repair=True)
     color_space = color_space_of(stream)
@@ -251,23 +259,24 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    return _file(stream, data, name, color_space, components, planes, (reason, *damage), missing)
+    damage = (reason, *damage)
+    return _file(cls, stream, data, name, color_space, components, planes, damage=damage, missing_bits=missing)
 
 
 def _file(
+    cls: type[JPEGFile],
     stream: Stream,
     data: bytes,
     name: str,
     color_space: str,
     components: tuple[Component, ...],
     coefficients: tuple[np.ndarray, ...],
-    damage: tuple[str, ...] = (),
-    missing_bits: tuple[np.ndarray, ...] | None = None,
     remarks: tuple[str, ...] = (),
+    **more: Any,
 ) -> JPEGFile:
     if color_space in FOUR_INKS:
         remarks = (*remarks, f"four inks ({color_space}), which are written as RGB")
-    return JPEGFile(
+    return cls(
         width=stream.width,
         height=stream.height,
         color_space=color_space,
@@ -279,8 +288,7 @@ def _file(
         name=name,
         metadata=Metadata(tuple(stream.description), trailer(data, stream.size)),
         remarks=remarks,
-        damage=damage,
-        missing_bits=missing_bits,
+        **more,
     )
 
 

@@ -25,7 +25,7 @@ from .decoded_coefficients import DecodedCoefficients  # noqa: F401  for the Hub
 from .decoded_jpeg import DecodedJPEG  # noqa: F401  for the Hub
 from .denoiser_error import error_from_config
 from .history_estimation import estimate_history  # noqa: F401  for the Hub
-from .inputs import Observation, Source, observe
+from .inputs import Observation, observe
 from .jpeg_detection import detect  # noqa: F401  for the Hub
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401  for the Hub
@@ -36,6 +36,7 @@ from .jpeg_planes import planes_of  # noqa: F401  for the Hub
 from .jpeg_reader import read_coefficients  # noqa: F401  for the Hub
 from .jpeg_tables import quality_tables  # noqa: F401  for the Hub
 from .metadata import Metadata  # noqa: F401  for the Hub
+from .opening import Source
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401  for the Hub
 from .priors import align

@@ -21,7 +21,7 @@ from .denoiser_error import error_from_config
 from .history_estimation import estimate_history  # noqa: F401  for the Hub
 from .hub import PublishedPipeline
 from .inks import by_separations
-from .inputs import Source, observe, opened
+from .inputs import observe, opened
 from .jpeg_detection import detect  # noqa: F401  for the Hub
 from .jpeg_entropy import decode_scans  # noqa: F401  others need it; the Hub copies only what is named here
 from .jpeg_file import JPEGFile  # noqa: F401  for the Hub
@@ -33,6 +33,7 @@ from .jpeg_reader import read_coefficients  # noqa: F401  for the Hub
 from .jpeg_tables import quality_tables  # noqa: F401  for the Hub
 from .metadata import Metadata  # noqa: F401  for the Hub
 from .modular_blocks import DDRMJPEGBlocks  # noqa: F401  for the Hub
+from .opening import Source
 from .operators import Operator
 from .posterior import truncated_normal  # noqa: F401  for the Hub
 from .priors import EMBEDDED, align, load_prior, origin_of
@@ -312,7 +313,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         def sampled(
             source: Any, output_type: str, own_labels: torch.Tensor | None, own: Generator
         ) -> Coroutine[State, None, list[dict[str, Any]]]:
-            seen = observe(source, operator, measurement, size, device)
+            seen = observe(source, operator, measurement, size, device, history)
             del source  # a file has what the observation has
             scheduler = scheduled(
                 self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
@@ -334,7 +335,8 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             return [fields | {"timesteps": timesteps} for fields in samples.finish(final_error(seen, self._error))]
 
         def restored(source: Any, own_labels: torch.Tensor | None, own: Generator) -> Coroutine:
-            source = opened(source, operator, measurement, size, history)
+            if operator is None and measurement is None:
+                source = opened(source, history)
             return by_separations(source, partial(sampled, own_labels=own_labels, own=own), output_type)
 
         # 4. One after the other; but as many at once as it takes to fill a call of the prior, if none needs random

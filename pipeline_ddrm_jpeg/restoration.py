@@ -15,11 +15,11 @@ import numpy as np
 
 from . import shards
 from .decoded_jpeg import DecodedJPEG
-from .files import FORMATS, JPEG_START, STREAM, check_depth, check_size, encode, save, upright
+from .files import FORMATS, STREAM, check_depth, check_size, encode, save, upright
 from .jpeg_file import JPEGFile
-from .jpeg_markers import JPEGDamageError, picture_kind
+from .jpeg_markers import JPEGDamageError, image_kind
 from .metadata import Metadata
-from .sources import REPAIR_HINT, Assumed, NoJPEGError, open_source
+from .opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from .tasks import Task, mask_path
 
 T = TypeVar("T")
@@ -261,7 +261,7 @@ class _Run:
     def read(self, task: Task, data: bytes | None = None) -> JPEGFile | DecodedJPEG:
         """The file, or that which the bytes are, if its picture can be written in the format that it is meant for."""
         source = sys.stdin.buffer if task.source == STREAM else task.source
-        file = open_source(source if data is None else data, self.repair, self.assumed)
+        file = open_image(source if data is None else data, self.repair, self.assumed)
         sides = (file.width, file.height)
         check_size(task.image_format, *(sides if file.orientation < 5 else sides[::-1]))
         return file
@@ -307,7 +307,7 @@ class _Run:
         told, failures = _Told(), []
 
         def wanted(start: bytes) -> bool:
-            return start.startswith(JPEG_START) or (task.any_format and picture_kind(start) is not None)
+            return image_kind(start) == "JPEG" or (task.any_format and image_kind(start) is not None)
 
         def read(member: shards.Member) -> _Job:
             job = _Job(member)

@@ -23,7 +23,7 @@ from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.inputs import observe
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.opening import Assumed
 
 log = logging.getLogger("space")
 

@@ -27,7 +27,7 @@ from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.opening import Assumed
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
@@ -324,7 +324,7 @@ from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.tasks import Task
 """
 RESTORE_ASSUMED = RESTORE.replace(
-    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.sources import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
+    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.opening import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
 )
 EXPLORE = """\
 from pathlib import Path

@@ -28,7 +28,7 @@ from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, read_picture
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import encode
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed, open_source
+from pipeline_ddrm_jpeg.opening import Assumed, open_image
 
 _SECONDS = 20  # of processor time, beyond what grows with the picture and its file
 
@@ -143,7 +143,7 @@ def open_upload(
         megapixels: the largest picture that is read.
         data: of the file.
         name: what messages call it.
-        repair, assumed: as `sources.open_source` takes them.
+        repair, assumed: as `sources.open_image` takes them.
         look_back: whether a JPEG file is asked for an earlier one.
 
     Raises:
@@ -152,7 +152,7 @@ def open_upload(
     _check_before(megapixels, data, name)
     stream = io.BytesIO(data)
     stream.name = name
-    file = open_source(stream, repair, assumed)
+    file = open_image(stream, repair, assumed)
     _check_size(megapixels, name, file.width, file.height)
     decoded = earlier = None
     if isinstance(file, JPEGFile) and not file.damage:

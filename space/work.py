@@ -46,8 +46,8 @@ from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
-from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
 
 log = logging.getLogger("space")

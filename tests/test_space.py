@@ -32,8 +32,8 @@ from PIL.ImageOps import exif_transpose as upright
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGDamageError, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files import encode
+from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tasks import Task
 
 SPACE = ROOT / "space"

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
+from ..opening import Assumed
 from ..restoration import Result, restore_files
-from ..sources import Assumed
 from ..tasks import Task, is_other_picture, mask_path, plan
 from .computing import check_classifier, check_schedule, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..inputs import read_picture
+from ..decoded_jpeg import read_picture
 from ..presets import PRESETS
 from .baselines import BASELINES
 from .metrics import METRICS
