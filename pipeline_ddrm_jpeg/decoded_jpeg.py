@@ -154,7 +154,7 @@ def with_pillow(source: Picture) -> Image.Image:
         return source
     data, name = read_bytes(source)
     if (data.startswith(b"GIF8") and _has_long_comments(data)) or shares_values(data):
-        raise ValueError(f"{name}: its comments, or the values of its tags, are out of all proportion")
+        raise ValueError("its comments, or the values of its tags, are out of all proportion to its picture")
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:

@@ -79,7 +79,9 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
     """
     target = Path(target)
     carried = Metadata.from_info(image.info) if metadata is None else metadata
-    return save(np.asarray(image), target, format_of(target), carried)
+    data, not_kept = encode(np.asarray(image), format_of(target), carried)
+    write(data, target)
+    return not_kept
 
 
 def format_of(path: Path) -> str:
@@ -94,15 +96,13 @@ def format_of(path: Path) -> str:
         raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}") from None
 
 
-def save(pixels: np.ndarray, target: Path, image_format: str, metadata: Metadata) -> tuple[str, ...]:
-    """Write pixels, see `encode`, to a file or to standard output; returns what was not kept, in words."""
-    data, not_kept = encode(pixels, image_format, metadata)
+def write(data: bytes, target: Path) -> None:
+    """Write what `encode` gives to a file or to standard output."""
     if target == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         write_atomically(target, lambda stream: stream.write(data))
-    return not_kept
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:

@@ -93,35 +93,43 @@ def observe(
         ValueError, TypeError: for inputs that do not fit.
         OSError: if a path cannot be read.
     """
-    if size is not None and measurement is None:
-        raise ValueError("size goes with measurement; a file or a picture has its own")
-    if history is not None and (operator is not None or measurement is not None):
-        raise ValueError("history says what a picture went through; operator and measurement do not go with it")
+    image = opened(image, operator, measurement, size, history)
     if measurement is not None:
         return _of_measurement(image, operator, measurement, size, device)
     if operator is not None:
         return _of_picture(image, operator, device)
-    file = opened(image, history)
-    return _of_decoded(file, device) if isinstance(file, DecodedJPEG) else _of_file(file, device)
+    return _of_decoded(image, device) if isinstance(image, DecodedJPEG) else _of_file(image, device)
 
 
-def opened(image: Any, history: str | JPEGHistory | None = None) -> JPEGFile | DecodedJPEG:
-    """The JPEG file, or the picture that was one, which arguments of `observe` name.
+def opened(
+    image: Any,
+    operator: Operator | None = None,
+    measurement: Any = None,
+    size: tuple[int, int] | None = None,
+    history: str | JPEGHistory | None = None,
+) -> Any:
+    """What arguments of `observe` name, opened by `open_image`; what is open, or measured, stays as it is.
 
     Raises:
         JPEGFileError, ValueError, TypeError, OSError: as `observe` does.
     """
-    if not isinstance(history, JPEGHistory) and history not in (None, "estimate"):
-        raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
+    if size is not None and measurement is None:
+        raise ValueError("size goes with measurement; a file or a picture has its own")
     if history is not None:
+        if operator is not None or measurement is not None:
+            raise ValueError("history says what a picture went through; operator and measurement do not go with it")
+        if not isinstance(history, JPEGHistory) and history != "estimate":
+            raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
         return open_image(image, assume=Assumed(saved_again=True) if history == "estimate" else history)
+    if operator is not None or measurement is not None or isinstance(image, JPEGFile | DecodedJPEG):
+        return image
     if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
         raise TypeError(
             f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
             " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
             ' image, have it estimated with history="estimate"'
         )
-    return image if isinstance(image, JPEGFile | DecodedJPEG) else JPEGFile.open(image)
+    return JPEGFile.open(image)
 
 
 def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, device: Any) -> Observation:
@@ -172,15 +180,14 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
     y = Coefficients(parts[0])
     if not all(map(torch.equal, parts[1], parts[2])):
         y = Coefficients(*parts)
-    carried = picture.metadata
-    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
-    info = {name: value for name, value in info.items() if value is not None}
     tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
     size, surroundings = picture.part.shape[:2], None
     if history.region:
         pixels = torch.from_numpy(np.atleast_3d(picture.pixels)).permute(2, 0, 1)
         surroundings = Surroundings(pixels, history.region.top, history.region.left)
-    return Observation(operator, operator.to(y, device), size, info, history.offset, tint, surroundings)
+    return Observation(
+        operator, operator.to(y, device), size, info_of(picture.metadata), history.offset, tint, surroundings
+    )
 
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:

@@ -103,11 +103,11 @@ class JPEGFile:
         data, name = read_bytes(source)
         try:
             try:
-                return _open(cls, data, name)
+                return _open(data, name)
             except JPEGDamageError as error:
                 if not repair:
                     raise
-                return _salvage(cls, data, name, str(error))
+                return _salvage(data, name, str(error))
         except JPEGFileError as error:
             raise type(error)(f"{name}: {error}") from None
 
@@ -220,7 +220,7 @@ def _read_stream(stream: IO[bytes]) -> bytes:
     return data
 
 
-def _open(cls: type[JPEGFile], data: bytes, name: str) -> JPEGFile:
+def _open(data: bytes, name: str) -> JPEGFile:
     stream = parse(data)
     color_space = color_space_of(stream)
     components = components_of(stream)
@@ -234,10 +234,10 @@ def _open(cls: type[JPEGFile], data: bytes, name: str) -> JPEGFile:
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
     planes = _whole_mcus(planes, stream, components)
-    return _file(cls, stream, data, name, color_space, components, planes, remarks=remarks, bare=stream.bare())
+    return _file(stream, data, name, color_space, components, planes, remarks, bare=stream.bare())
 
 
-def _salvage(cls: type[JPEGFile], data: bytes, name: str, reason: str) -> JPEGFile:
+def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     """What is left of a file that cannot be read as a whole, for the reason given."""
     stream = parse(data, repair=True)
     color_space = color_space_of(stream)
@@ -259,12 +259,11 @@ def _salvage(cls: type[JPEGFile], data: bytes, name: str, reason: str) -> JPEGFi
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    damage = (reason, *damage)
-    return _file(cls, stream, data, name, color_space, components, planes, damage=damage, missing_bits=missing)
+    lost = {"damage": (reason, *damage), "missing_bits": missing}
+    return _file(stream, data, name, color_space, components, planes, **lost)
 
 
 def _file(
-    cls: type[JPEGFile],
     stream: Stream,
     data: bytes,
     name: str,
@@ -276,7 +275,7 @@ def _file(
 ) -> JPEGFile:
     if color_space in FOUR_INKS:
         remarks = (*remarks, f"four inks ({color_space}), which are written as RGB")
-    return cls(
+    return JPEGFile(
         width=stream.width,
         height=stream.height,
         color_space=color_space,

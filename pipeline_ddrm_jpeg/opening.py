@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .decoded_jpeg import DecodedJPEG, read_picture, with_pillow
 from .jpeg_file import JPEGFile, read_bytes
@@ -66,23 +66,24 @@ def open_image(
     Raises:
         NoJPEGError: for images that show no JPEG.
         JPEGFileError: for files that are no images, and JPEG files that cannot be read.
-        OSError: if a path cannot be read.
+        OSError: if a path cannot be read, or the image is broken.
     """
     if not isinstance(source, JPEGFile | DecodedJPEG | Image.Image):
         data, name = read_bytes(source)
         source = io.BytesIO(data)
         source.name = name
         if image_kind(data[:16]) in ("JPEG", None):  # which says best what is wrong with other bytes
-            source = OpenedJPEG.open(source, repair=repair)
+            source = OpenedJPEG(**vars(JPEGFile.open(source, repair=repair)))
     if isinstance(source, DecodedJPEG):
         return source
+    if isinstance(source, Image.Image):
+        return _decoded(source, assume)
     if isinstance(source, JPEGFile):
         known = isinstance(assume, JPEGHistory)
         return _earlier(source, assume if known else None) if known or assume.saved_again else source
     try:
         return _decoded(with_pillow(source), assume)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        name = getattr(source, "name", "the image")
+    except (UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise NoJPEGError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
 
 

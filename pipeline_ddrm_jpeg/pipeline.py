@@ -313,7 +313,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         def sampled(
             source: Any, output_type: str, own_labels: torch.Tensor | None, own: Generator
         ) -> Coroutine[State, None, list[dict[str, Any]]]:
-            seen = observe(source, operator, measurement, size, device, history)
+            seen = observe(source, operator, measurement, size, device)
             del source  # a file has what the observation has
             scheduler = scheduled(
                 self.scheduler, num_inference_steps, init_timestep, timestep_spacing, seen.operator.uncertainty()
@@ -335,8 +335,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
             return [fields | {"timesteps": timesteps} for fields in samples.finish(final_error(seen, self._error))]
 
         def restored(source: Any, own_labels: torch.Tensor | None, own: Generator) -> Coroutine:
-            if operator is None and measurement is None:
-                source = opened(source, history)
+            source = opened(source, operator, measurement, size, history)
             return by_separations(source, partial(sampled, own_labels=own_labels, own=own), output_type)
 
         # 4. One after the other; but as many at once as it takes to fill a call of the prior, if none needs random
