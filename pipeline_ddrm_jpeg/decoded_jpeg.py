@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .decoded_coefficients import DecodedCoefficients, read_coefficients
 from .history_estimation import estimate_earlier, estimate_history
+from .jpeg_file import read_bytes
 from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError, most_coefficients
-from .metadata import Metadata
+from .metadata import Metadata, shares_values
 
 # Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
 _PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+# Pillow copies what it has of a GIF's comments for each block of at most 255 bytes, and a value for each tag of a TIFF.
+_MOST_BLOCKS = 4096
+_GIF_BLOCK = re.compile(rb"[!,;]")
 
 _VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what a picture costs is counted for JPEG files
 
@@ -50,22 +56,19 @@ class DecodedJPEG:
     remarks = damage = ()
 
     @classmethod
-    def open(cls, source: Picture, history: JPEGHistory | None = None, metadata: Metadata | None = None) -> DecodedJPEG:
+    def open(cls, source: Picture, history: JPEGHistory | None = None) -> DecodedJPEG:
         """Read a picture and estimate what JPEG it was.
 
         Args:
             source: a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
             history: what it went through, where that is known or assumed.
-            metadata: what goes with it; by default what Pillow finds.
 
         Raises:
             JPEGFileError: where its pixels show no JPEG.
             ValueError: for pictures whose values have no known range.
             OSError: if the source cannot be read as a picture.
         """
-        if isinstance(source, bytes):
-            source = io.BytesIO(source)
-        picture = source if isinstance(source, Image.Image) else Image.open(source)
+        picture = with_pillow(source)
         tables = getattr(picture, "quantization", None)
         read = read_picture(picture)
         pixels = np.array(read)
@@ -76,7 +79,7 @@ class DecodedJPEG:
             if tables:
                 raise JPEGFileError(f"{name}it shows no JPEG coarser than itself; restore it as the file it is")
             raise JPEGFileError(name + NOTHING_FOUND)
-        return cls(pixels, history, metadata or Metadata.from_info(read.info), bool(tables))
+        return cls(pixels, history, Metadata.from_info(read.info), bool(tables))
 
     @property
     def height(self) -> int:
@@ -140,6 +143,38 @@ def _in_rows(tables: dict[int, list[int]]) -> list[np.ndarray]:
     return [np.array(tables[number]).reshape(8, 8) for number in sorted(tables)]
 
 
+def with_pillow(source: Picture) -> Image.Image:
+    """An image of any format as Pillow opens it, which decodes no pixels yet.
+
+    Raises:
+        ValueError: for comments and tags on which Pillow would spend time out of all proportion.
+        OSError: if the source cannot be read as an image.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    data, name = read_bytes(source)
+    if (data.startswith(b"GIF8") and _has_long_comments(data)) or shares_values(data):
+        raise ValueError("its comments, or the values of its tags, are out of all proportion to its picture")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"{name}: not a picture that Pillow can read") from None
+    image.filename = name
+    return image
+
+
+def _has_long_comments(data: bytes) -> bool:
+    """Whether so much stands before the first picture of a GIF that no reader would need it."""
+    flags = data[10] if len(data) > 10 else 0
+    at, blocks = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] == b"!" and blocks <= _MOST_BLOCKS:
+        at, blocks = found.end() + 1, blocks + 1
+        while at < len(data) and data[at] and blocks <= _MOST_BLOCKS:
+            at, blocks = at + 1 + data[at], blocks + 1
+        at += 1
+    return blocks > _MOST_BLOCKS
+
+
 def read_picture(source: Picture) -> Image.Image:
     """A picture of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
 
@@ -147,13 +182,11 @@ def read_picture(source: Picture) -> Image.Image:
     16 bits are scaled to 8; transparent pictures are laid on white.
 
     Raises:
-        ValueError: for pictures whose values have no known range, and for those that claim a size out of all proportion
-            to their file.
+        ValueError: for pictures whose values have no known range, and for those whose size, comments or tags are out
+            of all proportion to their file.
         OSError: if the source cannot be read as a picture.
     """
-    picture = source
-    if not isinstance(source, Image.Image):
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    picture = with_pillow(source)
     _check_proportion(picture)
     mode, info = picture.mode, dict(picture.info)
     if mode.startswith("I"):

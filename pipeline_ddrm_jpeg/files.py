@@ -17,7 +17,6 @@ from PIL import Image
 
 from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
 
-JPEG_START = b"\xff\xd8\xff"
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 """The suffix of each output format. JPEG is the one that loses anything, as little as it can."""
@@ -43,12 +42,6 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: np.rot90(a),
 }
-
-
-def starts_like_jpeg(path: Path) -> bool:
-    """Whether a file begins as a JPEG does."""
-    with open(path, "rb") as stream:
-        return stream.read(len(JPEG_START)) == JPEG_START
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -86,7 +79,9 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
     """
     target = Path(target)
     carried = Metadata.from_info(image.info) if metadata is None else metadata
-    return save(np.asarray(image), target, format_of(target), carried)
+    data, not_kept = encode(np.asarray(image), format_of(target), carried)
+    write(data, target)
+    return not_kept
 
 
 def format_of(path: Path) -> str:
@@ -101,15 +96,13 @@ def format_of(path: Path) -> str:
         raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}") from None
 
 
-def save(pixels: np.ndarray, target: Path, image_format: str, metadata: Metadata) -> tuple[str, ...]:
-    """Write pixels, see `encode`, to a file or to standard output; returns what was not kept, in words."""
-    data, not_kept = encode(pixels, image_format, metadata)
+def write(data: bytes, target: Path) -> None:
+    """Write what `encode` gives to a file or to standard output."""
     if target == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         write_atomically(target, lambda stream: stream.write(data))
-    return not_kept
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:

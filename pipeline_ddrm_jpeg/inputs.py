@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
 from .metadata import Metadata
+from .opening import Assumed, open_image
 from .operators import Operator
-
-Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
 
 _LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little, 8-bit values far
 
@@ -98,9 +96,9 @@ def observe(
     image = opened(image, operator, measurement, size, history)
     if measurement is not None:
         return _of_measurement(image, operator, measurement, size, device)
-    if isinstance(image, DecodedJPEG):
-        return _of_decoded(image, device)
-    return _of_file(image, device) if operator is None else _of_picture(image, operator, device)
+    if operator is not None:
+        return _of_picture(image, operator, device)
+    return _of_decoded(image, device) if isinstance(image, DecodedJPEG) else _of_file(image, device)
 
 
 def opened(
@@ -110,7 +108,7 @@ def opened(
     size: tuple[int, int] | None = None,
     history: str | JPEGHistory | None = None,
 ) -> Any:
-    """The JPEG file, or the picture that was one, which arguments of `observe` name; what is measured stays as it is.
+    """What arguments of `observe` name, opened by `open_image`; what is open, or measured, stays as it is.
 
     Raises:
         JPEGFileError, ValueError, TypeError, OSError: as `observe` does.
@@ -122,8 +120,8 @@ def opened(
             raise ValueError("history says what a picture went through; operator and measurement do not go with it")
         if not isinstance(history, JPEGHistory) and history != "estimate":
             raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
-        return DecodedJPEG.open(image, None if history == "estimate" else history)
-    if operator is not None or measurement is not None or hasattr(image, "coefficients"):
+        return open_image(image, assume=Assumed(saved_again=True) if history == "estimate" else history)
+    if operator is not None or measurement is not None or isinstance(image, JPEGFile | DecodedJPEG):
         return image
     if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
         raise TypeError(
@@ -182,15 +180,14 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
     y = Coefficients(parts[0])
     if not all(map(torch.equal, parts[1], parts[2])):
         y = Coefficients(*parts)
-    carried = picture.metadata
-    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
-    info = {name: value for name, value in info.items() if value is not None}
     tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
     size, surroundings = picture.part.shape[:2], None
     if history.region:
         pixels = torch.from_numpy(np.atleast_3d(picture.pixels)).permute(2, 0, 1)
         surroundings = Surroundings(pixels, history.region.top, history.region.left)
-    return Observation(operator, operator.to(y, device), size, info, history.offset, tint, surroundings)
+    return Observation(
+        operator, operator.to(y, device), size, info_of(picture.metadata), history.offset, tint, surroundings
+    )
 
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
@@ -202,7 +199,7 @@ def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
 def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> Observation:
     info: dict[str, bytes] = {}
     if not isinstance(image, torch.Tensor):
-        if isinstance(image, np.ndarray) or hasattr(image, "coefficients"):
+        if isinstance(image, np.ndarray | JPEGFile | DecodedJPEG):
             raise TypeError(
                 f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(image).__name__}"
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class JPEGFile:
     missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
     """Of a damaged file, how many of the lowest bits of each coefficient are not in it: int8, in the shape of
     `coefficients`; `UNMEASURED` (16) where nothing of it is. `None` for a whole file."""
+    bare: bytes = field(default=b"", repr=False)
+    """Of a whole file what any decoder needs of it, and no metadata."""
 
     @classmethod
     def open(
@@ -98,7 +100,7 @@ class JPEGFile:
                 `PIL.Image.MAX_IMAGE_PIXELS`), and for one out of all proportion to the size of the file.
             OSError: if a path cannot be read.
         """
-        data, name = _read_bytes(source)
+        data, name = read_bytes(source)
         try:
             try:
                 return _open(data, name)
@@ -191,7 +193,13 @@ class JPEGFile:
         return means[0], means[1]
 
 
-def _read_bytes(source) -> tuple[bytes, str]:
+def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]) -> tuple[bytes, str]:
+    """What a source holds, and what messages call it.
+
+    Raises:
+        JPEGFileError: where it has more than `MOST_BYTES`.
+        TypeError, OSError: where it is no source, or cannot be read.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
@@ -226,7 +234,7 @@ def _open(data: bytes, name: str) -> JPEGFile:
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
     planes = _whole_mcus(planes, stream, components)
-    return _file(stream, data, name, color_space, components, planes, remarks=remarks)
+    return _file(stream, data, name, color_space, components, planes, remarks, bare=stream.bare())
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
@@ -251,7 +259,8 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
         raise JPEGFileError(f"{reason}; nothing of the picture is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
-    return _file(stream, data, name, color_space, components, planes, (reason, *damage), missing)
+    lost = {"damage": (reason, *damage), "missing_bits": missing}
+    return _file(stream, data, name, color_space, components, planes, **lost)
 
 
 def _file(
@@ -261,9 +270,8 @@ def _file(
     color_space: str,
     components: tuple[Component, ...],
     coefficients: tuple[np.ndarray, ...],
-    damage: tuple[str, ...] = (),
-    missing_bits: tuple[np.ndarray, ...] | None = None,
     remarks: tuple[str, ...] = (),
+    **more: Any,
 ) -> JPEGFile:
     if color_space in FOUR_INKS:
         remarks = (*remarks, f"four inks ({color_space}), which are written as RGB")
@@ -279,8 +287,7 @@ def _file(
         name=name,
         metadata=Metadata(tuple(stream.description), trailer(data, stream.size)),
         remarks=remarks,
-        damage=damage,
-        missing_bits=missing_bits,
+        **more,
     )
 
 

@@ -35,8 +35,9 @@ _OF_COLOUR = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 _DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
 _RESERVED = {*range(0x02, 0xC0), *range(0xF0, 0xFE), 0xC8}  # decoders refuse them
 
-# How other pictures start.
-_PICTURES = {
+# How images start.
+_KINDS = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n"),
     "GIF": re.compile(rb"GIF8[79]a"),
     "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
@@ -125,14 +126,21 @@ class Stream:
         """What a decoder needs of the stream, in pieces."""
         return (part.data if isinstance(part, Scan) else part for part in self.decodable)
 
+    def bare(self) -> bytes:
+        """What a decoder needs, colour included: other readers take quadratic time over many small segments."""
+        colour = dict(one for one in self.description if one[1].startswith(_OF_COLOUR.get(one[0], b"-")))
+        head = [struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in colour.items()]
+        first, *rest = self.decodable_parts()
+        return b"".join([first, *head, *rest])
 
-def picture_kind(data: bytes) -> str | None:
-    """What kind of picture bytes are that are no JPEG, by how they start."""
-    return next((kind for kind, start in _PICTURES.items() if start.match(data)), None)
+
+def image_kind(start: bytes) -> str | None:
+    """`"JPEG"`, `"PNG"` and the like, by the first 16 bytes of an image; `None` where none begins so."""
+    return next((kind for kind, begins in _KINDS.items() if begins.match(start)), None)
 
 
 def _not_a_jpeg(data: bytes) -> str:
-    kind = picture_kind(data)
+    kind = image_kind(data)
     if kind is not None:
         return f"not a JPEG but a {kind} picture, which has no coefficients to go by; give the JPEG it was made from"
     text = not any(byte < 0x20 and byte not in b"\t\n\f\r" for byte in data[:1000])
@@ -395,17 +403,6 @@ def components_of(stream: Stream, repair: bool = False) -> tuple[Component, ...]
         Component(c.identifier, c.horizontal_factor, c.vertical_factor, stream.component_tables[i])
         for i, c in enumerate(stream.frame)
     )
-
-
-def bare(data: bytes) -> bytes:
-    """A JPEG file without what no decoder needs: other readers take quadratic time over many small segments."""
-    stream = parse(data)
-    colour = [
-        (marker, payload) for marker, payload in stream.description if payload.startswith(_OF_COLOUR.get(marker, b"-"))
-    ]
-    head = [struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in dict(colour).items()]
-    first, *rest = stream.decodable_parts()
-    return b"".join([first, *head, *rest])
 
 
 def most_coefficients(size: int) -> int:

@@ -21,7 +21,8 @@ from PIL import Image
 
 from .classification import classifier_for
 from .denoiser_error import error_from_config
-from .inputs import Observation, Source, observe
+from .inputs import Observation, observe
+from .opening import Source
 from .operators import Operator
 from .priors import align
 from .samples import OUTPUT_TYPES, check_choice, gather

@@ -18,8 +18,9 @@ from .classification import classifier_for
 from .denoiser_error import error_from_config
 from .hub import PublishedPipeline
 from .inks import by_separations
-from .inputs import Source, observe, opened
+from .inputs import observe, opened
 from .jpeg_history import JPEGHistory
+from .opening import Source
 from .operators import Operator
 from .priors import EMBEDDED, align, load_prior, origin_of
 from .samples import OUTPUT_TYPES, PIXELS_IN_A_PASS, DDRMJPEGPipelineOutput, Generator, check_choice, gather

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from . import shards
-from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of, starts_like_jpeg
-from .jpeg_markers import picture_kind
+from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of
+from .jpeg_markers import image_kind
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,14 @@ def plan(
 def is_other_picture(path: Path) -> bool:
     """Whether a file begins as a picture does that is no JPEG."""
     try:
-        with open(path, "rb") as stream:
-            return picture_kind(stream.read(16)) is not None
+        return _kind_of(path) not in ("JPEG", None)
     except OSError:
         return False
+
+
+def _kind_of(path: Path) -> str | None:
+    with open(path, "rb") as stream:
+        return image_kind(stream.read(16))
 
 
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
@@ -226,7 +230,7 @@ def _find(
             for path in (Path(parent, name) for name in sorted(names)):
                 named = path.suffix.lower() in JPEG_SUFFIXES
                 try:
-                    if path.is_file() and not _is_shard(path) and not starts_like_jpeg(path):
+                    if path.is_file() and not _is_shard(path) and _kind_of(path) != "JPEG":
                         yield item, path, False
                     elif path.is_file() or (named and not path.exists()):
                         yield item, path, True  # a broken link too: it is a file that is missed

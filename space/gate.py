@@ -25,7 +25,7 @@ from gradio.queueing import Event, Queue
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
-from limits import KEEP_MINUTES, MAX_BYTES, MAX_FILES, MAX_WAITING, refusal, upload_path
+from limits import KEEP_MINUTES, MAX_BYTES, MAX_FILES, MAX_WAITING, forget_deleted, refusal, upload_path
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -202,6 +202,7 @@ def sweep(page: gr.Blocks) -> None:
     for place, folder in enumerate(oldest_first):
         if ages[folder] > 60 * KEEP_MINUTES or place < len(oldest_first) - _MAX_FOLDERS:
             shutil.rmtree(folder, ignore_errors=True)
+    forget_deleted()
     for paths in page.temp_file_sets:
         paths.difference_update([path for path in list(paths) if not Path(path).exists()])
     for by_id in (file_upload_statuses._statuses, file_upload_statuses._signals):

@@ -289,7 +289,7 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
             try:
                 with refusals(path):
                     assumed = work.what_is_assumed(saved_again, quality, subsampling)
-                    opened = read_source(path, repair, assumed, look_back=True)
+                    opened = read_source(path, repair, assumed)
                     file = opened.file
                     times = gr.Radio(_choices(*work.restored_size(file)))
                     damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.saved_again

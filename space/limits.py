@@ -23,7 +23,8 @@ from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.inputs import observe
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.opening import Assumed
+from pipeline_ddrm_jpeg.results import mask_of
 
 log = logging.getLogger("space")
 
@@ -49,6 +50,7 @@ CONCURRENCY = _limit("CONCURRENCY", 1, int)
 KEEP_MINUTES = _limit("KEEP_MINUTES", 30)
 MAX_FILES = _limit("MAX_FILES", 16, int)
 
+_REMEMBERED = 4  # uploads, each with some 15 bytes a pixel
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -139,11 +141,31 @@ def read_upload(path: str | None) -> tuple[bytes, str]:
     return data, name
 
 
-def read_source(path: str | None, repair: bool, assumed: Assumed, look_back: bool = False) -> Opened:
-    """The upload as a JPEG file, or as a picture that was one, see `reader.open_upload`."""
+_opened: dict[tuple, Opened] = {}  # uploads that were looked at, since they are then restored
+
+
+def read_source(path: str | None, repair: bool, assumed: Assumed) -> Opened:
+    """The upload as a JPEG file, or as a picture that was one, see `reader.open_upload`; the last few are kept."""
+    upload = path and upload_path(path)
+    asked = upload, upload and upload.stat().st_mtime_ns, repair, assumed
+    opened = _opened.pop(asked, None) or _read_source(path, repair, assumed)
+    _opened[asked] = opened
+    for old in list(_opened)[:-_REMEMBERED]:
+        _opened.pop(old, None)
+    return opened
+
+
+def forget_deleted() -> None:
+    """Forget what was opened of uploads that are deleted by now."""
+    for asked in list(_opened):
+        if not asked[0].exists():
+            _opened.pop(asked, None)
+
+
+def _read_source(path: str, repair: bool, assumed: Assumed) -> Opened:
     data, name = read_upload(path)
     try:
-        return _read(open_upload, data, name, repair, assumed, look_back)
+        return _read(open_upload, data, name, repair, assumed)
     except JPEGDamageError as error:
         raise refusal(f"{error}. Tick repair to restore what is left of it", Damaged) from None
     except JPEGFileError as error:
@@ -177,11 +199,8 @@ def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
     decoded = seen.operator.decode(seen.y)[0, :, : file.height, : file.width]
     decoded = decoded.movedim(0, -1).numpy() / 2 + 0.5 + np.float32(seen.tint or 0)
     pixels = np.rint(255 * decoded.clip(0, 1)).astype(np.uint8)
-    mask = np.rint(255 * file.invented).astype(np.uint8)
-    pictures = {"what is left": pixels, "what is made up": mask}
-    return {
-        name: Image.fromarray(np.ascontiguousarray(upright(one, file.orientation))) for name, one in pictures.items()
-    }
+    pictures = {"what is left": upright(pixels, file.orientation), "what is made up": mask_of(file)}
+    return {name: Image.fromarray(np.ascontiguousarray(one)) for name, one in pictures.items()}
 
 
 def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, Metadata, str, str]:

@@ -28,7 +28,8 @@ from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.opening import Assumed
+from pipeline_ddrm_jpeg.results import Result
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored picture will appear here.</p>'
@@ -125,10 +126,11 @@ def refused(sentence: str) -> str:
     return f'<p class="refusal" role="alert">{escape(sentence)}</p>'
 
 
-def verdict(share: float, of_what: str, seconds: float, made_up: float | None = None) -> str:
+def verdict(result: Result, of_what: str | None = None) -> str:
     """The consistency of the picture as it is downloaded, and how much of a damaged file was not there to be kept."""
-    lost = "" if made_up is None else f"; {percent(made_up)} of all were lost, and are made up"
-    return f'<p class="verdict"><strong>{percent(share)}</strong> of the {of_what} kept, in {seconds:.1f} s{lost}</p>'
+    lost = f"; {percent(result.invented)} of all were lost, and are made up" if result.damage else ""
+    kept = f"<strong>{percent(result.consistency)}</strong> of the {of_what or result.measured} kept"
+    return f'<p class="verdict">{kept}, in {result.seconds:.1f} s{lost}</p>'
 
 
 def count(restored: int, files: int, seconds: float) -> str:
@@ -327,7 +329,7 @@ from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.tasks import Task
 """
 RESTORE_ASSUMED = RESTORE.replace(
-    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.sources import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
+    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.opening import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
 )
 EXPLORE = """\
 from pathlib import Path

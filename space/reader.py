@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, read_picture
-from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
+from pipeline_ddrm_jpeg import JPEGFile, read_picture
+from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG, with_pillow
 from pipeline_ddrm_jpeg.files import encode
 from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.sources import Assumed, open_source
+from pipeline_ddrm_jpeg.opening import Assumed, open_image
 
 _SECONDS = 20  # of processor time, beyond what grows with the picture and its file
 
@@ -131,20 +131,17 @@ class Opened:
     decoded: Image.Image | None
     """What viewers make of it, upright; `None` of a damaged file, and of a picture, which is what it is."""
     earlier: str | None
-    """The earlier, coarser JPEG that its pixels show, in words, if that was asked for."""
+    """The earlier, coarser JPEG that its pixels show, in words."""
 
 
-def open_upload(
-    megapixels: float, data: bytes, name: str, repair: bool, assumed: Assumed, look_back: bool = False
-) -> Opened:
+def open_upload(megapixels: float, data: bytes, name: str, repair: bool, assumed: Assumed) -> Opened:
     """A JPEG file, or a picture that was one.
 
     Args:
         megapixels: the largest picture that is read.
         data: of the file.
         name: what messages call it.
-        repair, assumed: as `sources.open_source` takes them.
-        look_back: whether a JPEG file is asked for an earlier one.
+        repair, assumed: as `opening.open_image` takes them.
 
     Raises:
         Refused, JPEGFileError: where it is not opened.
@@ -152,18 +149,18 @@ def open_upload(
     _check_before(megapixels, data, name)
     stream = io.BytesIO(data)
     stream.name = name
-    file = open_source(stream, repair, assumed)
+    file = open_image(stream, repair, assumed)
     _check_size(megapixels, name, file.width, file.height)
     decoded = earlier = None
     if isinstance(file, JPEGFile) and not file.damage:
-        decoded = _as_viewers_do(data, name)
-        if look_back:
-            with suppress(JPEGFileError), Image.open(io.BytesIO(data)) as picture:
-                earlier = DecodedJPEG.open(picture, metadata=Metadata()).description
+        decoded, earlier = _as_viewers_do(data, name), file.earlier
     metadata, exif = file.metadata, Image.Exif()
     exif[0x0112] = file.orientation
-    needed = Metadata.from_info({"exif": exif.tobytes(), "icc_profile": metadata.icc_profile})
-    return Opened(replace(file, metadata=needed), metadata.upright(), metadata.sizes(), decoded, earlier)
+    needed = {"metadata": Metadata.from_info({"exif": exif.tobytes(), "icc_profile": metadata.icc_profile})}
+    if isinstance(file, JPEGFile):
+        needed["bare"] = b""  # which nobody is to decode outside
+    file, words = replace(file, **needed), earlier and earlier.description
+    return Opened(file, metadata.upright(), metadata.sizes(), decoded, words)
 
 
 def _as_viewers_do(data: bytes, name: str) -> Image.Image:
@@ -189,8 +186,7 @@ def open_clean(
     Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
     """
     _check_before(megapixels, data, name)
-    with Image.open(io.BytesIO(data)) as opened:
-        picture = ImageOps.exif_transpose(read_picture(opened))
+    picture = ImageOps.exif_transpose(read_picture(data))
     before = None
     if longest and max(picture.size) > longest:
         before = picture.size
@@ -208,7 +204,7 @@ def png(pixels: np.ndarray, metadata: Metadata) -> bytes:
 def _check_before(megapixels: float, data: bytes, name: str) -> None:
     """Refuse what claims too many pixels before any are read; who reads them says what else is wrong."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with with_pillow(data) as opened:
             size = opened.size
     except Image.DecompressionBombError:
         raise Refused(

@@ -47,8 +47,9 @@ from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
-from pipeline_ddrm_jpeg.sources import Assumed
+from pipeline_ddrm_jpeg.results import Result, result_of
 from pipeline_ddrm_jpeg.tiling import count_windows
 
 log = logging.getLogger("space")
@@ -341,12 +342,7 @@ def _restored(path: str, repair: bool, assumed: Assumed, settings: Settings, see
     opened = read_source(path, repair, assumed)
     file, left = opened.file, to_compare_with(opened)
     result = yield from timed_run(file, None, settings, seed, go, show, restored_size(file))
-    made_up = float(file.invented.mean()) if file.damage else None
-    seconds = time.monotonic() - start
-    kept_of = "remaining coefficients" if file.damage else "coefficients"
-    if isinstance(file, DecodedJPEG):
-        kept_of = f"{'assumed' if file.history.assumed else 'estimated'} coefficients"
-    verdict = presentation.verdict(result.consistency_8bit[0], kept_of, seconds, made_up)
+    verdict = presentation.verdict(result_of(file, result.consistency_8bit[0], seconds=time.monotonic() - start))
     name = f"{Path(path).stem}_restored.png"
     return verdict, opened, presentation.compared(result, left, name, opened.metadata, file.orientation)
 
@@ -432,7 +428,8 @@ def explore(
         before = Image.open(stream)
         after = ImageOps.exif_transpose(result.images[0])
         name = f"{Path(name).stem}_q{quality}_restored.png"
-        verdict = presentation.verdict(result.consistency_8bit[0], "coefficients", time.monotonic() - start)
+        told = result_of(file, result.consistency_8bit[0], seconds=time.monotonic() - start)
+        verdict = presentation.verdict(told)
         verdict += presentation.numbers(clean, {"JPEG": before, "restored": after})
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         code += f"picture.save({file.name!r}{arguments})\n"
@@ -463,7 +460,8 @@ def dequantize(
         tensor = _IMAGES.preprocess(clean.convert("RGB"))
         (before,) = _IMAGES.postprocess(operator.decode(operator.encode(tensor)))
         name = f"{Path(name).stem}_{bits}bit_restored.png"
-        verdict = presentation.verdict(result.consistency_8bit[0], "measured levels", time.monotonic() - start)
+        told = Result(consistency=result.consistency_8bit[0], seconds=time.monotonic() - start)
+        verdict = presentation.verdict(told, "measured levels")
         verdict += presentation.numbers(clean, {"quantized": before, "restored": result.images[0]})
         code += (
             f"operator = QuantizationOperator(bits={bits}, reconstruction={reconstruction!r})\n"

@@ -10,7 +10,7 @@ from processes import run
 
 from pipeline_ddrm_jpeg import DecodedJPEG, read_picture
 from pipeline_ddrm_jpeg.evaluation import prepare
-from pipeline_ddrm_jpeg.sources import open_source
+from pipeline_ddrm_jpeg.opening import open_image
 
 
 def degraded(path, _):
@@ -46,9 +46,13 @@ def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it
     side = struct.pack("<H", 12_000)
     frame = b"," + bytes(4) + 2 * side + b"\0\2\2\x44\1\0;"
     bomb = b"GIF89a" + 2 * side + b"\x80\0\0" + bytes(6) + frame
-    for reads in (read_picture, DecodedJPEG.open, open_source):
+    for reads in (read_picture, DecodedJPEG.open, open_image):
         with pytest.raises(ValueError, match="claims 12000 x 12000 pixels in 35 bytes, which is out of all proportion"):
             reads(bomb)
+    comments = b"GIF89a" + 2 * side + b"\0\0\0" + b"!\xfe\1x\0" * 5000 + frame
+    for reads in (read_picture, DecodedJPEG.open, open_image):
+        with pytest.raises(ValueError, match="its comments, or the values of its tags, are out of all proportion"):
+            reads(comments)
     (tmp_path / "bomb.gif").write_bytes(bomb)
     done = run(None, "inspect", tmp_path / "bomb.gif")
     assert done.returncode == 1

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 from itertools import combinations
 from pathlib import Path
@@ -28,6 +29,9 @@ from pipeline_ddrm_jpeg import (
 from pipeline_ddrm_jpeg.decoded_coefficients import read_coefficients
 from pipeline_ddrm_jpeg.history_estimation import _densest, estimate_earlier, estimate_history
 from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
+from pipeline_ddrm_jpeg.opening import open_image
+from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.tasks import Task
 
 ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
 FAST = {"preset": "paper", "settings": {"num_inference_steps": 1, "init_timestep": 50}}
@@ -257,6 +261,27 @@ def test_a_crop_saved_again_shows_the_first_one_and_its_grid(photo, first, secon
     assert abs(earlier.quality_factor - first) <= 2
 
 
+def test_an_earlier_jpeg_is_looked_for_once_and_only_where_it_is_asked_for(pipe, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(saved_again(photo.crop((40, 60, 168, 188)), 20, 88))
+    searches = []
+
+    def profile(frame, event, _):
+        if event == "call" and frame.f_code is estimate_earlier.__code__:
+            searches.append(frame)
+
+    sys.setprofile(profile)
+    try:
+        restore_file(pipe, Task(tmp_path / "a.jpg", tmp_path / "a.png"), **FAST)
+        assert not searches
+        file = open_image(tmp_path / "a.jpg")
+        assert not searches
+        assert file.earlier is file.earlier
+    finally:
+        sys.setprofile(None)
+    assert len(searches) == 1
+    assert (file.earlier.history.quality_factor, file.earlier.saved_again) == (20, True)
+
+
 def test_from_the_first_file_more_is_restored_than_from_the_one_at_hand(pipe, photo):
     part = photo.crop((40, 60, 216, 220))
     data, true = saved_again(part, 20, 85), np.asarray(part).astype(float)
@@ -324,4 +349,5 @@ def test_a_file_saved_again_is_restored_from_the_first_when_asked_to(photo, tmp_
     done = ddrm_jpeg("restore", "again.jpg", "--saved-again", "--overwrite", *once, cwd=tmp_path)
     assert "estimated: saved again, first as a JPEG of about quality 20" in done.stdout
     told = ddrm_jpeg("inspect", "again.jpg", cwd=tmp_path).stdout
-    assert "first at about quality 20; then at 88" in told
+    assert "first as a JPEG of about quality 20" in told
+    assert "; then at 88" in told

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import math
 import struct
 import tarfile
@@ -23,7 +22,7 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, shards
 from pipeline_ddrm_jpeg.files import FORMATS, encode
-from pipeline_ddrm_jpeg.sources import earlier_jpeg, open_source
+from pipeline_ddrm_jpeg.opening import open_image
 
 MOST = 2.5  # times; a quadratic parser takes four
 LEAST = 0.01  # seconds that whatever is faster counts as: what is refused at once takes no time that could be doubled
@@ -272,7 +271,7 @@ PICTURES = {
 
 def estimate(data: bytes) -> None:
     with pytest.raises(JPEGFileError):
-        open_source(data)
+        open_image(data)
 
 
 @pytest.mark.parametrize("shape", PICTURES)
@@ -283,7 +282,7 @@ def test_pictures_of_other_formats_take_time_in_proportion_to_their_bytes(shape)
 
 @pytest.mark.parametrize("shape", ["comments of no bytes", "fill bytes before a marker"])
 def test_looking_for_an_earlier_jpeg_takes_time_in_proportion_to_the_bytes(shape):
-    assert_linear(MARKERS[shape], lambda data: earlier_jpeg(io.BytesIO(data)), 2**16)
+    assert_linear(MARKERS[shape], lambda data: open_image(data).earlier, 2**16)
 
 
 # --- Tars ---

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.files import FORMATS, encode, save, upright
+from pipeline_ddrm_jpeg.files import FORMATS, encode, upright
 from pipeline_ddrm_jpeg.metadata import Metadata
 
 XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -72,7 +72,7 @@ def opened(plain: bytes, *segments: tuple[int, bytes]) -> Metadata:
 def written(metadata: Metadata, image_format: str, folder: Path, pixels: np.ndarray = COLOUR) -> Path:
     """A picture with this metadata in a file, which every reader here can read without a warning."""
     path = folder / f"a{FORMATS[image_format]}"
-    save(pixels, path, image_format, metadata)
+    path.write_bytes(encode(pixels, image_format, metadata)[0])
     with Image.open(path) as picture:
         picture.load()
         assert picture.size == pixels.shape[1::-1]
@@ -163,7 +163,7 @@ def test_a_tiff_takes_no_tag_from_the_camera_that_says_how_pixels_are_stored(pla
     metadata = opened(plain, (0xE1, b"Exif\0\0" + exif_block("<", [*entries, (0x010F, 2, 6, b"Maker\0")])))
     for pixels in (GREY, COLOUR, COLOUR.astype(np.uint16) * 257):
         path = tmp_path / "a.tif"
-        save(pixels, path, "tiff", metadata)
+        path.write_bytes(encode(pixels, "tiff", metadata)[0])
         np.testing.assert_array_equal(tifffile.imread(path), pixels)
         with tifffile.TiffFile(path) as file:
             assert sorted(file.pages[0].tags.keys()) == [256, 257, 258, 259, 262, 271, 273, 277, 278, 279, 284]
@@ -179,7 +179,7 @@ def test_exif_over_several_segments_is_one_block(plain, image_format, tmp_path):
     assert metadata.exif == b"Exif\0\0" + block
     assert metadata.not_kept("png") == ()
     path = tmp_path / f"a{FORMATS[image_format]}"
-    save(COLOUR, path, image_format, metadata.upright())
+    path.write_bytes(encode(COLOUR, image_format, metadata.upright())[0])
     again = JPEGFile.open(path).metadata.exif if image_format == "jpeg" else exif_of(path)
     assert comment in again
 
@@ -353,7 +353,7 @@ def test_iptc_is_kept_in_jpeg_and_tiff_and_told_elsewhere(plain, tmp_path):
     assert metadata.iptc == record
     assert segment in JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata.segments
     path = tmp_path / "a.tif"
-    save(COLOUR, path, "tiff", metadata)
+    path.write_bytes(encode(COLOUR, "tiff", metadata)[0])
     with tifffile.TiffFile(path) as file:
         assert file.pages[0].tags[33723].value == record
         assert file.pages[0].tags[34377].value == resource(0x03ED, b"resolution")
@@ -461,7 +461,7 @@ def test_sixteen_bits_are_written_as_others_read_them(image_format, shape, tmp_p
     for order in "<>":
         metadata = Metadata(((0xE1, b"Exif\0\0" + exif_block(order, [(0x010F, 2, 6, b"Maker\0")])),))
         path = tmp_path / f"a{FORMATS[image_format]}"
-        save(pixels, path, image_format, metadata)
+        path.write_bytes(encode(pixels, image_format, metadata)[0])
         if image_format == "tiff":
             np.testing.assert_array_equal(tifffile.imread(path), pixels)
         else:

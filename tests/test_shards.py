@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,9 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     again = ddrm_jpeg(*command, "--json-log", "-")
     facts = [json.loads(line) for line in again.stdout.splitlines()]
     assert [(one["status"], one["pictures"]) for one in facts] == [("skipped", 0), ("skipped", 0), ("restored", 2)]
+    told = [(one["member"], one["status"], one["consistency"]) for one in facts[2]["members"]]
+    assert told[0][:2] == ("00/a.jpg", "restored")
+    assert min(kept for _, _, kept in told) == facts[2]["consistency"]
 
 
 def test_pictures_of_any_format_in_a_shard_are_restored_where_they_show_a_jpeg(pipe, photo, tmp_path):
@@ -330,6 +334,9 @@ def test_damage_in_a_shard_is_told_and_masked(pipe, files, tmp_path):
     assert (result.status, result.pictures) == ("restored", 2)
     assert result.invented == alone.invented > 0
     assert result.damage == tuple(f"d.jpg: {words}" for words in alone.damage)
+    whole, damaged = result.members
+    assert (whole.member, whole.damage, whole.invented) == ("a.jpg", (), 0)
+    assert replace(damaged, task=alone.task, member=None, seconds=alone.seconds) == alone
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["a.png", "d.png", "d.mask.png"]
     assert found["d.mask.png"] == (tmp_path / "d.mask.png").read_bytes()

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,10 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGDamageError, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGDamageError, JPEGFile, JPEGFileError, jpeg_markers
 from pipeline_ddrm_jpeg.files import encode
+from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tasks import Task
 
 SPACE = ROOT / "space"
@@ -1353,7 +1354,7 @@ def test_what_reads_an_upload_says_what_is_wrong_with_it(reader, jpeg) -> None:
 
 
 def test_what_reads_an_upload_hands_back_all_but_unread_metadata(reader, jpeg) -> None:
-    opened = reader.read_within("a.jpg", 4, reader.open_upload, 4, jpeg, "a.jpg", False, Assumed(), True)
+    opened = reader.read_within("a.jpg", 4, reader.open_upload, 4, jpeg, "a.jpg", False, Assumed())
     whole = JPEGFile.open(jpeg)
     for own, other in zip(opened.file.coefficients, whole.coefficients, strict=True):
         np.testing.assert_array_equal(own, other)
@@ -1366,6 +1367,65 @@ def test_what_reads_an_upload_hands_back_all_but_unread_metadata(reader, jpeg) -
     pixels = np.asarray(opened.decoded)
     written = reader.read_within("a.png", 0, reader.png, pixels, opened.metadata)
     assert written == encode(pixels, "png", whole.metadata.upright())[0]
+
+
+def test_what_reads_an_upload_parses_it_once(reader, jpeg) -> None:
+    parsed = []
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is jpeg_markers.parse.__code__:
+            parsed.append(frame)
+
+    sys.setprofile(profile)
+    try:
+        reader.open_upload(4, jpeg, "a.jpg", False, Assumed())
+    finally:
+        sys.setprofile(None)
+    assert len(parsed) == 1
+
+
+@browser_test
+def test_an_upload_that_is_chosen_and_then_restored_is_read_once(monkeypatch, jpeg, prior_folder, tmp_path) -> None:
+    monkeypatch.syspath_prepend(SPACE)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    import layout
+    import limits
+    import work
+    from gradio.utils import get_upload_folder
+
+    monkeypatch.setattr(work, "PIPE", DDRMJPEGPipeline.from_prior(prior_folder))
+    upload = Path(get_upload_folder(), "chosen", "a.jpg")
+    upload.parent.mkdir()
+    upload.write_bytes(jpeg)
+    inspect, *_ = [listener.fn for listener in layout.build().fns.values() if listener.name == "inspect"]
+    reads, processes = [], []
+
+    def count(event: str, arguments: tuple) -> None:
+        if event == "open" and arguments[:2] == (str(upload), None):  # by os.open, as uploads are
+            reads.append(arguments)
+        if event == "subprocess.Popen":
+            processes.append(arguments)
+
+    sys.addaudithook(count)
+    assert "112 &times; 84" in inspect(str(upload), False, False, 0, "4:2:0")[0]
+    assert (len(reads), len(processes)) == (1, 1)
+    (tmp_path / "go").touch()
+    settings = {"num_samples": 1, "num_inference_steps": 1, "init_timestep": 60}
+    arguments = False, Assumed(), settings, 0, tmp_path / "go", lambda *_, **__: None
+    work._result_of(work._restored(str(upload), *arguments))
+    assert (len(reads), len(processes)) == (1, 2), "the second writes the result"
+
+    paths = [upload.with_name(f"{number}.jpg") for number in range(9)]
+    for path in paths:
+        path.write_bytes(jpeg)
+    opened = [weakref.ref(limits.read_source(str(path), False, Assumed())) for path in (*paths, paths[-1])]
+    assert opened[0]() is None, "only the last few are kept"
+    assert opened[-1]() is opened[-2]()
+    shutil.rmtree(upload.parent)
+    with pytest.raises(FileNotFoundError):
+        limits.read_source(str(paths[-1]), False, Assumed())
+    limits.forget_deleted()
+    assert opened[-1]() is None
 
 
 @pytest.fixture(scope="module")

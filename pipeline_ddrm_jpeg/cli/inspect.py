@@ -13,7 +13,7 @@ from ..files import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
 from ..jpeg_markers import JPEGDamageError, JPEGFileError
-from ..sources import REPAIR_HINT, earlier_jpeg, open_source, read_once
+from ..opening import REPAIR_HINT, open_image
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
@@ -25,8 +25,7 @@ def inspect(
 ) -> None:
     """Show what a JPEG file says about itself, or the pixels of another picture about the JPEG that it was."""
     try:
-        stream = read_once(file)  # which may be a pipe
-        jpeg = open_source(stream, repair)
+        jpeg = open_image(file, repair)
     except JPEGDamageError as error:
         fail(f"{error}{'' if repair else REPAIR_HINT}")
     except JPEGFileError as error:
@@ -61,8 +60,8 @@ def inspect(
         "metadata_bytes": jpeg.metadata.sizes(),
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
-    if not jpeg.damage and (earlier := earlier_jpeg(stream)):
-        facts["saved_again"] = f"{earlier}; then at {jpeg.quality_factor}"
+    if jpeg.earlier:
+        facts["saved_again"] = f"{jpeg.earlier.description}; then at {jpeg.quality_factor}"
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
@@ -134,9 +133,9 @@ def degrade(
 ) -> None:
     """Compress a picture to a JPEG file of a given quality factor, to try the restoration on."""
     with interrupted_quietly():
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
 
-        from ..inputs import read_picture
+        from ..decoded_jpeg import read_picture
 
     target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
     if target.suffix.lower() not in JPEG_SUFFIXES:
@@ -145,10 +144,9 @@ def degrade(
         fail(f"{target} exists; --overwrite replaces it")
     try:
         picture = ImageOps.exif_transpose(read_picture(image))
-    except UnidentifiedImageError:
-        fail(f"{image}: not a picture that Pillow can read")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        fail(f"{image}: {getattr(error, 'strerror', None) or error}")
+        reason = getattr(error, "strerror", None) or error
+        fail(f"{image}: {str(reason).removeprefix(f'{image}: ')}")
     options = {"quality": quality, "progressive": progressive, "icc_profile": picture.info.get("icc_profile")}
     if picture.mode == "RGB":
         options["subsampling"] = subsampling

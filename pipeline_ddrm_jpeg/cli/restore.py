@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from ..files import FORMATS, STREAM, check_depth
 from ..formatting import duration, percent
-from ..restoration import Result, restore_files
+from ..opening import Assumed
+from ..restoration import restore_files
+from ..results import Result
 from ..settings import DEFAULT
-from ..sources import Assumed
 from ..tasks import Task, is_other_picture, mask_path, plan
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
@@ -223,22 +224,15 @@ def _words(result: Result) -> str:
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    """A result as a line of `--json-log`."""
-    return {
-        "source": str(result.task.source),
-        "target": str(result.task.target),
-        "status": result.status,
-        "message": result.message,
-        "seconds": round(result.seconds, 3),
-        "consistency": result.consistency,
-        "invented": result.invented,
-        "damage": result.damage,
-        "history": result.history or None,
-        "remarks": result.remarks,
-        "not_kept": result.not_kept,
-        "pictures": result.pictures,
-        "mask": str(mask_path(result.task.target)) if result.damage and not result.task.is_shard else None,
-    }
+    """A result as a line of `--json-log`; of a shard it has those of its images."""
+    task, own = result.task, {"member": result.member}
+    if result.member is None:
+        mask = mask_path(task.target) if result.damage and not task.is_shard else None
+        own = {"source": str(task.source), "target": str(task.target), "mask": mask and str(mask)}
+    told = ("status", "message", "consistency", "invented", "damage", "remarks", "not_kept", "pictures")
+    own |= {name: getattr(result, name) for name in told}
+    own |= {"seconds": round(result.seconds, 3), "history": result.history or None}
+    return own | ({"members": [_facts(member) for member in result.members]} if result.members else {})
 
 
 def _announce(tasks: list[Task], pipe: Any, quiet: bool) -> Callable[[Task], None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..inputs import read_picture
+from ..decoded_jpeg import read_picture
 from ..settings import DEFAULT, PRESETS, Settings
 from .baselines import BASELINES
 from .metrics import METRICS
