@@ -71,7 +71,7 @@ def test_a_sampler_is_chosen_by_its_name(folder, prior_folder):
     assert (folder / "ddrm.png").read_bytes() != (folder / "pigdm.png").read_bytes()
     refused = ddrm_jpeg("restore", folder, "--sampler", "pigdm", "--eta-b", "0.4", *settings)
     assert refused.returncode == 2
-    assert "the step of PiGDMScheduler takes no eta_b" in refused.stderr
+    assert "PiGDMScheduler does not take --eta-b 0.4; leave it out" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
 
@@ -90,7 +90,11 @@ def test_one_broken_file_fails_alone(folder, prior_folder):
     [
         (["restore", "missing.jpg"], 2, "missing.jpg does not exist"),
         (["restore", "."], 1, "no JPEG files"),
-        (["restore", ".", "--preset", "paper", "--steps", "301"], 2, "--steps 301 does not fit below --init-timestep"),
+        (
+            ["restore", ".", "--preset", "paper", "--steps", "301"],
+            2,
+            "--steps is 301; it must be at most --init-timestep, 300",
+        ),
         (["restore", ".", "--init-timestep", "soon"], 2, "--init-timestep soon is neither a whole number nor auto"),
         (["restore", ".", "--eta", "2"], 2, "--eta"),
         (["restore", ".", "--format", "bmp"], 2, "--format"),

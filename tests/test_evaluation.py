@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes, paper
+from conftest import jpeg_bytes
 from PIL import Image
 from processes import Process
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGOperator
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGOperator
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_pictures, prepare
@@ -26,7 +26,7 @@ from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import plan
 
-SETTINGS = {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
+SETTINGS = PRESETS["paper"] | {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
 LIKE_SETTINGS = ["--preset", "paper", "--init-timestep", "40", "--consistent", "--dtype", "float32"]
 PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metrics=("psnr_8bit", "ssim"))
 
@@ -113,7 +113,7 @@ def test_rows_can_be_made_again_by_hand(pipe, pictures):
     assert decoded["bits_per_pixel"] == len(data) * 8 / 48**2
     assert decoded["psnr"] == pytest.approx(psnr(Image.open(io.BytesIO(data)), reference), abs=1e-9)
     assert decoded["ssim"] == ssim(Image.open(io.BytesIO(data)), reference)
-    result = paper(pipe, data, generator=torch.Generator().manual_seed(average["seed"]), output_type="np", **SETTINGS)
+    result = pipe(data, generator=torch.Generator().manual_seed(average["seed"]), output_type="np", settings=SETTINGS)
     for row, picture in ((single, result.samples[0][0]), (average, result.images[0])):
         assert row["psnr"] == psnr(picture, np.asarray(reference) / 255, peak=1)
         assert row["psnr_8bit"] == psnr((picture * 255).round(), reference)
@@ -128,8 +128,8 @@ def test_of_one_sample_the_sharpened_picture_is_judged(pipe, pictures):
     single = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), protocol)[-1]
     reference = prepare(pictures / "a.png", 48)
     generator = torch.Generator().manual_seed(single["seed"])
-    result = paper(
-        pipe, jpeg_bytes(reference, quality=10, subsampling="4:2:0"), generator=generator, output_type="np", **settings
+    result = pipe(
+        jpeg_bytes(reference, quality=10, subsampling="4:2:0"), generator=generator, output_type="np", settings=settings
     )
     assert single["psnr"] == psnr(result.images[0], np.asarray(reference) / 255, peak=1)
     assert single["psnr"] != psnr(result.samples[0][0], np.asarray(reference) / 255, peak=1)
@@ -249,7 +249,7 @@ def test_two_machines_restore_a_folder_as_one_process_does(photo, prior_folder, 
     assert "6 restored" not in lines[1]
     tasks = plan([tmp_path], tmp_path / "one")
     pipe = DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32")
-    assert len(list(restore_files(pipe, tasks, **(SETTINGS | {"num_samples": 1})))) == 6
+    assert len(list(restore_files(pipe, tasks, settings=SETTINGS, num_samples=1))) == 6
     for task in tasks:
         assert (tmp_path / "out" / task.target.name).read_bytes() == task.target.read_bytes()
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from conftest import jpeg_bytes, make_unet, paper
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, Operator
+from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, Operator
 from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_pictures
 from pipeline_ddrm_jpeg.evaluation.run import Evaluation
 from pipeline_ddrm_jpeg.modular_blocks import DDRMJPEGBlocks
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import plan
 
-QUICK = {"num_inference_steps": 2, "init_timestep": 40}
+QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 
 
 def broken(weight: float, dtype: torch.dtype = torch.float32) -> DDRMJPEGPipeline:
@@ -78,7 +78,7 @@ def test_the_error_scale_is_a_number_above_zero(pipe, small, scale):
 
 def test_an_evaluation_fails_the_picture_and_goes_on(photo, tmp_path):
     photo.resize((40, 24)).save(tmp_path / "a.png")
-    protocol = Protocol(quality_factors=(10,), size=None, metrics=(), settings=QUICK)
+    protocol = Protocol(quality_factors=(10,), size=None, metrics=(), settings=PRESETS["fast"])
     evaluation = Evaluation(tmp_path / "out", protocol, {})
     ((path, reason),) = evaluation.run(broken(float("nan")), find_pictures([tmp_path]))
     assert path.endswith("a.png")

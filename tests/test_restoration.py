@@ -221,11 +221,12 @@ def together_and_alone(pipe, tmp_path, **options):
     """Results of a folder whose windows share calls of the prior, eight at most, and of its files one by one."""
     calls = []
     hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
-    options = {**QUICK, "correction": "posterior", "depth": 16, **options}
+    options = {"settings": QUICK["settings"] | {"correction": "posterior"}, "preset": "paper", "depth": 16, **options}
     alone = list(restore_files(pipe, plan([tmp_path / "in"], tmp_path / "alone"), **options))
     assert set(calls) == {1}
     calls.clear()
-    together = list(restore_files(pipe, plan([tmp_path / "in"], tmp_path / "out"), window_batch_size=8, **options))
+    pipe.enable_tiling(pipe.tiling.size, pipe.tiling.overlap, batch_size=8)
+    together = list(restore_files(pipe, plan([tmp_path / "in"], tmp_path / "out"), **options))
     hook.remove()
     return together, alone, calls
 
@@ -239,7 +240,8 @@ def test_files_share_calls_of_the_prior_and_come_out_as_alone(pipe, photo, tmp_p
     with tarfile.open(tmp_path / "in" / "s.tar", "w") as shard:
         for name in ("0.jpg", "1a.jpg", "3a.jpg", "4.jpg"):
             shard.add(tmp_path / "in" / name, name)
-    together, alone, calls = together_and_alone(pipe, tmp_path, window_size=64, window_overlap=16)
+    pipe.enable_tiling(64, 16)
+    together, alone, calls = together_and_alone(pipe, tmp_path)
     assert max(calls) >= 4, "files of one size"
     assert [result.status for result in together] == [result.status for result in alone]
     assert [r.task.source for r in together] == [r.task.source for r in alone] == sorted((tmp_path / "in").iterdir())

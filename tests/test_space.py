@@ -31,10 +31,21 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGDamageError, JPEGFile, JPEGFileError, jpeg_markers
+from pipeline_ddrm_jpeg import (
+    PRESETS,
+    DDRMJPEGPipeline,
+    DDRMScheduler,
+    JPEGDamageError,
+    JPEGFile,
+    JPEGFileError,
+    PiGDMScheduler,
+    Settings,
+    jpeg_markers,
+)
 from pipeline_ddrm_jpeg.files import encode
 from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.restoration import restore_file
+from pipeline_ddrm_jpeg.settings import ABOUT
 from pipeline_ddrm_jpeg.tasks import Task
 
 SPACE = ROOT / "space"
@@ -231,7 +242,9 @@ def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_fo
 
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
     settings = PRESETS["balanced"] | {"num_samples": 2, "num_inference_steps": 3}
-    kept = restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "expected.png"), seed=5, **settings).consistency
+    kept = restore_file(
+        pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "expected.png"), seed=5, settings=settings
+    ).consistency
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
     assert data == (tmp_path / name).read_bytes()
@@ -455,7 +468,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     assert working(first).is_visible()
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
-    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9, **PRESETS["balanced"])
+    restore_file(pipe, Task(tmp_path / "chelsea.jpg", tmp_path / "cat.png"), seed=9)
     assert data == (tmp_path / "cat.png").read_bytes()
 
     # When two are at work, a third is told how many there may be.
@@ -682,7 +695,7 @@ def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
     page.locator(".compare").get_by_text("as it is").wait_for()
     settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
     task = Task(tmp_path / "shot.png", tmp_path / "expected.png")
-    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, seed=2, **settings)
+    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, seed=2, settings=settings)
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
     assert data == (tmp_path / name).read_bytes()
@@ -731,7 +744,7 @@ def test_where_pixels_show_nothing_somebody_may_say_what_the_jpeg_was(
     assert "of the assumed coefficients kept" in page.locator(".verdict").inner_text()
     settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
     task, assumed = Task(tmp_path / "frame.png", tmp_path / "expected.png"), Assumed(30, "4:4:4")
-    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, assumed=assumed, **settings)
+    restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, assumed=assumed, settings=settings)
     assert data == (tmp_path / "expected.png").read_bytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
     assert data == (tmp_path / name).read_bytes()
@@ -826,7 +839,7 @@ def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_fo
         assert archive.namelist() == ["chelsea_restored.png", "grey_restored.png"]
         for name in archive.namelist():
             task = Task(tmp_path / name.replace("_restored.png", ".jpg"), tmp_path / name)
-            restore_file(pipe, task, seed=2, **PRESETS["balanced"])
+            restore_file(pipe, task, seed=2)
             assert archive.read(name) == (tmp_path / name).read_bytes()
 
 
@@ -861,7 +874,7 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     go = tmp_path / "go"
     go.touch()
     said = []
-    settings = {"num_samples": 2, "num_inference_steps": 3, "init_timestep": 60}
+    settings = Settings(num_samples=2, num_inference_steps=3, init_timestep=60)
     file = JPEGFile.open(jpeg)
     arguments = (file, None, settings, 0, go, lambda progress, desc, unit: said.append((progress, desc)))
     monkeypatch.setattr(work, "_BETWEEN_PREVIEWS", -1)
@@ -1410,7 +1423,7 @@ def test_an_upload_that_is_chosen_and_then_restored_is_read_once(monkeypatch, jp
     assert "112 &times; 84" in inspect(str(upload), False, False, 0, "4:2:0")[0]
     assert (len(reads), len(processes)) == (1, 1)
     (tmp_path / "go").touch()
-    settings = {"num_samples": 1, "num_inference_steps": 1, "init_timestep": 60}
+    settings = Settings(num_inference_steps=1, init_timestep=60)
     arguments = False, Assumed(), settings, 0, tmp_path / "go", lambda *_, **__: None
     work._result_of(work._restored(str(upload), *arguments))
     assert (len(reads), len(processes)) == (1, 2), "the second writes the result"
@@ -1459,3 +1472,30 @@ def test_an_upload_is_looked_at_in_a_place_of_which_there_are_as_many_as_for_wor
     assert [one.status_code for one in joined] == [200, 200, 400, 400]
     assert "the limit of this server is 2" in joined[2].json()["detail"]
     wait_for(lambda: stranger.call(inspect, data)[0])
+
+
+CONTROLS = """
+import json, sys
+sys.path.insert(0, {space!r})
+import address, layout
+controls = layout._controls()
+print(json.dumps({{name: [one.label, one.info] for name, one in controls.items() if name != "seed"}}))
+print(json.dumps(address.values_of("balanced")))
+layout.build()
+"""
+
+
+@browser_test
+@pytest.mark.parametrize("kind", [DDRMScheduler, PiGDMScheduler])
+def test_the_page_has_a_control_for_every_setting_that_the_priors_sampler_takes(kind, prior_folder, tmp_path) -> None:
+    shutil.copytree(prior_folder, tmp_path / "prior")
+    kind().save_pretrained(tmp_path / "prior" / "scheduler")
+    code, env = CONTROLS.format(space=str(SPACE)), {"DDRM_JPEG_PRIOR": str(tmp_path / "prior")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout.splitlines()[0])
+    of_posterior = {"eta_b", "error_scale", "noise_accounting"}
+    assert set(shown) == set(ABOUT) - (of_posterior if kind is PiGDMScheduler else set())
+    for name, (label, info) in shown.items():
+        assert label == f"{ABOUT[name].label} ({name})"
+        assert info == ABOUT[name].words or name == "init_timestep"
