@@ -45,7 +45,8 @@ from pipeline_ddrm_jpeg import (
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.inputs import to_bytes
+from pipeline_ddrm_jpeg.jpeg_colour import FOUR_INKS
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
 from pipeline_ddrm_jpeg.sources import Assumed
 from pipeline_ddrm_jpeg.tiling import count_windows, window_options
@@ -190,7 +191,7 @@ def _preview(x: torch.Tensor, source: Any) -> Image.Image:
     width, height = restored_size(source)
     x = x[:, :, top : top + height, left : left + width].mean(dim=0)
     scale = max(1, math.ceil(max(x.shape[1:]) / _PREVIEW_SIDE))
-    pixels = ((x[:, ::scale, ::scale] + 1) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
+    pixels = to_bytes(x[:, ::scale, ::scale] / 2 + 0.5)
     return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
 
 

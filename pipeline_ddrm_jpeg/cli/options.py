@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
 from ..presets import PRESETS
 from .terminal import fail
 
 Preset = Annotated[
     Literal[tuple(PRESETS)], typer.Option(help="Settings to start from; the options below change single ones.")
 ]
-Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+Subsampling = Literal[WRITTEN_SUBSAMPLINGS]
 ChromaSubsampling = Annotated[Subsampling, typer.Option(help="Chroma subsampling.")]
 DType = Literal["float32", "bfloat16", "float16"]
 
