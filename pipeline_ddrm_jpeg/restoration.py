@@ -326,7 +326,7 @@ class _Run:
         ) -> tuple[JPEGFile | DecodedJPEG, float, tuple[str, ...], shards.Made]:
             metadata = file.metadata.upright()
             picture, not_kept = encode(upright(pixels, file.orientation), task.image_format, metadata)
-            made = [(FORMATS[task.image_format], picture)]
+            made = [(FORMATS[task.image_format].suffixes[0], picture)]
             if file.damage:
                 made.append((".mask.png", encode(_mask(file), "png", Metadata())[0]))
             return file, consistency, not_kept, made
