@@ -63,12 +63,8 @@ _load = lru_cache(maxsize=1)(Classifier)
 
 def decoded(seen: Observation) -> list[Image.Image]:
     """The pictures that a measurement decodes to, RGB, upright."""
-    (top, left), (height, width) = seen.origin, seen.size
-    x = seen.operator.decode(seen.y)[..., top : top + height, left : left + width].cpu() / 2 + 0.5
-    if seen.tint is not None:
-        x = x + x.new_tensor(seen.tint).reshape(3, 1, 1)
     pictures = []
-    for pixels in x.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy():
+    for pixels in seen.decoded():
         picture = Image.fromarray(pixels)
         picture.info.update(seen.info)
         pictures.append(ImageOps.exif_transpose(picture))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import uuid
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,9 @@ from PIL import Image
 from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
-"""The suffix of each output format. JPEG is the one that loses anything, as little as it can."""
-FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"} | dict.fromkeys(
-    JPEG_SUFFIXES, "jpeg"
-)
 STREAM = Path("-")
 """Standard input or output in place of a file."""
 
-_FORMATS_OF_16_BITS = ("png", "tiff")
-_LONGEST_SIDE = {"webp": 16383, "jpeg": 65500}  # pixels; that of JPEG is libjpeg's
 _PNG_LEVEL = 3  # a third of the time of the highest, for a hundredth more bytes
 _STRIP = 2**18  # bytes of pixels in a strip of a TIFF
 
@@ -51,13 +46,14 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def check_depth(depth: int, image_format: str) -> None:
     """Raise `ValueError` if a format does not hold so many bits a channel."""
-    if depth == 16 and image_format not in _FORMATS_OF_16_BITS:
-        raise ValueError(f"{image_format} has 8 bits a channel; 16 are written as {' or '.join(_FORMATS_OF_16_BITS)}")
+    if depth not in FORMATS[image_format].depths:
+        others = " or ".join(name for name, own in FORMATS.items() if depth in own.depths)
+        raise ValueError(f"{image_format} has 8 bits a channel; {depth} are written as {others}")
 
 
 def check_size(image_format: str, width: int, height: int) -> None:
     """Raise `ValueError` if a format does not take pictures of this size."""
-    longest = _LONGEST_SIDE.get(image_format, max(width, height))
+    longest = FORMATS[image_format].longest_side
     if max(width, height) > longest:
         raise ValueError(
             f"{image_format} takes at most {longest} pixels a side, and the picture has {width} x {height};"
@@ -119,29 +115,38 @@ def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[b
     Returns:
         The bytes of the file, and in words what of the metadata is not in it.
     """
+    own = FORMATS[image_format]
     check_size(image_format, pixels.shape[1], pixels.shape[0])
-    not_kept = metadata.not_kept(image_format)
-    if pixels.ndim == 2 and (image_format == "webp" or metadata.profile_mode == "RGB"):  # WebP has only colour
+    not_kept = metadata.not_kept(own.keeps)
+    if pixels.ndim == 2 and (not own.grey or metadata.profile_mode == "RGB"):
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     mode = "L" if pixels.ndim == 2 else "RGB"
     if metadata.profile_mode not in (None, mode):
         not_kept += (f"ICC profile, which is not for {mode}",)
         metadata = metadata.without_profile()
-    if image_format == "tiff":
-        return _tiff(pixels, metadata), not_kept
+    return own.encode(np.ascontiguousarray(pixels), metadata), not_kept
+
+
+def _png(pixels: np.ndarray, metadata: Metadata) -> bytes:
     if pixels.dtype == np.uint16:
-        return add_to_png(_png_of_16_bits(pixels), metadata), not_kept
-    stream, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
-    if image_format == "png":
-        image.save(stream, "png", compress_level=_PNG_LEVEL)
-        return add_to_png(stream.getvalue(), metadata), not_kept
-    if image_format == "jpeg":
-        image.save(stream, "jpeg", quality=97, subsampling="4:4:4")
-        return add_to_jpeg(stream.getvalue(), metadata), not_kept
+        return add_to_png(_png_of_16_bits(pixels), metadata)
+    return add_to_png(_by_pillow(pixels, "png", compress_level=_PNG_LEVEL), metadata)
+
+
+def _jpeg(pixels: np.ndarray, metadata: Metadata) -> bytes:
+    return add_to_jpeg(_by_pillow(pixels, "jpeg", quality=97, subsampling="4:4:4"), metadata)
+
+
+def _webp(pixels: np.ndarray, metadata: Metadata) -> bytes:
     carried = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "xmp": metadata.xmp}
     carried = {name: data for name, data in carried.items() if data is not None}
-    image.save(stream, "webp", lossless=True, quality=100, method=4, **carried)
-    return stream.getvalue(), not_kept
+    return _by_pillow(pixels, "webp", lossless=True, quality=100, method=4, **carried)
+
+
+def _by_pillow(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, image_format, **options)
+    return stream.getvalue()
 
 
 def _png_of_16_bits(pixels: np.ndarray) -> bytes:
@@ -173,6 +178,36 @@ def _tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
         284: (3, [1]),
     }
     return tiff(structure, [ordered[top : top + rows].tobytes() for top in range(0, height, rows)], metadata)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that images are written in."""
+
+    suffixes: tuple[str, ...]
+    """Of its files; the first is the one that they are given."""
+    encode: Callable[[np.ndarray, Metadata], bytes]
+    """The file of pixels `[H, W]` or `[H, W, 3]`."""
+    keeps: tuple[str, ...] | None
+    """What of the metadata it has a place for, as `Metadata.not_kept` takes it."""
+    depths: tuple[int, ...] = (8,)  # bits a channel
+    longest_side: float = math.inf  # pixels
+    grey: bool = True  # whether there are grey images; otherwise they are stored as colour
+
+
+FORMATS = {
+    "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution"), (8, 16)),
+    "webp": Format((".webp",), _webp, ("EXIF", "XMP", "ICC profile"), longest_side=16383, grey=False),
+    "jpeg": Format(JPEG_SUFFIXES, _jpeg, None, longest_side=65500),  # that of libjpeg; the standard's is 65535
+    "tiff": Format(
+        (".tif", ".tiff"),
+        _tiff,
+        ("descriptive EXIF", "XMP", "ICC profile", "IPTC and other Photoshop data", "resolution"),
+        (8, 16),
+    ),
+}
+"""The output formats, each a row. JPEG is the one that loses anything, as little as it can."""
+FORMAT_OF_SUFFIX = {suffix: name for name, own in FORMATS.items() for suffix in own.suffixes}
 
 
 def write_atomically(target: Path, write: Callable[[Any], None]) -> None:

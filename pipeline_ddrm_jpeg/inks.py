@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from .inputs import info_of
-from .jpeg_file import FOUR_INKS, JPEGFile
+from .jpeg_colour import COLOUR_SPACES, FOUR_INKS
+from .jpeg_file import JPEGFile
 from .samples import as_array, presented
 
 # The sampling of one source, for a type of output: yields states for the prior, returns the fields of its pictures.
@@ -39,8 +40,8 @@ def separations(file: JPEGFile) -> tuple[JPEGFile, JPEGFile]:
     own = {"metadata": file.metadata.without_profile()}
     components = (replace(file.components[3], horizontal_factor=1, vertical_factor=1),)
     return (
-        replace(_only(file, colours), color_space="YCbCr" if file.color_space == "YCCK" else "RGB", **own),
-        replace(_only(file, black), color_space="L", components=components, **own),
+        replace(_only(file, colours), colour=COLOUR_SPACES["YCbCr" if file.color_space == "YCCK" else "RGB"], **own),
+        replace(_only(file, black), colour=COLOUR_SPACES["L"], components=components, **own),
     )
 
 

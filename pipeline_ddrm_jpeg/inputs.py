@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .decoded_jpeg import DecodedJPEG, read_picture
+from .jpeg_colour import FOUR_INKS, JFIF_INVERSE
 from .jpeg_entropy import UNMEASURED
-from .jpeg_file import FOUR_INKS, JPEGFile
+from .jpeg_file import JPEGFile
 from .jpeg_history import JPEGHistory
 from .jpeg_markers import JPEGFileError
 from .jpeg_operator import Coefficients, JPEGOperator, block_dct
@@ -65,6 +66,17 @@ class Observation:
     """What is added to a grey picture of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
     surroundings: Surroundings | None = field(default=None, repr=False)
     """Where it is a part of a larger picture, such as a screenshot: that picture."""
+
+    def decoded(self) -> np.ndarray:
+        """What the measurement decodes to, in RGB: bytes `[B, H, W, 3]`."""
+        (top, left), (height, width) = self.origin, self.size
+        x = self.operator.decode(self.y)[..., top : top + height, left : left + width] / 2 + 0.5
+        return to_bytes(x if self.tint is None else x + x.new_tensor(self.tint).reshape(3, 1, 1))
+
+
+def to_bytes(x: torch.Tensor) -> np.ndarray:
+    """Images `[..., C, H, W]` on [0, 1], which are changed, as bytes `[..., H, W, C]`; values beyond are clamped."""
+    return x.clamp_(0, 1).mul_(255).round_().byte().movedim(-3, -1).cpu().numpy()
 
 
 def observe(
@@ -192,8 +204,7 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
     """Chroma in grey levels as the share of the range that it adds to R, G and B (JFIF 1.02)."""
-    blue, red = tint[0] / 255, tint[1] / 255
-    return 1.402 * red, -0.344136286 * blue - 0.714136286 * red, 1.772 * blue
+    return tuple((blue * tint[0] + red * tint[1]) / 255 for _, blue, red in JFIF_INVERSE)
 
 
 def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> Observation:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .jpeg_history import JPEGHistory
-from .jpeg_planes import checked, cut_blocks, dct, decoded, framed, in_units, planes_of
-from .jpeg_tables import SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+from .jpeg_planes import block_dct, checked, cut_blocks, decoded, framed, in_units, inverse_block_dct, planes_of
+from .jpeg_tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
 
 _ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
 _REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders
@@ -66,7 +66,7 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     planes, clipped = _looked_at(pixels)
     starts = [(top, left) for top in range(8) for left in range(8)]
     blocks = [_luma_blocks(planes, clipped, start) for start in starts]
-    scores = [_scores(dct() @ each @ dct().T, np.hypot(_ROUNDING, added)) for each in blocks]
+    scores = [_scores(block_dct(each), np.hypot(_ROUNDING, added)) for each in blocks]
 
     def best_fit(i: int, most: int) -> _Fit:
         return _best_fit(scores[i], 0, _whole_blocks(_some(blocks[i], most), _REACH + _REACH_ADDED * added, added))
@@ -95,7 +95,7 @@ def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHis
     blocks = _luma_blocks(planes, clipped, (0, 0))
     if not len(blocks):  # none is whole, or all are flat or clipped
         return None
-    coefficients = dct() @ blocks @ dct().T
+    coefficients = block_dct(blocks)
     some = _some(coefficients, _CLOSELY)
     fit = _best_fit(_scores_below(coefficients, table), 0, _rounded_again(some, table))
     if fit.evidence < max(_ENOUGH, _OF_A_BLOCK * len(some)) or fit.explained < _EXPLAINED:
@@ -277,11 +277,11 @@ def _whole_blocks(blocks: np.ndarray, reach: float, added: float) -> Callable[[n
         reach: how far a sample may be off.
         added: standard deviation of added noise.
     """
-    coefficients = dct() @ blocks @ dct().T
+    coefficients = block_dct(blocks)
 
     def fit(table: np.ndarray) -> _Fit:
         levels = np.rint(coefficients / table)
-        made = dct().T @ (levels * table).astype(np.float32) @ dct()
+        made = inverse_block_dct((levels * table).astype(np.float32))
         explained = np.abs(blocks - made).max(axis=(1, 2), initial=0) <= reach
         return _fit(table, levels, explained, max(1.0, _GAUSSIAN * added))
 
@@ -327,7 +327,7 @@ def _chroma(
     two are compared where both can tell.
     """
     found = None
-    for name in ("4:2:0", "4:2:2", "4:4:0", "4:4:4"):
+    for name in reversed(HALVED_SUBSAMPLINGS):  # where both explain it, the coarser one
         across, down = SUBSAMPLING_FACTORS[name]
         for y, x in np.ndindex((1, 1) if whole else (down, across)):
             for fancy in (False,) if name == "4:4:4" else (True, False):
@@ -356,7 +356,7 @@ def _chroma_fit(
         exact = ~in_units(inexact, trial.mcu_size).any(axis=(2, 3)) & ~cut_blocks(factors, padding, extreme.shape)
         chosen += [framed(plane, factors, fancy, padding)[exact] for plane in tile[1:]]
     chosen = np.concatenate(chosen)
-    blocks = _some(dct().T @ chosen @ dct(), _CLOSELY)
+    blocks = _some(inverse_block_dct(chosen), _CLOSELY)
     explain = _whole_blocks(blocks, reach, trial.added)
     if trial.added:  # resampled and rounded once more, chroma says little of its table
         fit = explain(_standard_tables(1)[quality - 1].reshape(8, 8))
@@ -376,7 +376,7 @@ def _chroma_fit(
             filled = np.where(extreme, made, plane)
         off = np.pad(np.abs(made - filled), padding)
         explained = in_units(off, trial.mcu_size).max(axis=(2, 3)) <= reach
-        unquantized = dct() @ in_units(np.pad(filled, padding, mode="edge"), (8, 8)) @ dct().T
+        unquantized = block_dct(in_units(np.pad(filled, padding, mode="edge"), (8, 8)))
         plain = in_units(_code(unquantized), factors).sum(axis=(2, 3))
         # Added noise is in all blocks, so that one which is not explained says little.
         plain = np.full_like(plain, plain.mean()) if trial.added else plain + _EXCEPTION * np.prod(factors)

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .jpeg_tables import ZIGZAG
+from .jpeg_tables import DCT, ZIGZAG
 
 UNMEASURED = 16
 """Missing bits of a coefficient that no scan has given; coefficients have fewer."""
@@ -251,10 +251,7 @@ def impossible(values: np.ndarray, quantization_table: np.ndarray) -> np.ndarray
     Returns:
         bool `[blocks]`.
     """
-    u, x = np.arange(8)[:, None], np.arange(8)
-    cosines = 0.5 * np.cos((2 * x + 1) * u * np.pi / 16)
-    cosines[0] /= 2**0.5
-    synthesis = (np.kron(cosines, cosines) * quantization_table.reshape(64, 1)).astype(np.float32)
+    synthesis = (np.kron(DCT, DCT) * quantization_table.reshape(64, 1)).astype(np.float32)
     # All that rounding can do, and 32 that encoders which fight ringing add to white and black.
     reach = 128 + 32 + np.abs(synthesis).sum(axis=0) / 2
     odd = np.zeros(len(values), dtype=bool)

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from .jpeg_colour import FOUR_INKS, ColourSpace
 from .jpeg_entropy import UNMEASURED, OutOfTime, decode_scans, impossible
 from .jpeg_markers import (
     Component,
@@ -19,7 +20,7 @@ from .jpeg_markers import (
     Stream,
     check_proportion,
     check_scans,
-    color_space_of,
+    colour_space_of,
     components_of,
     drop_surplus_restarts,
     parse,
@@ -33,7 +34,6 @@ MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be res
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
 _REPAIR_SECONDS_PER_MEGABYTE = 5
 _SURPLUS = "more data than its blocks need"
-FOUR_INKS = ("CMYK", "YCCK")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,8 @@ class JPEGFile:
 
     width: int
     height: int
-    color_space: str
-    """`"L"` (one component), `"YCbCr"` or `"RGB"` (the three components are coded as they are), or one of `FOUR_INKS`:
-    `"CMYK"`, or `"YCCK"`, where the first three are coded as YCbCr."""
+    colour: ColourSpace
+    """What the components stand for, and what says so."""
     components: tuple[Component, ...]
     coefficients: tuple[np.ndarray, ...] = field(repr=False)
     """Quantized DCT coefficients, one int16 array `[blocks down, blocks across, 8, 8]` a component, rows are
@@ -134,6 +133,11 @@ class JPEGFile:
         )
 
     @property
+    def color_space(self) -> str:
+        """`"L"` (one component), `"YCbCr"`, `"RGB"` (coded as it is), or one of `FOUR_INKS`: `"CMYK"` or `"YCCK"`."""
+        return self.colour.name
+
+    @property
     def chroma_subsampling(self) -> str | None:
         """`"4:2:0"` and the like; `None` with one component or where no such name exists."""
         return chroma_subsampling_name([(c.horizontal_factor, c.vertical_factor) for c in self.components])
@@ -174,10 +178,7 @@ class JPEGFile:
             same = [np.array_equal(plane, self.coefficients[0]) for plane in self.coefficients]
             same += [np.array_equal(c.quantization_table, first.quantization_table) for c in others]
             return (0.0, 0.0) if all(same) and self.missing_bits is None else None
-        if self.color_space in ("L", *FOUR_INKS) or self.mcu_size != (
-            8 * first.vertical_factor,
-            8 * first.horizontal_factor,
-        ):
+        if len(self.components) != 3 or self.mcu_size != (8 * first.vertical_factor, 8 * first.horizontal_factor):
             return None
         means = []
         for number in (1, 2):
@@ -222,7 +223,7 @@ def _read_stream(stream: IO[bytes]) -> bytes:
 
 def _open(data: bytes, name: str) -> JPEGFile:
     stream = parse(data)
-    color_space = color_space_of(stream)
+    colour = colour_space_of(stream)
     components = components_of(stream)
     check_scans(stream, components)
     check_proportion(stream, components)
@@ -234,13 +235,13 @@ def _open(data: bytes, name: str) -> JPEGFile:
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
     planes = _whole_mcus(planes, stream, components)
-    return _file(stream, data, name, color_space, components, planes, remarks, bare=stream.bare())
+    return _file(stream, data, name, colour, components, planes, remarks, bare=stream.bare())
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     """What is left of a file that cannot be read as a whole, for the reason given."""
     stream = parse(data, repair=True)
-    color_space = color_space_of(stream)
+    colour = colour_space_of(stream)
     components = components_of(stream, repair=True)
     check_proportion(stream, components)
     seconds = _REPAIR_SECONDS + _REPAIR_SECONDS_PER_MEGABYTE * stream.size / 2**20
@@ -260,25 +261,25 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
     lost = {"damage": (reason, *damage), "missing_bits": missing}
-    return _file(stream, data, name, color_space, components, planes, **lost)
+    return _file(stream, data, name, colour, components, planes, **lost)
 
 
 def _file(
     stream: Stream,
     data: bytes,
     name: str,
-    color_space: str,
+    colour: ColourSpace,
     components: tuple[Component, ...],
     coefficients: tuple[np.ndarray, ...],
     remarks: tuple[str, ...] = (),
     **more: Any,
 ) -> JPEGFile:
-    if color_space in FOUR_INKS:
-        remarks = (*remarks, f"four inks ({color_space}), which are written as RGB")
+    if colour.name in FOUR_INKS:
+        remarks = (*remarks, f"four inks ({colour.name}), which are written as RGB")
     return JPEGFile(
         width=stream.width,
         height=stream.height,
-        color_space=color_space,
+        colour=colour,
         components=components,
         coefficients=coefficients,
         progressive=stream.frame_type == 0xC2,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .jpeg_planes import checked
-from .jpeg_tables import SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+from .jpeg_tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
 
 
 class Region(NamedTuple):
@@ -32,7 +32,7 @@ class JPEGHistory:
     color_space: str
     """`"L"` or `"YCbCr"`."""
     chroma_subsampling: str | None
-    """`"4:4:4"`, `"4:2:2"`, `"4:4:0"` or `"4:2:0"`; `None` for grey."""
+    """One of `HALVED_SUBSAMPLINGS`; `None` for grey."""
     fancy_upsampling: bool
     """Whether its decoder interpolated chroma (libjpeg's triangular filter); otherwise it repeated it."""
     offset: tuple[int, int]
@@ -114,14 +114,15 @@ def assume_history(
     Args:
         pixels: as for `estimate_history`; they decide between grey and colour.
         quality_factor: libjpeg's, 1..100.
-        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"` or `"4:2:0"`.
+        chroma_subsampling: one of `HALVED_SUBSAMPLINGS`.
         offset: rows and columns that the picture lacks of its first MCUs.
 
     Raises:
         ValueError: for values outside these.
     """
-    if chroma_subsampling not in ("4:4:4", "4:2:2", "4:4:0", "4:2:0"):
-        raise ValueError(f"chroma_subsampling is {chroma_subsampling!r}; it must be 4:4:4, 4:2:2, 4:4:0 or 4:2:0")
+    if chroma_subsampling not in HALVED_SUBSAMPLINGS:
+        names = ", ".join(HALVED_SUBSAMPLINGS)
+        raise ValueError(f"chroma_subsampling is {chroma_subsampling!r}; it must be one of {names}")
     across, down = SUBSAMPLING_FACTORS[chroma_subsampling]
     luma, chroma = quality_tables(quality_factor)
     unknown = np.zeros((8, 8), bool)

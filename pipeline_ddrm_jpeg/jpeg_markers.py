@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from .jpeg_colour import ColourSpace, colour_space_by
 from .jpeg_entropy import RESTART, Scan
 from .jpeg_tables import ZIGZAG
 
@@ -359,14 +360,12 @@ def _read_scan(stream: Stream, payload: bytes) -> None:
     stream.complete = not stream.remaining_bits.any()
 
 
-def color_space_of(stream: Stream) -> str:
-    """Colour space by the rules of libjpeg: JFIF, then Adobe marker, each before the first scan; then identifiers."""
+def colour_space_of(stream: Stream) -> ColourSpace:
+    """The colour space by what precedes the first scan."""
     if stream.frame_type is None:
         raise JPEGFileError("it ends without a frame header")
-    identifiers = [component.identifier for component in stream.frame]
-    if len(identifiers) == 1:
-        return "L"
-    if len(identifiers) not in (3, 4):
+    identifiers = bytes(component.identifier for component in stream.frame)
+    if len(identifiers) not in (1, 3, 4):
         raise JPEGFileError(f"a JPEG with {len(identifiers)} components is not supported, only 1, 3 or 4")
     if len(set(identifiers)) < len(identifiers):
         raise JPEGFileError("two components have the same identifier")
@@ -375,11 +374,7 @@ def color_space_of(stream: Stream) -> str:
         finest = max(c.horizontal_factor for c in colours), max(c.vertical_factor for c in colours)
         if (black.horizontal_factor, black.vertical_factor) != finest:
             raise JPEGFileError("a JPEG with four components whose black is coarser than the others is not supported")
-        return "YCCK" if stream.adobe_transform == 2 else "CMYK"
-    if stream.jfif:
-        return "YCbCr"
-    rgb = bytes(identifiers) == b"RGB" if stream.adobe_transform is None else stream.adobe_transform == 0
-    return "RGB" if rgb else "YCbCr"
+    return colour_space_by(identifiers, stream.jfif, stream.adobe_transform)
 
 
 def components_of(stream: Stream, repair: bool = False) -> tuple[Component, ...]:

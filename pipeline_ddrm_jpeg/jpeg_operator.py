@@ -9,25 +9,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .jpeg_tables import JFIF_FORWARD, JFIF_INVERSE, SUBSAMPLING_FACTORS, quality_tables
-from .operators import Operator
-from .posterior import rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
-
-# The four-digit rows of the program released with the paper, and its inverse.
-_RELEASED_FORWARD = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
-_RELEASED_INVERSE = (
-    (1.0, -3.68199903e-05, 1.40198758),
-    (1.0, -0.344113281, -0.714103821),
-    (1.0, 1.77197812, -1.34583413e-04),
-)
-_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-
-# Distance, in quantization bins, that `nearest` keeps from the edge of a bin, so that the float32 round-off of
-# decoding and encoding again cannot leave it.
-_BIN_MARGIN = 1e-3
+from .jpeg_colour import COLOUR_SPACES, RELEASED, ColourSpace
+from .jpeg_tables import DCT, SUBSAMPLING_FACTORS, quality_tables
+from .operators import BIN_MARGIN, Operator
+from .posterior import LARGEST_STD, rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
 
 _PIXELS_IN_A_BAND = 2**16
-_LARGEST_STD = 1e6
 # How far texture moves large coefficients of luma (or of R, G and B) and of chroma away from zero, in standard
 # deviations of the posterior, in busy blocks and at this frequency u + v.
 _EXPANSION, _USUAL_FREQUENCY = (4 / 3, 2.0), 5.0
@@ -89,7 +76,8 @@ class JPEGOperator(Operator):
             )
         luma, chroma = quality_tables(quality_factor, convention)
         factors = (SUBSAMPLING_FACTORS[chroma_subsampling], (1, 1), (1, 1))
-        self._set_up("YCbCr", (luma, chroma, chroma), factors, convention)
+        colour = RELEASED if convention == "released" else COLOUR_SPACES["YCbCr"]
+        self._set_up(colour, (luma, chroma, chroma), factors, convention)
 
     @classmethod
     def from_tables(
@@ -104,14 +92,20 @@ class JPEGOperator(Operator):
             quantization_tables: integer steps `[8, 8]` of each component, rows are vertical frequencies.
             sampling_factors: (horizontal, vertical) of each component.
             color_space: `"YCbCr"`, `"RGB"`, or `"L"` with one component.
+
+        Raises:
+            ValueError: for another colour space.
         """
+        if color_space not in ("YCbCr", "RGB", "L"):
+            raise ValueError(f"color_space is {color_space!r}; it must be YCbCr, RGB or L")
         operator = cls.__new__(cls)
-        operator._set_up(color_space, quantization_tables, sampling_factors, "libjpeg")
+        operator._set_up(COLOUR_SPACES[color_space], quantization_tables, sampling_factors, "libjpeg")
         return operator
 
-    def _set_up(self, color_space, tables, factors, convention) -> None:
-        self.color_space = color_space
-        self.channels = 1 if color_space == "L" else 3
+    def _set_up(self, colour: ColourSpace, tables, factors, convention) -> None:
+        self.colour = colour
+        self.channels = len(colour.components)
+        self._forward, self._inverse = colour.forward, colour.inverse
         self.convention = convention
         self._encoding_dtype = torch.float64 if convention == "released" else torch.float32
         self.quantization_tables = tuple(torch.as_tensor(table, dtype=torch.float32) for table in tables)
@@ -119,14 +113,6 @@ class JPEGOperator(Operator):
         self.subsampling = tuple((most_v // v, most_h // h) for h, v in factors)
         """Pixels (down, across) that one sample of each component stands for."""
         self.alignment = (8 * most_v, 8 * most_h)
-        if color_space == "RGB":
-            self._forward, self._inverse = _IDENTITY, _IDENTITY
-        elif convention == "released":
-            self._forward, self._inverse = _RELEASED_FORWARD, _RELEASED_INVERSE
-        else:
-            self._forward, self._inverse = JFIF_FORWARD, JFIF_INVERSE
-        if color_space == "L":  # one component: luma alone, its picture has three equal channels
-            self._forward, self._inverse = self._forward[:1], ((1.0,), (1.0,), (1.0,))
 
     def encode(self, x: torch.Tensor) -> Coefficients:
         """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
@@ -149,10 +135,7 @@ class JPEGOperator(Operator):
     def _decoded(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         tables = self._tables_on(levels[0].device)
         planes = self._planes([c * q for c, q in zip(levels, tables, strict=True)])
-        if self.color_space != "RGB":  # only luma is level-shifted: chroma is centred on 0 here
-            planes[:, 0] += 128.0
-        else:
-            planes += 128.0
+        planes += planes.new_tensor(self.colour.shifts)[:, None, None]
         return _mix(planes, self._inverse) / 127.5 - 1.0
 
     def project(self, x: torch.Tensor, y: Coefficients) -> torch.Tensor:
@@ -176,7 +159,7 @@ class JPEGOperator(Operator):
         """
 
         def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-            reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - _BIN_MARGIN * q
+            reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - BIN_MARGIN * q
             return (torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float()
 
         return self._moved(x, y, move)
@@ -208,7 +191,7 @@ class JPEGOperator(Operator):
             band = x[..., rows, :]
             coefficients, means, variances = self._moments(band, y, stds, blocks)
             moves = [mean.sub_(c) for mean, c in zip(means, coefficients, strict=True)]
-            if self.color_space == "L":
+            if self.channels == 1:
                 band = _mix(_mix(band, self._forward), self._inverse)
             picture[..., rows, :] = _mix(self._planes(moves), self._inverse).div_(127.5).add_(band)
             bands.append([v.div_(unit) for v, unit in zip(variances, self._noise_units, strict=True)])
@@ -221,7 +204,7 @@ class JPEGOperator(Operator):
         coefficients, moments = [c.float() for c in self._coefficients(band)], []
         parts = zip(coefficients, stds, self._tables_on(band.device), *y.bounds, blocks, strict=True)
         for c, std, table, lowest, highest, own in parts:
-            reach = (0.5 - _BIN_MARGIN) * table
+            reach = (0.5 - BIN_MARGIN) * table
             moments.append(truncated_normal(c, std, lowest[:, own] * table - reach, highest[:, own] * table + reach))
         means, variances = zip(*moments, strict=True)
         return coefficients, list(means), list(variances)
@@ -244,7 +227,7 @@ class JPEGOperator(Operator):
             coefficients, _, variances = self._moments(x[..., rows, :], y, stds, blocks)
             planes, changes = _mix(noise[..., rows, :], self._forward), []
             for i, (c, variance) in enumerate(zip(coefficients, variances, strict=True)):
-                is_chroma = i > 0 and self.color_space == "YCbCr"
+                is_chroma = not self.colour.shifts[i]
                 energy, uncertain = _activity(c).square_(), variance.mean(dim=(-2, -1), keepdim=True)
                 share = energy / (energy + _CAUTION * uncertain).clamp_(min=1e-6)
                 std_left = variance.sqrt()
@@ -288,7 +271,7 @@ class JPEGOperator(Operator):
         for i, (lowest, highest, table, unit) in enumerate(zip(low, high, tables, self._noise_units, strict=True)):
             width = (highest - lowest + 1) * table
             variance = torch.where(width.isfinite(), width.square() / 12, 0.0)
-            if i and self.color_space == "YCbCr" and self.subsampling[i] == (1, 1):
+            if not self.colour.shifts[i] and self.subsampling[i] == (1, 1):
                 inside = zero_bin_variance(y.levels[i], table)
                 inside[..., 0, 0] = torch.inf  # a mean is not a Laplacian around zero
                 variance = torch.where((lowest == 0) & (highest == 0), torch.minimum(variance, inside), variance)
@@ -321,10 +304,10 @@ class JPEGOperator(Operator):
 
     def _component_std(self, std: torch.Tensor | float, device: torch.device) -> list[torch.Tensor]:
         """The denoiser's error in the coefficients of each component, `[8, 8]`, in 8-bit grey levels."""
-        std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=_LARGEST_STD)  # infinity would not mix
+        std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=LARGEST_STD)  # infinity would not mix
         luma, chroma = (std if std.ndim else std.expand(2, 8, 8)).square()
         variances = [luma, chroma, chroma]
-        if self.color_space == "RGB":
+        if self.colour.name == "RGB":
             variances = list(rgb_variance(torch.stack([luma, chroma])))
         return [
             127.5 * subsampled_variance(variance, *factors).sqrt().to(device)
@@ -365,7 +348,7 @@ class JPEGOperator(Operator):
             band = x[..., rows, :]
             parts = zip(self._coefficients(band), tables, low, high, blocks, strict=True)
             planes = self._planes([move(c, q, lowest[:, own], highest[:, own]) for c, q, lowest, highest, own in parts])
-            if self.color_space == "L":
+            if self.channels == 1:
                 band = _mix(_mix(band, self._forward), self._inverse)
             result[..., rows, :] = band + _mix(planes, self._inverse) / 127.5
         return result
@@ -395,10 +378,8 @@ class JPEGOperator(Operator):
         """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
         planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
         coefficients = []
-        for i, (down, across) in enumerate(self.subsampling):
-            plane = planes[:, i : i + 1]
-            if i == 0 or self.color_space == "RGB":
-                plane = plane - 128.0
+        for i, (shift, (down, across)) in enumerate(zip(self.colour.shifts, self.subsampling, strict=True)):
+            plane = planes[:, i : i + 1] - shift
             if self.convention == "released":
                 plane = plane[..., ::down, ::across]
             elif (down, across) != (1, 1):
@@ -422,7 +403,7 @@ def _activity(coefficients: torch.Tensor) -> torch.Tensor:
 
 def _unmeasured_variance(std: torch.Tensor | float, factors: tuple[int, int]) -> float:
     """Of a pixel of chroma, in 8-bit grey levels: what averaging over `factors` hides of the denoiser's error."""
-    std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=_LARGEST_STD)
+    std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=LARGEST_STD)
     variance = (std[1] if std.ndim else std.expand(8, 8)).square()
     hidden = variance.mean() - subsampled_variance(variance, *factors).mean()
     return 127.5**2 * max(hidden.item(), 0.0)
@@ -457,11 +438,7 @@ def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tenso
 def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
     with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
-        u = torch.arange(8, dtype=torch.float64)[:, None]
-        x = torch.arange(8, dtype=torch.float64)[None, :]
-        matrix = 0.5 * torch.cos((2 * x + 1) * u * torch.pi / 16)
-        matrix[0] /= 2**0.5
-        return matrix.to(device=device, dtype=dtype)
+        return torch.tensor(DCT, dtype=dtype, device=device)
 
 
 @_exactly

@@ -5,15 +5,15 @@ Planes are float32 and centred on 0, as coefficients want them (T.81, A.3.1).
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from .jpeg_tables import JFIF_FORWARD, JFIF_INVERSE
+from .jpeg_colour import JFIF_FORWARD, JFIF_INVERSE
+from .jpeg_tables import DCT
 
 Sides = tuple[int, int]
 Padding = tuple[Sides, Sides]
 
+_DCT = DCT.astype(np.float32)
 # sum over n of sqrt(2) (-pole)^|n| undoes averaging with weights 1/8, 6/8, 1/8.
 _UNSMOOTH = 2**0.5 * (2 * 2**0.5 - 3.0) ** np.abs(np.arange(-9, 10))
 
@@ -51,13 +51,14 @@ def clipped(planes: np.ndarray) -> np.ndarray:
     return np.tensordot(forward, np.tensordot(inverse, planes, axes=1).clip(-128, 127), axes=1)
 
 
-@lru_cache(maxsize=1)
-def dct() -> np.ndarray:
-    """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
-    u, x = np.arange(8)[:, None], np.arange(8)
-    matrix = 0.5 * np.cos((2 * x + 1) * u * np.pi / 16)
-    matrix[0] /= 2**0.5
-    return matrix.astype(np.float32)
+def block_dct(blocks: np.ndarray) -> np.ndarray:
+    """Coefficients, rows vertical frequencies, of blocks `[..., 8, 8]`."""
+    return _DCT @ blocks @ _DCT.T
+
+
+def inverse_block_dct(coefficients: np.ndarray) -> np.ndarray:
+    """Blocks of coefficients `[..., 8, 8]`."""
+    return _DCT.T @ coefficients @ _DCT
 
 
 def in_units(plane: np.ndarray, unit: tuple[int, int], start: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -105,12 +106,12 @@ def upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.nd
 def framed(plane: np.ndarray, factors: Sides, fancy: bool, padding: Padding) -> np.ndarray:
     """The coefficients of the whole MCUs around a plane, which is mirrored at its borders."""
     plane = downsampled(np.pad(plane, padding, mode="symmetric"), factors, fancy)
-    return dct() @ in_units(plane, (8, 8)) @ dct().T
+    return block_dct(in_units(plane, (8, 8)))
 
 
 def decoded(coefficients: np.ndarray, factors: Sides, fancy: bool, padding: Padding, size: Sides) -> np.ndarray:
     """The plane `[H, W]`, neither rounded nor clipped, of coefficients `[down, across, 8, 8]`."""
-    blocks = dct().T @ coefficients.astype(np.float32) @ dct()
+    blocks = inverse_block_dct(coefficients.astype(np.float32))
     plane = upsampled(blocks.swapaxes(1, 2).reshape(8 * len(blocks), -1), factors, fancy)
     return plane[padding[0][0] :, padding[1][0] :][: size[0], : size[1]]
 

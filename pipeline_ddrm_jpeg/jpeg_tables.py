@@ -1,4 +1,4 @@
-"""The quantization tables of the JPEG standard, and how encoders scale and name what they use."""
+"""The tables and the DCT of the JPEG standard, and how encoders scale and name what they use."""
 
 from __future__ import annotations
 
@@ -41,23 +41,22 @@ ZIGZAG = np.array(
     )
 )
 
-# Luma and chroma of BT.601 as JFIF 1.02 uses them, full range, chroma centred on 0, and the inverse.
-JFIF_FORWARD = (
-    (0.299, 0.587, 0.114),
-    (-0.168735892, -0.331264108, 0.5),
-    (0.5, -0.418687589, -0.081312411),
-)
-JFIF_INVERSE = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
+# T.81, A.3.3: the orthonormal DCT-II of eight points, row u, column x.
+DCT = np.array([[np.cos((2 * x + 1) * u * np.pi / 16) / (2 if u else 8**0.5) for x in range(8)] for u in range(8)])
 
 # J:a:b notation -> (horizontal, vertical) sampling factors of luma; both chroma components have (1, 1).
 SUBSAMPLING_FACTORS = {
     "4:4:4": (1, 1),
-    "4:2:2": (2, 1),
     "4:4:0": (1, 2),
+    "4:2:2": (2, 1),
     "4:2:0": (2, 2),
     "4:1:1": (4, 1),
     "4:1:0": (4, 2),
 }
+WRITTEN_SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+"""Those that Pillow writes."""
+HALVED_SUBSAMPLINGS = tuple(name for name, factors in SUBSAMPLING_FACTORS.items() if max(factors) <= 2)
+"""Those that take at most every second pixel, which is all that is looked for in decoded images."""
 
 
 def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import md5
@@ -41,11 +41,6 @@ _SIGNATURES = (
 )
 # What a JPEG cannot take over: it describes other bytes than those that are written.
 _BOUND_TO_THE_FILE = ("index of further pictures (MPF)", "SPIFF header", "content credentials (JUMBF)")
-_KEPT_BY = {
-    "png": ("EXIF", "XMP", "ICC profile", "comment"),
-    "webp": ("EXIF", "XMP", "ICC profile"),
-    "tiff": ("EXIF", "XMP", "ICC profile", "IPTC and other Photoshop data"),
-}
 
 # TIFF 6.0, section 2: bytes of a value of each type.
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
@@ -258,38 +253,49 @@ class Metadata:
         """The same without a profile."""
         return replace(self, segments=tuple(one for one in self.segments if _kind(*one) != "ICC profile"))
 
-    def not_kept(self, image_format: str) -> tuple[str, ...]:
-        """What a format (`"png"`, `"webp"`, `"jpeg"`, `"tiff"`) has no place for, in words; each kind once."""
+    def not_kept(self, keeps: Collection[str] | None) -> tuple[str, ...]:
+        """What a format has no place for, in words; each kind once.
+
+        Args:
+            keeps: kinds of segments that it has a place for, in the words of `_kind`; only `"XMP in UTF-8"`, or only
+                `"descriptive EXIF"`; `"resolution"`, that of JFIF. `None`: all segments, as another JPEG has.
+        """
         kinds = [_kind(*one) for one in self.segments]
-        if image_format == "jpeg":
+        if keeps is None:
             lost = [kind for kind in kinds if kind in _BOUND_TO_THE_FILE]
         else:
-            kept = ("JFIF", "Adobe", "extended XMP", *_KEPT_BY[image_format])
-            lost = [kind for kind in kinds if kind not in kept]
-            if "EXIF" in kinds and self.exif is None:
-                lost.append("EXIF that cannot be read")
-            elif kinds.count("EXIF") > len(self._exif_parts):
-                lost.append("a second EXIF block")
-            lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
-            if kinds.count("XMP") > 1:
-                lost.append("a second XMP packet")
-            if "ICC profile" in kinds and self.icc_profile is None:
-                lost.append("ICC profile that is not whole")
-        if image_format == "png" and self.xmp is not None and not _is_utf8(self.xmp):
-            lost.append("XMP that is not UTF-8")
-        if image_format == "webp" and self.density is not None:
-            lost.append("resolution")
-        if image_format == "tiff" and self.exif is not None:
-            block = self.exif[len(_EXIF) :]
-            lost += [f"EXIF tag {tag:#06x}" for tag, *_ in _entries(block) if tag not in _DESCRIPTIVE | _STRUCTURAL]
-            if next(_entries(block, _second_directory(block)), None):
-                lost.append("EXIF thumbnail")
+            parts = {"XMP in UTF-8": "XMP", "descriptive EXIF": "EXIF"}
+            kept = ("JFIF", "Adobe", "extended XMP", *(parts.get(kind, kind) for kind in keeps))
+            lost = [kind for kind in kinds if kind not in kept] + self._not_whole(kinds)
+            if "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp):
+                lost.append("XMP that is not UTF-8")
+            if "resolution" not in keeps and self.density is not None:
+                lost.append("resolution")
+            if "descriptive EXIF" in keeps and self.exif is not None:
+                block = self.exif[len(_EXIF) :]
+                lost += [f"EXIF tag {tag:#06x}" for tag, *_ in _entries(block) if tag not in _DESCRIPTIVE | _STRUCTURAL]
+                if next(_entries(block, _second_directory(block)), None):
+                    lost.append("EXIF thumbnail")
         if self.trailer:
             announced = self.xmp is not None and b"ns.google.com/photos/1.0/" in self.xmp
             lost.append(self.trailer + (", which the XMP still announces" if announced else ""))
         lost = [*dict.fromkeys((*self.left_out, *lost))]
         more = len(lost) - _MOST_NAMED
         return (*lost[:_MOST_NAMED], *([f"{more} more"] if more > 0 else []))
+
+    def _not_whole(self, kinds: list[str]) -> list[str]:
+        """What of EXIF, XMP and profile is in the segments and not in what they say together, in words."""
+        lost = []
+        if "EXIF" in kinds and self.exif is None:
+            lost.append("EXIF that cannot be read")
+        elif kinds.count("EXIF") > len(self._exif_parts):
+            lost.append("a second EXIF block")
+        lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
+        if kinds.count("XMP") > 1:
+            lost.append("a second XMP packet")
+        if "ICC profile" in kinds and self.icc_profile is None:
+            lost.append("ICC profile that is not whole")
+        return lost
 
 
 def trailer(data: bytes, end: int) -> str:

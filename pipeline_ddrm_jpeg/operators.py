@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .posterior import rgb_variance, truncated_normal
 
 # Share of a bin that is left out at both of its ends, so that float32 round-off cannot leave it.
-_BIN_MARGIN = 1e-3
+BIN_MARGIN = 1e-3
 
 
 class Operator:
@@ -363,7 +363,7 @@ class QuantizationOperator(Operator):
         if isinstance(std, torch.Tensor) and std.ndim:
             std = rgb_variance(std.square().mean(dim=(-2, -1))).sqrt().reshape(3, 1, 1)
         low = (y * self.step).float()
-        margin = _BIN_MARGIN * self.step
+        margin = BIN_MARGIN * self.step
         std = torch.as_tensor(std, device=x.device, dtype=torch.float32) * 127.5
         bounds = low + margin, low + (self.step - 1 - margin)
         mean, variance = truncated_normal((x.float() + 1.0).mul_(127.5), std, *bounds)

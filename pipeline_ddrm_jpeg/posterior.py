@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .jpeg_tables import JFIF_INVERSE
+from .jpeg_colour import JFIF_INVERSE
 
 # Gauss-Legendre nodes of a bin, or of the part of it where the density is above exp(-_LOG_RANGE) of its largest value.
 # The mean then is right to 1e-4 of half the bin or of the Gaussian's std, whichever is less; the variance to 1e-3.
 _NODES, _WEIGHTS = ((values / 2).tolist() for values in np.polynomial.legendre.leggauss(12))
 _LOG_RANGE = 12.0
-_SMALLEST_STD, _LARGEST_STD = 1e-6, 1e6
+_SMALLEST_STD, LARGEST_STD = 1e-6, 1e6
 # Exponential of minus half a step by the scale, where all levels are zero: then a scale is a twentieth of a step.
 _RAREST = 1e-4
 
@@ -36,7 +36,7 @@ def truncated_normal(
     Returns:
         Mean, in `[low, high]`, and variance, in the shape of `mean`.
     """
-    std = std.clamp(_SMALLEST_STD, _LARGEST_STD)
+    std = std.clamp(_SMALLEST_STD, LARGEST_STD)
     mode = torch.minimum(torch.maximum(mean, low), high)
     gap = mode - mean  # 0 inside the interval
     # The density falls by exp(-_LOG_RANGE) within `reach`: the root of reach^2 / 2 + |gap| reach = _LOG_RANGE std^2.

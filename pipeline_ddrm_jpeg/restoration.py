@@ -274,7 +274,7 @@ class _Run:
         image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
         mask = encode(mask_of(file), "png", Metadata())[0] if file.damage else None
         if job.member:
-            job.made = [(FORMATS[task.image_format], image), *([(".mask.png", mask)] if mask else [])]
+            job.made = [(FORMATS[task.image_format].suffixes[0], image), *([(".mask.png", mask)] if mask else [])]
         else:
             if mask and task.target != STREAM:
                 write(mask, mask_path(task.target))

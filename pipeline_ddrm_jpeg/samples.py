@@ -13,7 +13,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .inputs import Observation
+from .inputs import Observation, to_bytes
 from .operators import Operator
 from .settings import Settings
 
@@ -193,7 +193,7 @@ def presented(picture: torch.Tensor, output_type: str, info: dict[str, bytes]) -
     """
     if output_type != "pil":
         return as_array(picture, output_type)
-    pixels = as_array(picture.clamp_(0, 1).mul_(255).round_().byte(), output_type)
+    pixels = to_bytes(picture)
     image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
     image.info.update(info)
     return image

@@ -153,7 +153,7 @@ def _named(
     taken: Container[Path] = (),
 ) -> list[Task]:
     """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
-    found, suffix, ending = list(found), FORMATS[image_format], "" if folder else "_restored"
+    found, suffix, ending = list(found), FORMATS[image_format].suffixes[0], "" if folder else "_restored"
     parents = [path.parent if folder is None else folder / path.parent.relative_to(root) for root, path in found]
     short = [parent / f"{path.stem}{ending}{suffix}" for parent, (_, path) in zip(parents, found, strict=True)]
     count = Counter(target for target, (_, path) in zip(short, found, strict=True) if not _is_shard(path))
@@ -182,7 +182,7 @@ def _of_other_formats(
             del others[real]
     pictures = {real: pair for real, pair in others.items() if is_other_picture(pair[1])}
     tasks = _named(pictures.values(), folder, image_format, False, {task.target for task in jpegs})
-    made = {_real(task.target.with_suffix(suffix)) for task in (*jpegs, *tasks) for suffix in FORMATS.values()}
+    made = {_real(task.target.with_suffix(own.suffixes[0])) for task in (*jpegs, *tasks) for own in FORMATS.values()}
     made |= {_real(mask_path(task.target)) for task in tasks}
     for real in pictures:
         del others[real]

@@ -27,6 +27,7 @@ from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
+from pipeline_ddrm_jpeg.jpeg_tables import WRITTEN_SUBSAMPLINGS
 from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT, About
 
 _EXAMPLES = Path(__file__).parent / "examples"
@@ -151,7 +152,7 @@ def _sources() -> list[Source]:
                     info="0: as its pixels show. Where they show nothing, a guess: the coarser, the smoother.",
                 )
                 subsampling = gr.Radio(
-                    ["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling, where you say the quality"
+                    WRITTEN_SUBSAMPLINGS, value="4:2:0", label="Chroma subsampling, where you say the quality"
                 )
         with gr.Tab("Several") as several_tab:
             files = gr.File(label="JPEG files", file_count="multiple", height=300)
@@ -159,7 +160,7 @@ def _sources() -> list[Source]:
         with gr.Tab("Explore") as explore_tab:
             explored = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
             explored_quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
-            explored_chroma = gr.Radio(["4:4:4", "4:2:2", "4:2:0"], value="4:2:0", label="Chroma subsampling")
+            explored_chroma = gr.Radio(WRITTEN_SUBSAMPLINGS, value="4:2:0", label="Chroma subsampling")
             explored_side = _longer_side()
         with gr.Tab("Dequantize") as dequantize_tab:
             quantized = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")

@@ -195,11 +195,7 @@ def to_compare_with(opened: Opened) -> dict[str, Image.Image]:
 
 def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
     """A damaged file with its holes filled in smoothly, and, white, where they are."""
-    seen = observe(file)
-    decoded = seen.operator.decode(seen.y)[0, :, : file.height, : file.width]
-    decoded = decoded.movedim(0, -1).numpy() / 2 + 0.5 + np.float32(seen.tint or 0)
-    pixels = np.rint(255 * decoded.clip(0, 1)).astype(np.uint8)
-    pictures = {"what is left": upright(pixels, file.orientation), "what is made up": mask_of(file)}
+    pictures = {"what is left": upright(observe(file).decoded()[0], file.orientation), "what is made up": mask_of(file)}
     return {name: Image.fromarray(np.ascontiguousarray(one)) for name, one in pictures.items()}
 
 

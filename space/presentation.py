@@ -26,7 +26,7 @@ from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
-from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.jpeg_colour import FOUR_INKS
 from pipeline_ddrm_jpeg.metadata import Metadata
 from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.results import Result
@@ -79,10 +79,7 @@ def facts(opened: Opened, name: str) -> str:
     if opened.earlier:
         rows["Its pixels"] = opened.earlier
     components: dict[str, list[str]] = {}
-    names = {"L": ["grey"], "YCbCr": ["Y", "Cb", "Cr"], "YCCK": ["Y", "Cb", "Cr", "K"]}.get(
-        file.color_space, list(file.color_space)
-    )
-    for label, component in zip(names, file.components, strict=True):
+    for label, component in zip(file.colour.components, file.components, strict=True):
         components.setdefault(_cells(component.quantization_table), []).append(label)
     return _told(f"What {name} says", rows, {", ".join(of): cells for cells, of in components.items()})
 

@@ -25,7 +25,6 @@ except ImportError:
     spaces = None
 
 import gradio as gr
-import numpy as np
 import presentation
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -46,7 +45,8 @@ from pipeline_ddrm_jpeg import (
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.jpeg_file import FOUR_INKS
+from pipeline_ddrm_jpeg.inputs import to_bytes
+from pipeline_ddrm_jpeg.jpeg_colour import FOUR_INKS
 from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
 from pipeline_ddrm_jpeg.results import Result, result_of
@@ -191,8 +191,7 @@ def run(
 def _preview(x: torch.Tensor, source: Any) -> Image.Image:
     """The mean of samples as a small image, upright as that of its source will be."""
     scale = max(1, math.ceil(max(x.shape[2:]) / _PREVIEW_SIDE))
-    small = _IMAGES.pt_to_numpy(x[:, :, ::scale, ::scale].mean(dim=0, keepdim=True))[0]
-    pixels = np.asarray(_IMAGES.numpy_to_pil(small)[0])
+    pixels = to_bytes(x[:, :, ::scale, ::scale].mean(dim=0))
     return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
 
 

@@ -341,12 +341,19 @@ def test_inspect_prints_what_the_file_says(photo, tmp_path):
     facts = json.loads(ddrm_jpeg("inspect", tmp_path / "a.jpg", "--json").stdout)
     assert (facts["width"], facts["height"], facts["file_size"]) == (53, 38, len(data))
     assert (facts["color_space"], facts["chroma_subsampling"]) == ("YCbCr", "4:2:0")
+    assert facts["color_space_reason"] == "JFIF marker"
     assert (facts["quality_factor"], facts["quality_factor_is_exact"]) == (35, True)
     assert facts["progressive"] is True
     assert facts["metadata_bytes"] == {"comment": 5}
     assert facts["quantization_tables"][0][0][0] == 23
     text = ddrm_jpeg("inspect", tmp_path / "a.jpg").stdout
-    for expected in ("quality factor       35", "chroma subsampling   4:2:0", "progressive          yes", "comment 5"):
+    for expected in (
+        "quality factor       35",
+        "YCbCr (JFIF marker)",
+        "chroma subsampling   4:2:0",
+        "progressive          yes",
+        "comment 5",
+    ):
         assert expected in text
 
 

@@ -125,18 +125,27 @@ def test_greyscale_files_have_one_component_whatever_its_sampling_factors_say(ph
     np.testing.assert_array_equal(plain.coefficients[0], odd.coefficients[0])
 
 
-def test_rgb_coded_files_are_known_by_adobe_marker_and_by_identifiers(photo):
+def test_a_colour_space_is_chosen_as_libjpeg_does_and_says_why(photo):
+    def chosen(data):
+        colour = JPEGFile.open(bytes(data)).colour
+        return colour.name, colour.reason
+
     data = jpeg_bytes(photo.resize((32, 32)), subsampling="4:4:4")
-    assert JPEGFile.open(data).color_space == "YCbCr"
+    assert chosen(data) == ("YCbCr", "JFIF marker")
+    assert chosen(jpeg_bytes(photo.convert("L"))) == ("L", "one component")
     bare = drop(data, 0xE0)
+    assert chosen(bare) == ("YCbCr", "three components, and nothing that says otherwise")
     adobe = b"Adobe\0\x64\0\0\0\0"
-    assert JPEGFile.open(insert(bare, (0xEE, adobe + b"\0"))).color_space == "RGB"
-    assert JPEGFile.open(insert(bare, (0xEE, adobe + b"\1"))).color_space == "YCbCr"
+    assert chosen(insert(bare, (0xEE, adobe + b"\0"))) == ("RGB", "Adobe marker, transform 0")
+    assert chosen(insert(bare, (0xEE, adobe + b"\1"))) == ("YCbCr", "Adobe marker, transform 1")
     lettered = bytearray(bare)
     frame, scan = segment(bare, 0xC0), segment(bare, 0xDA)
     for i, letter in enumerate(b"RGB"):
         lettered[frame + 10 + 3 * i] = lettered[scan + 5 + 2 * i] = letter
-    assert JPEGFile.open(bytes(lettered)).color_space == "RGB"
+    assert chosen(lettered) == ("RGB", "components called R, G and B")
+    inks = jpeg_bytes(photo.resize((32, 24)).convert("CMYK"))
+    assert chosen(drop(inks, 0xEE)) == ("CMYK", "four components, no Adobe marker")
+    assert chosen(insert(drop(inks, 0xEE), (0xEE, adobe + b"\2"))) == ("YCCK", "Adobe marker, transform 2")
 
 
 MARKERS = [
@@ -259,13 +268,11 @@ def test_pictures_of_other_kinds_are_named(photo, kind):
         JPEGFile.open(stream.getvalue())
 
 
-def test_four_components_are_cmyk_or_ycck(photo):
+def test_four_components_are_four_inks(photo):
     cmyk = jpeg_bytes(photo.resize((32, 24)).convert("CMYK"))
     file = JPEGFile.open(cmyk)
     assert (file.color_space, len(file.coefficients), file.tint) == ("CMYK", 4, None)
     assert file.remarks == ("four inks (CMYK), which are written as RGB",)
-    ycck = insert(drop(cmyk, 0xEE), (0xEE, b"Adobe\0\x64\0\0\0\0\2"))
-    assert JPEGFile.open(ycck).color_space == "YCCK"
     coarse = bytearray(cmyk)
     frame = coarse.index(b"\xff\xc0")
     coarse[frame + 11] = 0x22  # of the first ink, so that the black has half as many samples

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.files import FORMATS, encode, upright
+from pipeline_ddrm_jpeg.files import FORMATS, Format, check_depth, encode, upright
 from pipeline_ddrm_jpeg.metadata import Metadata
 
 XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -71,7 +71,7 @@ def opened(plain: bytes, *segments: tuple[int, bytes]) -> Metadata:
 
 def written(metadata: Metadata, image_format: str, folder: Path, pixels: np.ndarray = COLOUR) -> Path:
     """A picture with this metadata in a file, which every reader here can read without a warning."""
-    path = folder / f"a{FORMATS[image_format]}"
+    path = folder / f"a{FORMATS[image_format].suffixes[0]}"
     path.write_bytes(encode(pixels, image_format, metadata)[0])
     with Image.open(path) as picture:
         picture.load()
@@ -167,7 +167,7 @@ def test_a_tiff_takes_no_tag_from_the_camera_that_says_how_pixels_are_stored(pla
         np.testing.assert_array_equal(tifffile.imread(path), pixels)
         with tifffile.TiffFile(path) as file:
             assert sorted(file.pages[0].tags.keys()) == [256, 257, 258, 259, 262, 271, 273, 277, 278, 279, 284]
-    assert metadata.not_kept("tiff") == ("EXIF tag 0x014a",)
+    assert metadata.not_kept(FORMATS["tiff"].keeps) == ("EXIF tag 0x014a",)
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
@@ -177,8 +177,8 @@ def test_exif_over_several_segments_is_one_block(plain, image_format, tmp_path):
     parts = [block[i : i + 60_000] for i in range(0, len(block), 60_000)]
     metadata = opened(plain, *((0xE1, b"Exif\0\0" + part) for part in parts))
     assert metadata.exif == b"Exif\0\0" + block
-    assert metadata.not_kept("png") == ()
-    path = tmp_path / f"a{FORMATS[image_format]}"
+    assert metadata.not_kept(FORMATS["png"].keeps) == ()
+    path = tmp_path / f"a{FORMATS[image_format].suffixes[0]}"
     path.write_bytes(encode(COLOUR, image_format, metadata.upright())[0])
     again = JPEGFile.open(path).metadata.exif if image_format == "jpeg" else exif_of(path)
     assert comment in again
@@ -194,7 +194,7 @@ def test_a_header_that_stands_there_twice_is_written_once(plain, tmp_path):
 def test_exif_that_cannot_be_read_is_told(plain, tmp_path):
     metadata = opened(plain, (0xE1, b"Exif\0\0garbage"))
     assert (metadata.exif, metadata.orientation) == (None, 1)
-    assert metadata.not_kept("png") == ("EXIF that cannot be read",)
+    assert metadata.not_kept(FORMATS["png"].keeps) == ("EXIF that cannot be read",)
     written(metadata, "png", tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_document_type_is_not_parsed(plain):
     packet = b'<!DOCTYPE x [<!ATTLIST x a CDATA "b">]><x>Orientation</x>'
     turned = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xE1, XMP + packet)).upright()
     assert turned.xmp is None
-    assert turned.not_kept("jpeg") == ("XMP that may say an orientation, and is not understood",)
+    assert turned.not_kept(FORMATS["jpeg"].keeps) == ("XMP that may say an orientation, and is not understood",)
 
 
 def extended(main: str, extension: str, name: bytes = b"0123456789ABCDEF" * 2, step: int = 900) -> list:
@@ -307,7 +307,7 @@ def test_extended_xmp_is_put_back_into_the_packet(plain, tmp_path):
     turned = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), *segments).upright()
     assert list(ElementTree.fromstring(turned.xmp.decode())[0])[2].get(f"{{{TIFF}}}Orientation") == "1"
     lacking = opened(plain, *segments[:-1])
-    assert lacking.not_kept("png") == ("extended XMP that is not whole",)
+    assert lacking.not_kept(FORMATS["png"].keeps) == ("extended XMP that is not whole",)
 
 
 def test_nodes_of_an_extension_declare_what_they_use_and_no_more(plain):
@@ -327,8 +327,10 @@ def test_an_extension_that_would_multiply_is_left_out_and_named(plain, tmp_path)
     metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), *extended(MAIN, long))
     told = "extended XMP whose namespaces would take more than the file"
     assert metadata.xmp == MAIN.encode()
-    assert told in metadata.not_kept("png")
-    assert metadata.upright().not_kept("jpeg") == (told,), "its segments do not stay, since they may say an orientation"
+    assert told in metadata.not_kept(FORMATS["png"].keeps)
+    assert metadata.upright().not_kept(FORMATS["jpeg"].keeps) == (told,), (
+        "its segments do not stay, since they may say an orientation"
+    )
 
 
 def test_a_packet_too_long_for_a_segment_is_written_as_an_extension(tmp_path):
@@ -358,8 +360,8 @@ def test_iptc_is_kept_in_jpeg_and_tiff_and_told_elsewhere(plain, tmp_path):
         assert file.pages[0].tags[33723].value == record
         assert file.pages[0].tags[34377].value == resource(0x03ED, b"resolution")
     for image_format in ("png", "webp"):
-        assert metadata.not_kept(image_format) == ("IPTC and other Photoshop data",)
-    assert metadata.not_kept("jpeg") == metadata.not_kept("tiff") == ()
+        assert metadata.not_kept(FORMATS[image_format].keeps) == ("IPTC and other Photoshop data",)
+    assert metadata.not_kept(FORMATS["jpeg"].keeps) == metadata.not_kept(FORMATS["tiff"].keeps) == ()
 
 
 @pytest.mark.parametrize(("unit", "metres"), [(1, 1 / 0.0254), (2, 100)])
@@ -375,7 +377,7 @@ def test_the_resolution_is_kept_and_turned(photo, unit, metres, tmp_path):
     with Image.open(written(metadata, "tiff", tmp_path)) as picture:
         assert [float(picture.tag_v2[tag]) for tag in (282, 283, 296)] == [150, 300, unit + 1]
     assert JPEGFile.open(written(metadata, "jpeg", tmp_path)).metadata.density == (unit, 150, 300)
-    assert metadata.not_kept("webp") == ("resolution",)
+    assert metadata.not_kept(FORMATS["webp"].keeps) == ("resolution",)
 
 
 def test_all_comments_are_kept_in_their_character_set_and_without_nul(plain, tmp_path):
@@ -391,7 +393,7 @@ def test_all_comments_are_kept_in_their_character_set_and_without_nul(plain, tmp
         (b"tEXt", b"Comment\0ends"),
         (b"tEXt", b"Comment\0in\nside"),
     ]
-    assert metadata.not_kept("tiff") == metadata.not_kept("webp") == ("comment",)
+    assert metadata.not_kept(FORMATS["tiff"].keeps) == metadata.not_kept(FORMATS["webp"].keeps) == ("comment",)
 
 
 def profile(space: bytes) -> bytes:
@@ -409,7 +411,24 @@ def test_a_profile_in_numbered_segments_is_read_as_others_read_it(plain, first, 
     for image_format in FORMATS:
         with Image.open(written(metadata, image_format, tmp_path)) as picture:
             assert picture.info["icc_profile"] == whole
-    assert opened(plain, *segments[:2]).not_kept("png") == ("ICC profile that is not whole",)
+    assert opened(plain, *segments[:2]).not_kept(FORMATS["png"].keeps) == ("ICC profile that is not whole",)
+
+
+def test_a_new_format_is_a_row_and_its_encoder(plain, monkeypatch):
+    def bmp(pixels, metadata):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "bmp")
+        return stream.getvalue()
+
+    monkeypatch.setitem(FORMATS, "bmp", Format((".bmp",), bmp, ("comment",), longest_side=100, grey=False))
+    metadata = opened(plain, (0xE1, b"Exif\0\0" + ORIENTED), (0xFE, b"hello"))
+    data, not_kept = encode(GREY, "bmp", metadata)
+    assert not_kept == ("EXIF",)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), np.repeat(GREY[..., None], 3, axis=2))
+    with pytest.raises(ValueError, match="bmp takes at most 100 pixels a side"):
+        encode(np.zeros((101, 1), np.uint8), "bmp", metadata)
+    with pytest.raises(ValueError, match="bmp has 8 bits a channel; 16 are written as png or tiff"):
+        check_depth(16, "bmp")
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
@@ -443,12 +462,14 @@ def test_what_a_format_has_no_place_for_is_named_once(plain):
     metadata = JPEGFile.open(data).metadata
     announced = "the pictures that follow in the file, such as a gain map, which the XMP still announces"
     bound = ("index of further pictures (MPF)", "content credentials (JUMBF)")
-    assert metadata.not_kept("jpeg") == (*bound, announced)
-    assert metadata.not_kept("png") == ("JFIF thumbnail", *bound, "APP12 segment Ducky", announced)
+    assert metadata.not_kept(FORMATS["jpeg"].keeps) == (*bound, announced)
+    assert metadata.not_kept(FORMATS["png"].keeps) == ("JFIF thumbnail", *bound, "APP12 segment Ducky", announced)
     again = JPEGFile.open(encode(COLOUR, "jpeg", metadata)[0]).metadata.segments
     assert [one for one in again if one in segments] == [one for one in segments if one[1][:2] not in (b"MP", b"JP")]
-    assert JPEGFile.open(plain + bytes(99)).metadata.not_kept("png") == ()
-    assert JPEGFile.open(plain + b"SEFT").metadata.not_kept("png") == ("4 bytes that follow the picture",)
+    assert JPEGFile.open(plain + bytes(99)).metadata.not_kept(FORMATS["png"].keeps) == ()
+    assert JPEGFile.open(plain + b"SEFT").metadata.not_kept(FORMATS["png"].keeps) == (
+        "4 bytes that follow the picture",
+    )
 
 
 # --- Depth ---
@@ -460,7 +481,7 @@ def test_sixteen_bits_are_written_as_others_read_them(image_format, shape, tmp_p
     pixels = np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16)
     for order in "<>":
         metadata = Metadata(((0xE1, b"Exif\0\0" + exif_block(order, [(0x010F, 2, 6, b"Maker\0")])),))
-        path = tmp_path / f"a{FORMATS[image_format]}"
+        path = tmp_path / f"a{FORMATS[image_format].suffixes[0]}"
         path.write_bytes(encode(pixels, image_format, metadata)[0])
         if image_format == "tiff":
             np.testing.assert_array_equal(tifffile.imread(path), pixels)

@@ -648,7 +648,7 @@ def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp
 def test_sixteen_bits_hold_what_eight_would_round_away(pipe, small, tmp_path):
     (tmp_path / "a.jpg").write_bytes(small)
     for image_format in ("png", "tiff"):
-        task = Task(tmp_path / "a.jpg", tmp_path / f"a{FORMATS[image_format]}")
+        task = Task(tmp_path / "a.jpg", tmp_path / f"a{FORMATS[image_format].suffixes[0]}")
         result = restore_file(pipe, task, depth=16, **CONSISTENT)
         exact = pipe(small, output_type="np", generator=torch.Generator().manual_seed(0), **CONSISTENT)
         assert result.consistency == exact.consistency[0] == 1

@@ -49,6 +49,7 @@ def inspect(
         "file_size": jpeg.file_size,
         "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
         "color_space": jpeg.color_space,
+        "color_space_reason": jpeg.colour.reason,
         "grey_stored_as_colour": jpeg.tint == (0, 0),
         "chroma_subsampling": jpeg.chroma_subsampling,
         "sampling_factors": [[c.horizontal_factor, c.vertical_factor] for c in jpeg.components],
@@ -75,7 +76,8 @@ def inspect(
         "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
         "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
         "progressive": "yes" if jpeg.progressive else "no",
-        "color_space": jpeg.color_space + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
+        "color_space": f"{jpeg.color_space} ({facts.pop('color_space_reason')})"
+        + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
         "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
     }
     for words in {"remarks", "damage"} & facts.keys():

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
+from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
 from ..settings import ABOUT, PRESETS, About, settings_of
 from .terminal import fail
 
 Preset = Annotated[
     Literal[tuple(PRESETS)], typer.Option(help="Settings to start from; the options below change single ones.")
 ]
-Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+Subsampling = Literal[WRITTEN_SUBSAMPLINGS]
 ChromaSubsampling = Annotated[Subsampling, typer.Option(help="Chroma subsampling.")]
 DType = Literal["float32", "bfloat16", "float16"]
 _PACKAGE = Path(__file__).parents[1]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..extras import missing
+from ..jpeg_colour import JFIF_FORWARD
 
 
 def psnr(picture: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:
@@ -65,7 +66,7 @@ def psnr_b(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio_with_blocked_effect
 
-    ours, theirs = (pixels @ (0.299, 0.587, 0.114) for pixels in _pair(picture, reference))
+    ours, theirs = (pixels @ JFIF_FORWARD[0] for pixels in _pair(picture, reference))
     if min(ours.shape) < 16:
         raise ValueError(f"PSNR-B needs pictures of 16 x 16 pixels or more, got {_size(ours)}")
     if np.array_equal(ours, theirs):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..decoded_jpeg import read_picture
+from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
 from ..settings import DEFAULT, PRESETS, Settings
 from .baselines import BASELINES
 from .metrics import METRICS
@@ -17,7 +18,7 @@ from .metrics import METRICS
 JPEG, SINGLE, AVERAGE = "JPEG", "Ours (S)", "Ours (A)"
 """The methods of the paper's Table 1, beside baselines."""
 
-_CHOICES = {"convention": ("libjpeg", "released"), "chroma_subsampling": ("4:4:4", "4:2:2", "4:2:0")}
+_CHOICES = {"convention": ("libjpeg", "released"), "chroma_subsampling": WRITTEN_SUBSAMPLINGS}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Protocol:
         quality_factors: 1..100 each.
         convention: `"libjpeg"`: real files, written by Pillow, are read back and restored; `"released"`: `JPEGOperator`
             simulates the program released with the paper, without a file.
-        chroma_subsampling: `"4:4:4"`, `"4:2:2"` or `"4:2:0"`.
+        chroma_subsampling: one of `WRITTEN_SUBSAMPLINGS`.
         size: pictures are cropped to their central square and resized to this many pixels (bilinear), as in the
             paper; `None` leaves them as they are.
         preset: name in `PRESETS` of the settings, for the record; `None` for others.

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from .. import __version__
@@ -97,7 +98,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
 def _measure(restored: np.ndarray, reference: Image.Image, protocol: Protocol) -> dict[str, float]:
     """PSNR of a picture `[H, W, 3]` in [0, 1] as it is, and other metrics of it in 8 bits."""
     restored = np.clip(restored, 0, 1)
-    rounded = (restored * 255).round().astype(np.uint8)
+    rounded = VaeImageProcessor.numpy_to_pil(restored)[0]
     values = {"psnr": psnr(restored, np.asarray(reference) / 255, peak=1)}
     for name in protocol.metrics:
         options = {"weights": protocol.lpips_weights} if name == "lpips" else {}

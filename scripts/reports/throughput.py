@@ -37,6 +37,7 @@ from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.formatting import duration
+from pipeline_ddrm_jpeg.inputs import to_bytes
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import Task, plan
 from pipeline_ddrm_jpeg.tiling import count_windows
@@ -130,7 +131,7 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
 
     def average(path: Path) -> Image.Image:
         mean = torch.stack([released(pipe, path, seed) for seed in range(SAMPLES)]).mean(0)[0]
-        return Image.fromarray(((mean + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+        return Image.fromarray(to_bytes(mean / 2 + 0.5))
 
     ways = {"JPEG": lambda path: Image.open(path).convert("RGB"), "the released loop, 160 evaluations": average}
     ways |= {f"`{name}`": ours(name) for name in ("fast", "balanced", "best")}
