@@ -67,11 +67,15 @@ class Observation:
     surroundings: Surroundings | None = field(default=None, repr=False)
     """Where it is a part of a larger picture, such as a screenshot: that picture."""
 
+    def shown(self, x: torch.Tensor) -> torch.Tensor:
+        """Images in [-1, 1], `[B, 3, H, W]`, cropped and tinted as they are presented, on [0, 1]."""
+        (top, left), (height, width) = self.origin, self.size
+        x = x[..., top : top + height, left : left + width] / 2 + 0.5
+        return x if self.tint is None else x.mean(dim=1, keepdim=True) + x.new_tensor(self.tint).reshape(3, 1, 1)
+
     def decoded(self) -> np.ndarray:
         """What the measurement decodes to, in RGB: bytes `[B, H, W, 3]`."""
-        (top, left), (height, width) = self.origin, self.size
-        x = self.operator.decode(self.y)[..., top : top + height, left : left + width] / 2 + 0.5
-        return to_bytes(x if self.tint is None else x + x.new_tensor(self.tint).reshape(3, 1, 1))
+        return to_bytes(self.shown(self.operator.decode(self.y)))
 
 
 def to_bytes(x: torch.Tensor) -> np.ndarray:

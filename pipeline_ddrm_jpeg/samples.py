@@ -273,14 +273,6 @@ class Samples:
         x = make_consistent(operator, x, y) if self.consistent else operator.nearest(x, y).clamp_(-1, 1)
         self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
 
-    def preview(self, x: torch.Tensor) -> torch.Tensor:
-        """Images in [-1, 1], `[B, 3, H, W]`, as the result will be cropped and tinted: `[B, 3, h, w]` in [0, 1]."""
-        (top, left), (height, width) = self.observation.origin, self.observation.size
-        x = x[..., top : top + height, left : left + width] / 2 + 0.5
-        if self.observation.tint is not None:
-            x = x.mean(dim=1, keepdim=True) + x.new_tensor(self.observation.tint).reshape(3, 1, 1)
-        return x.clamp(0, 1)
-
     def finish(self, error: torch.Tensor) -> list[dict[str, Any]]:
         """The fields of the pipeline's output, one dict a picture; the samples are used up.
 

@@ -357,7 +357,7 @@ def scheduled(scheduler: Any, settings: Settings, uncertainty: float | None = No
         # libjpeg's quality factor 7 needs more, given three steps or more to come down from it; never more than the
         # paper's 300 has.
         # A single step has to begin low: what it takes for noise it cannot put right later.
-        noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / steps if steps > 1 else 0.15)
+        noise_to_signal = 1.3 * uncertainty**0.5 * (1 - 0.6 / steps if steps > 1 else 0.2)
         if steps > 2:
             noise_to_signal *= max(uncertainty / 0.22, 1.0) ** (1.5 - 1.5 / steps)
         start = scheduler.nearest_timestep(min(noise_to_signal, 1.24))

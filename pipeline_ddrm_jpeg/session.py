@@ -170,8 +170,8 @@ class Step:
 
     @property
     def preview(self) -> torch.Tensor:
-        """The prior's images at this step as the result will be cropped and tinted, `[B, C, H, W]` in [0, 1]."""
-        return self.session.samples.preview(self.denoised)
+        """The prior's images at this step, `[B, 3, H, W]`, cropped and tinted as the result will be, on [0, 1]."""
+        return self.session.observation.shown(self.denoised)
 
     def take_sample(self) -> torch.Tensor:
         """The samples of the pass, of which nothing is kept here."""
