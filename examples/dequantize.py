@@ -1,6 +1,6 @@
 """Dequantization: python examples/dequantize.py examples/originals/cat.png dequantized.png
 
-Reduces a picture to 3 bits a channel (the paper's "9 bits per colour"), and restores it. Writes the reduced picture
+Reduces an image to 3 bits a channel (the paper's "9 bits per colour"), and restores it. Writes the reduced image
 beside the result.
 """
 

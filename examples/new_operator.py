@@ -1,16 +1,16 @@
 """A new degradation, and one after another: python examples/new_operator.py examples/cat.jpg large.png
 
 An operator is two methods with `encode(decode(y)) == y`; `a @ b` is b and then a. Here a file is taken for that of a
-mirrored picture of twice its size; made small, mirrored and compressed, the result becomes the file again.
+mirrored image of twice its size; made small, mirrored and compressed, the result becomes the file again.
 """
 
 import sys
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Downsampling, PictureOperator, observe
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Downsampling, ImageOperator, observe
 from pipeline_ddrm_jpeg.formatting import percent
 
 
-class Mirror(PictureOperator):
+class Mirror(ImageOperator):
     def encode(self, x):
         return x.flip(-1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -27,18 +28,22 @@ _MODULES = {
     "Operator": "operators",
     "PRESETS": "settings",
     "PiGDMScheduler": "scheduling_pigdm",
-    "PictureOperator": "operators",
+    "ImageOperator": "operators",
     "QuantizationOperator": "operators",
     "Settings": "settings",
     "assume_history": "jpeg_history",
     "estimate_history": "history_estimation",
     "observe": "inputs",
-    "read_picture": "decoded_jpeg",
+    "read_image": "decoded_jpeg",
 }
 __all__ = [*_MODULES, "__version__"]
+_RENAMED = {"PictureOperator": "ImageOperator", "read_picture": "read_image"}  # for one release
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(f"{name} is called {_RENAMED[name]} now", FutureWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""The class of a picture, for class-conditional priors, as an image classifier of transformers tells it."""
+"""The class of an image, for class-conditional priors, as an image classifier of transformers tells it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, seen: Observation) -> torch.Tensor:
-        """The most probable class of each picture of an observation as it decodes, `[B]`, int64."""
+        """The most probable class of each image of an observation as it decodes, `[B]`, int64."""
         inputs = self.processor(images=decoded(seen), return_tensors="pt")
         return self.model(**inputs).logits.argmax(dim=-1)
 
@@ -62,13 +62,13 @@ _load = lru_cache(maxsize=1)(Classifier)
 
 
 def decoded(seen: Observation) -> list[Image.Image]:
-    """The pictures that a measurement decodes to, RGB, upright."""
-    pictures = []
+    """The images that a measurement decodes to, RGB, upright."""
+    images = []
     for pixels in seen.decoded():
-        picture = Image.fromarray(pixels)
-        picture.info.update(seen.info)
-        pictures.append(ImageOps.exif_transpose(picture))
-    return pictures
+        image = Image.fromarray(pixels)
+        image.info.update(seen.info)
+        images.append(ImageOps.exif_transpose(image))
+    return images
 
 
 def classifier_for(

@@ -1,4 +1,4 @@
-"""How a step makes a denoised picture agree with its measurement, and how much noise is still due after it."""
+"""How a step makes a denoised image agree with its measurement, and how much noise is still due after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def final_error(observation: Observation, error: DenoiserError | WienerError) ->
 
 
 class Correction:
-    """One rule at work on the states of one pass; called with a denoised picture, it gives the corrected one.
+    """One rule at work on the states of one pass; called with a denoised image, it gives the corrected one.
 
     Args:
         observation: what the image must agree with.
@@ -41,7 +41,7 @@ class Correction:
         self.noise_to_signal = 0.0
 
     def __call__(self, x0: torch.Tensor) -> torch.Tensor:
-        """`x0'` of a picture denoised at the level `noise_to_signal`."""
+        """`x0'` of an image denoised at the level `noise_to_signal`."""
         if self.rule == "ddrm":
             return self.operator.project(x0, self.y)
         if self.rule == "nearest":
@@ -53,7 +53,7 @@ class Correction:
         return corrected
 
     def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float) -> torch.Tensor:
-        """What is left to add, of white noise for this level, to the picture corrected last, or decoded at first."""
+        """What is left to add, of white noise for this level, to the image corrected last, or decoded at first."""
         if self.variance is None or not noise_to_signal:
             return noise
         return self.operator.remaining_noise(noise, noise_to_signal, self.variance)

@@ -1,4 +1,4 @@
-"""The coefficients of the JPEG that a picture was, as far as its pixels show them."""
+"""The coefficients of the JPEG that an image was, as far as its pixels show them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class DecodedCoefficients:
     levels: tuple[np.ndarray, ...]
     """The likeliest: integers, but in blocks that the border cuts."""
     low: tuple[np.ndarray, ...]
-    """The lowest that the picture allows."""
+    """The lowest that the image allows."""
     high: tuple[np.ndarray, ...]
     """And the highest."""
 
 
 def read_coefficients(pixels: np.ndarray, history: JPEGHistory) -> DecodedCoefficients:
-    """The coefficients of the JPEG that a picture, or its region, went through.
+    """The coefficients of the JPEG that an image, or its region, went through.
 
-    What clipping to 0..255 took away is put back: the pixels get whatever clipping takes from the picture that the
+    What clipping to 0..255 took away is put back: the pixels get whatever clipping takes from the image that the
     coefficients decode to. Blocks that still do not fit have intervals as wide as their misfit asks for. Of blocks that
     the border cuts, the rest is mirrored; what they then have is taken for the middles of bins.
 
@@ -63,7 +63,7 @@ def _unclipped(pixels: np.ndarray, history: JPEGHistory, rounds: int) -> tuple[l
     """The coefficients of each component, and the levels that they are nearest to."""
     components = len(history.sampling_factors)
     pixels = checked(pixels)
-    if components > pixels.shape[2]:  # a part without colour of a picture that has some
+    if components > pixels.shape[2]:  # a part without colour of an image that has some
         pixels = pixels.repeat(components, axis=2)
     seen = planes_of(pixels)[:components]
     size = seen.shape[1:]

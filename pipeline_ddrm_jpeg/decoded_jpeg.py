@@ -1,4 +1,4 @@
-"""`DecodedJPEG`: a picture whose JPEG file is gone, with what its pixels say of that file; reading pictures."""
+"""`DecodedJPEG`: an image whose JPEG file is gone, with what its pixels say of that file; reading images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16"
 _MOST_BLOCKS = 4096
 _GIF_BLOCK = re.compile(rb"[!,;]")
 
-_VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what a picture costs is counted for JPEG files
+_VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what an image costs is counted for JPEG files
 
 Picture = str | os.PathLike | bytes | IO[bytes] | Image.Image
 
@@ -38,9 +38,9 @@ NOTHING_FOUND = (
 
 @dataclass(frozen=True, eq=False)
 class DecodedJPEG:
-    """A picture of any format that once was a JPEG.
+    """An image of any format that once was a JPEG.
 
-    Use `DecodedJPEG.open`. It answers what a `JPEGFile` does about the picture; what it says of coefficients is
+    Use `DecodedJPEG.open`. It answers what a `JPEGFile` does about the image; what it says of coefficients is
     estimated, or assumed by somebody.
     """
 
@@ -49,15 +49,15 @@ class DecodedJPEG:
     history: JPEGHistory
     """The JPEG that it was."""
     metadata: Metadata = field(default=Metadata(), repr=False)
-    """EXIF, ICC profile and the like of the picture's own file."""
-    saved_again: bool = False
+    """EXIF, ICC profile and the like of the image's own file."""
+    double_compression: bool = False
     """Whether it is a JPEG, and `history` that of an earlier, coarser one."""
 
     remarks = damage = ()
 
     @classmethod
     def open(cls, source: Picture, history: JPEGHistory | None = None) -> DecodedJPEG:
-        """Read a picture and estimate what JPEG it was.
+        """Read an image and estimate what JPEG it was.
 
         Args:
             source: a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
@@ -65,17 +65,17 @@ class DecodedJPEG:
 
         Raises:
             JPEGFileError: where its pixels show no JPEG.
-            ValueError: for pictures whose values have no known range.
-            OSError: if the source cannot be read as a picture.
+            ValueError: for images whose values have no known range.
+            OSError: if the source cannot be read as an image.
         """
-        picture = with_pillow(source)
-        tables = getattr(picture, "quantization", None)
-        read = read_picture(picture)
+        image = with_pillow(source)
+        tables = getattr(image, "quantization", None)
+        read = read_image(image)
         pixels = np.array(read)
         if history is None:
             history = estimate_earlier(pixels, _in_rows(tables)) if tables else estimate_history(pixels)
         if history is None:
-            name = f"{getattr(picture, 'filename', '') or 'the picture'}: "
+            name = f"{getattr(image, 'filename', '') or 'the image'}: "
             if tables:
                 raise JPEGFileError(f"{name}it shows no JPEG coarser than itself; restore it as the file it is")
             raise JPEGFileError(name + NOTHING_FOUND)
@@ -98,7 +98,7 @@ class DecodedJPEG:
 
     @cached_property
     def orientation(self) -> int:
-        """EXIF orientation, 1 (upright) to 8; 1 where the picture's file does not say."""
+        """EXIF orientation, 1 (upright) to 8; 1 where the image's file does not say."""
         return self.metadata.orientation
 
     @cached_property
@@ -121,20 +121,20 @@ class DecodedJPEG:
         sure = (
             f"{known.share_determined:.0%} of the quantization steps shown, {known.explained:.0%} of the blocks exact"
         )
-        return f"estimated: {'saved again, first as ' if self.saved_again else ''}{words} ({sure})"
+        return f"estimated: {'double compression, first as ' if self.double_compression else ''}{words} ({sure})"
 
 
-def _check_proportion(picture: Image.Image) -> None:
+def _check_proportion(image: Image.Image) -> None:
     """Refuse, before there are pixels, a file that claims more of them than a JPEG file of its size may."""
-    stream = getattr(picture, "fp", None)
+    stream = getattr(image, "fp", None)
     if stream is None:  # no file, or its pixels are there already
         return
     place = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(place)
-    if _VALUES_PER_PIXEL * picture.width * picture.height > most_coefficients(size):
+    if _VALUES_PER_PIXEL * image.width * image.height > most_coefficients(size):
         raise ValueError(
-            f"it claims {picture.width} x {picture.height} pixels in {size} bytes, which is out of all proportion"
+            f"it claims {image.width} x {image.height} pixels in {size} bytes, which is out of all proportion"
         )
 
 
@@ -154,17 +154,17 @@ def with_pillow(source: Picture) -> Image.Image:
         return source
     data, name = read_bytes(source)
     if (data.startswith(b"GIF8") and _has_long_comments(data)) or shares_values(data):
-        raise ValueError("its comments, or the values of its tags, are out of all proportion to its picture")
+        raise ValueError("its comments, or the values of its tags, are out of all proportion to its image")
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(f"{name}: not a picture that Pillow can read") from None
+        raise UnidentifiedImageError(f"{name}: not an image that Pillow can read") from None
     image.filename = name
     return image
 
 
 def _has_long_comments(data: bytes) -> bool:
-    """Whether so much stands before the first picture of a GIF that no reader would need it."""
+    """Whether so much stands before the first image of a GIF that no reader would need it."""
     flags = data[10] if len(data) > 10 else 0
     at, blocks = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
     while (found := _GIF_BLOCK.search(data, at)) and found[0] == b"!" and blocks <= _MOST_BLOCKS:
@@ -175,34 +175,34 @@ def _has_long_comments(data: bytes) -> bool:
     return blocks > _MOST_BLOCKS
 
 
-def read_picture(source: Picture) -> Image.Image:
-    """A picture of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
+def read_image(source: Picture) -> Image.Image:
+    """An image of any format Pillow reads, with 8 bits a channel: mode `L` or `RGB`.
 
     It stays as it is stored, and `info` keeps EXIF (and in it the orientation) and a profile that still holds. Greys of
-    16 bits are scaled to 8; transparent pictures are laid on white.
+    16 bits are scaled to 8; transparent images are laid on white.
 
     Raises:
-        ValueError: for pictures whose values have no known range, and for those whose size, comments or tags are out
+        ValueError: for images whose values have no known range, and for those whose size, comments or tags are out
             of all proportion to their file.
-        OSError: if the source cannot be read as a picture.
+        OSError: if the source cannot be read as an image.
     """
-    picture = with_pillow(source)
-    _check_proportion(picture)
-    mode, info = picture.mode, dict(picture.info)
+    image = with_pillow(source)
+    _check_proportion(image)
+    mode, info = image.mode, dict(image.info)
     if mode.startswith("I"):
-        values = np.asarray(picture)
+        values = np.asarray(image)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ValueError("a picture of 32-bit integers has no known range; convert it to 8 or 16 bits first")
-        picture = Image.fromarray((values / 257).round().astype(np.uint8))
+            raise ValueError("an image of 32-bit integers has no known range; convert it to 8 or 16 bits first")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
     elif mode == "F":
-        raise ValueError("a picture of floating-point numbers has no known range; convert it to 8 or 16 bits first")
-    elif picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("L" if mode == "LA" else "RGB")
+        raise ValueError("an image of floating-point numbers has no known range; convert it to 8 or 16 bits first")
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("L" if mode == "LA" else "RGB")
     else:
-        picture = picture.convert("L" if mode in ("1", "L", "LA") else "RGB")
+        image = image.convert("L" if mode in ("1", "L", "LA") else "RGB")
     if mode not in _PROFILED_MODES:
         info.pop("icc_profile", None)
     info.pop("transparency", None)
-    picture.info = info
-    return picture
+    image.info = info
+    return image

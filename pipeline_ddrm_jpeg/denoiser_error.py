@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 # Variances of the DCT coefficients of photographs in [-1, 1] are about `scale / (u^2 + v^2)^exponent`, for luma and for
-# chroma: a least-squares fit of logarithms to 128 of the pictures the embedded prior was trained on, residual 0.45.
+# chroma: a least-squares fit of logarithms to 128 of the images the embedded prior was trained on, residual 0.45.
 _SPECTRUM = ((1.1, 1.5), (0.075, 1.7))
 # Squared norms of the rows that make luma and chroma (both alike) from RGB: the share of white noise they have.
 _NOISE_SHARE = (0.447, 0.410)
@@ -18,7 +18,7 @@ class DenoiserError:
     """Standard deviation of a denoiser's error in the DCT coefficients of the planes Y, Cb, Cr at full resolution.
 
     Args:
-        noise_to_signal: `[T]` noise levels, increasing: standard deviations of the noise on a picture in [-1, 1].
+        noise_to_signal: `[T]` noise levels, increasing: standard deviations of the noise on an image in [-1, 1].
         std: `[T, 2, 8, 8]`, on the same scale, luma and chroma, rows are vertical frequencies.
 
     Raises:
@@ -70,13 +70,13 @@ class DenoiserError:
 
 
 class WienerError:
-    """What Wiener's filter would leave of pictures with the spectrum of photographs, for priors that bring no table.
+    """What Wiener's filter would leave of images with the spectrum of photographs, for priors that bring no table.
 
     A network leaves less: about `_BETTER` of it, as the embedded prior's table has it.
     """
 
     def at(self, noise_to_signal: float) -> torch.Tensor:
-        """`[2, 8, 8]`: a share of the root of `S N / (S + N)`, `S` and `N` being the variances of picture and noise."""
+        """`[2, 8, 8]`: a share of the root of `S N / (S + N)`, `S` and `N` being the variances of image and noise."""
         noise = noise_to_signal**2 * torch.tensor(_NOISE_SHARE, dtype=torch.float32).reshape(2, 1, 1)
         spectrum = photographic_variance()
         return _BETTER * (spectrum * noise / (spectrum + noise)).sqrt()

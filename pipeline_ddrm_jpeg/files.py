@@ -1,4 +1,4 @@
-"""Picture files: formats and their limits, pixels and metadata encoded, and writing that is whole or absent."""
+"""Image files: formats and their limits, pixels and metadata encoded, and writing that is whole or absent."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def check_depth(depth: int, image_format: str) -> None:
 
 
 def check_size(image_format: str, width: int, height: int) -> None:
-    """Raise `ValueError` if a format does not take pictures of this size."""
+    """Raise `ValueError` if a format does not take images of this size."""
     longest = FORMATS[image_format].longest_side
     if max(width, height) > longest:
         raise ValueError(
-            f"{image_format} takes at most {longest} pixels a side, and the picture has {width} x {height};"
+            f"{image_format} takes at most {longest} pixels a side, and the image has {width} x {height};"
             " choose another format, such as png"
         )
 
 
 def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata | None = None) -> tuple[str, ...]:
-    """Write a picture, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
+    """Write an image, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
 
     The file appears whole or not at all: it is written beside its place under a temporary name.
 
@@ -71,7 +71,7 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
 
     Raises:
         OSError: if it cannot be written.
-        ValueError: if the name ends in no format's suffix, or the format does not take a picture of this size.
+        ValueError: if the name ends in no format's suffix, or the format does not take an image of this size.
     """
     target = Path(target)
     carried = Metadata.from_info(image.info) if metadata is None else metadata
@@ -102,9 +102,9 @@ def write(data: bytes, target: Path) -> None:
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
-    """A picture in a format, with its metadata.
+    """An image in a format, with its metadata.
 
-    A profile stays only with pixels that it is for: a grey picture with a profile for RGB becomes RGB, and any other
+    A profile stays only with pixels that it is for: a grey image with a profile for RGB becomes RGB, and any other
     that does not fit is left out.
 
     Args:

@@ -23,12 +23,12 @@ _BAND, _BANDS = 32, 12  # rows, and number, of the bands that are enough to see 
 _ALL_OF_IT = 0.99  # share of their blocks that it then explains
 _MOSTLY = 0.6  # share of the blocks of a part that its JPEG must explain
 _LEAST = 16  # blocks of a part
-_EDGE_JUMP = 2.0  # times the usual difference of neighbouring lines, that at the edge of a picture on a page
+_EDGE_JUMP = 2.0  # times the usual difference of neighbouring lines, that at the edge of an image on a page
 _FLAT = -0.05  # of a block: what one in a single colour says for its being in that part
 
 
 def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
-    """The JPEG that a picture, or a rectangle in it, went through last; `None` where it shows none.
+    """The JPEG that an image, or a rectangle in it, went through last; `None` where it shows none.
 
     Of several that lie side by side that which shows most is found; once it is restored, it shows none any more.
 
@@ -53,7 +53,7 @@ def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
 
 
 def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHistory | None:
-    """The coarser JPEG that a picture had been before it was saved as the JPEG at hand; `None` where it shows none.
+    """The coarser JPEG that an image had been before it was saved as the JPEG at hand; `None` where it shows none.
 
     Args:
         pixels: of the file, decoded, as for `estimate_history`.
@@ -102,7 +102,7 @@ def _jumps(plane: np.ndarray) -> np.ndarray:
 
 
 def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
-    """The part of a picture that a JPEG explains; `None` for all of it."""
+    """The part of an image that a JPEG explains; `None` for all of it."""
     history = history.beyond_region()
     if len(pixels) > 2 * _BANDS * _BAND and _in_bands(pixels, history):
         return None
@@ -129,7 +129,7 @@ def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
 
 
 def _in_bands(pixels: np.ndarray, history: JPEGHistory) -> bool:
-    """Whether a JPEG explains bands of a picture, from the first rows to the last."""
+    """Whether a JPEG explains bands of an image, from the first rows to the last."""
     missed = count = 0
     for top in np.linspace(0, len(pixels) - _BAND, _BANDS).astype(int):
         band = pixels[top : top + _BAND]
@@ -164,7 +164,7 @@ def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
         near = jumps[: min(count + 1, 8)]
         if near.max(initial=0) > usual:
             return int((near >= near.max() / 2).argmax())
-        return count if count == len(plain) < 8 else 0  # the picture ends before the block does
+        return count if count == len(plain) < 8 else 0  # the image ends before the block does
 
     above = more(jumps[: inside.start][::-1], plain[: inside.start][::-1])
     return inside.start - above, inside.stop + more(jumps[inside.stop - 1 :], plain[inside.stop :])

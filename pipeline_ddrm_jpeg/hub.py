@@ -62,7 +62,7 @@ _PURPOSE = (
     'Restores JPEG files with {prior}, by "[JPEG Artifact Correction using Denoising Diffusion Restoration'
     ' Models](https://arxiv.org/abs/2209.11888)" (Kawar, Song, Ermon and Elad, 2022).'
 )
-_TERMS = "{terms} The code beside them is under the MIT licence, the pictures in `examples/` are in the public domain."
+_TERMS = "{terms} The code beside them is under the MIT licence, the images in `examples/` are in the public domain."
 
 _PATIENCE = 10  # seconds for the Hub to answer, where it is asked without having been named
 
@@ -104,7 +104,7 @@ def replacing(folder: Path, variant: str | None) -> Iterator[Path]:
 
 
 def complete(folder: Path, unet: torch.nn.Module) -> None:
-    """Make a repo of the components in a folder: code beside them, card, licence and example pictures.
+    """Make a repo of the components in a folder: code beside them, card, licence and example images.
 
     A repo that the prior was loaded from hands its own card on; for the embedded prior that is `model_card.md`. Any
     other prior gets a card that claims nothing but the licence found where the prior came from.
@@ -468,7 +468,7 @@ class PublishedPipeline:
     ) -> None:
         """Write the pipeline as a repo that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` loads.
 
-        Beside components and code it has a card, a licence and example pictures. The card is that of the repo the
+        Beside components and code it has a card, a licence and example images. The card is that of the repo the
         prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
         or one that states no more than the prior's licence.
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .decoded_jpeg import DecodedJPEG, read_picture
-from .jpeg_colour import FOUR_INKS, JFIF_INVERSE
+from .decoded_jpeg import DecodedJPEG, read_image
+from .jpeg_colour import CMYK_SPACES, JFIF_INVERSE
 from .jpeg_entropy import UNMEASURED
 from .jpeg_file import JPEGFile
 from .jpeg_history import JPEGHistory
@@ -21,12 +21,12 @@ from .metadata import Metadata
 from .opening import Assumed, open_image
 from .operators import Operator
 
-_LARGEST_VALUE = 2.0  # of a tensor: decoded pictures overshoot [-1, 1] a little, 8-bit values far
+_LARGEST_VALUE = 2.0  # of a tensor: decoded images overshoot [-1, 1] a little, 8-bit values far
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A picture of which only a region is restored."""
+    """An image of which only a region is restored."""
 
     pixels: torch.Tensor
     """`[C, H, W]`, uint8, with as many channels as what is presented."""
@@ -36,7 +36,7 @@ class Surroundings:
     """And its column."""
 
     def around(self, values: torch.Tensor) -> torch.Tensor:
-        """The picture on [0, 1] with values `[C, height, width]` in the region."""
+        """The image on [0, 1] with values `[C, height, width]` in the region."""
         return self._with(self.pixels.to(values.dtype) / 255, values)
 
     def nothing_around(self, values: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a picture, or of a batch of one size."""
+    """What is known of an image, or of a batch of one size."""
 
     operator: Operator
     y: Any = field(repr=False)
@@ -61,11 +61,11 @@ class Observation:
     info: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Metadata under Pillow's names: `"exif"`, `"icc_profile"`, `"xmp"`, `"comment"`."""
     origin: tuple[int, int] = (0, 0)
-    """Row and column of what the operator sees at which the true picture begins."""
+    """Row and column of what the operator sees at which the true image begins."""
     tint: tuple[float, float, float] | None = None
-    """What is added to a grey picture of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
+    """What is added to a grey image of [0, 1] to present it in RGB; `None`: the operator's channels are presented."""
     surroundings: Surroundings | None = field(default=None, repr=False)
-    """Where it is a part of a larger picture, such as a screenshot: that picture."""
+    """Where it is a part of a larger image, such as a screenshot: that image."""
 
     def shown(self, x: torch.Tensor) -> torch.Tensor:
         """Images in [-1, 1], `[B, 3, H, W]`, cropped and tinted as they are presented, on [0, 1]."""
@@ -91,21 +91,21 @@ def observe(
     device: torch.device | str = "cpu",
     history: str | JPEGHistory | None = None,
 ) -> Observation:
-    """What is known of one picture, from whichever of three the caller has.
+    """What is known of one image, from whichever of three the caller has.
 
     Args:
-        image: a JPEG file (path, bytes, binary file object or `JPEGFile`); or, with `operator`, a picture to measure: a
+        image: a JPEG file (path, bytes, binary file object or `JPEGFile`); or, with `operator`, an image to measure: a
             path, bytes or file object of any format Pillow reads, a PIL image, or a tensor `[B, 3, H, W]` or
             `[3, H, W]` in [-1, 1].
         operator: the degradation, where it is not a JPEG file that says so itself.
         measurement: with `operator` and instead of `image`, what it measured, with a batch axis first.
         size: with `measurement`, true height and width; by default all of what it decodes to.
         device: where the measurement goes.
-        history: for a decoded picture (path, bytes, file object or PIL image) that was a JPEG: `"estimate"`, or what it
+        history: for a decoded image (path, bytes, file object or PIL image) that was a JPEG: `"estimate"`, or what it
             went through, as a `JPEGHistory`.
 
     Raises:
-        JPEGFileError: if a file is not a JPEG that can be restored, or a picture shows none.
+        JPEGFileError: if a file is not a JPEG that can be restored, or an image shows none.
         ValueError, TypeError: for inputs that do not fit.
         OSError: if a path cannot be read.
     """
@@ -130,19 +130,19 @@ def opened(
         JPEGFileError, ValueError, TypeError, OSError: as `observe` does.
     """
     if size is not None and measurement is None:
-        raise ValueError("size goes with measurement; a file or a picture has its own")
+        raise ValueError("size goes with measurement; a file or an image has its own")
     if history is not None:
         if operator is not None or measurement is not None:
-            raise ValueError("history says what a picture went through; operator and measurement do not go with it")
+            raise ValueError("history says what an image went through; operator and measurement do not go with it")
         if not isinstance(history, JPEGHistory) and history != "estimate":
             raise ValueError(f'history is {history!r}; it must be "estimate" or a JPEGHistory')
-        return open_image(image, assume=Assumed(saved_again=True) if history == "estimate" else history)
+        return open_image(image, assume=Assumed(double_compression=True) if history == "estimate" else history)
     if operator is not None or measurement is not None or isinstance(image, JPEGFile | DecodedJPEG):
         return image
     if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
         raise TypeError(
-            f"a decoded picture ({type(image).__name__}) no longer carries the coefficients of its file: give"
-            " the path or the bytes of the JPEG, say with operator= what the picture went through, or, of a PIL"
+            f"a decoded image ({type(image).__name__}) no longer carries the coefficients of its file: give"
+            " the path or the bytes of the JPEG, say with operator= what the image went through, or, of a PIL"
             ' image, have it estimated with history="estimate"'
         )
     return JPEGFile.open(image)
@@ -162,15 +162,15 @@ def _of_measurement(image: Any, operator: Operator | None, y: Any, size: Any, de
 
 
 def _of_file(file: JPEGFile, device: torch.device | str) -> Observation:
-    if file.color_space in FOUR_INKS:
+    if file.color_space in CMYK_SPACES:
         raise JPEGFileError(
-            f"{file.name}: {file.color_space}, the four inks of print, which are measured as two pictures; the command"
+            f"{file.name}: {file.color_space}, which is measured as two images, its colours and its black; the command"
             " restores it, and the call of DDRMJPEGPipeline"
         )
     factors = [(c.horizontal_factor, c.vertical_factor) for c in file.components]
     tables = [c.quantization_table for c in file.components]
     planes, missing_bits, color_space, tint = file.coefficients, file.missing_bits, file.color_space, None
-    if file.tint is not None:  # chroma says nothing but one colour: the picture is its luma, whatever the bins allow
+    if file.tint is not None:  # chroma says nothing but one colour: the image is its luma, whatever the bins allow
         tables, planes, missing_bits = tables[:1], planes[:1], missing_bits and missing_bits[:1]
         factors, color_space, tint = [(1, 1)], "L", _rgb(file.tint)
     operator = JPEGOperator.from_tables(tables, factors, color_space)
@@ -187,8 +187,8 @@ def info_of(metadata: Metadata) -> dict[str, bytes]:
     return {name: value for name, value in info.items() if value is not None}
 
 
-def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation:
-    history, known = picture.history, picture.coefficients
+def _of_decoded(image: DecodedJPEG, device: torch.device | str) -> Observation:
+    history, known = image.history, image.coefficients
     operator = JPEGOperator.from_tables(history.component_tables, history.sampling_factors, history.color_space)
     parts = [
         tuple(torch.from_numpy(plane)[None] for plane in planes) for planes in (known.levels, known.low, known.high)
@@ -196,13 +196,13 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
     y = Coefficients(parts[0])
     if not all(map(torch.equal, parts[1], parts[2])):
         y = Coefficients(*parts)
-    tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
-    size, surroundings = picture.part.shape[:2], None
+    tint = (0.0, 0.0, 0.0) if history.color_space == "L" and image.pixels.ndim == 3 else None
+    size, surroundings = image.part.shape[:2], None
     if history.region:
-        pixels = torch.from_numpy(np.atleast_3d(picture.pixels)).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.atleast_3d(image.pixels)).permute(2, 0, 1)
         surroundings = Surroundings(pixels, history.region.top, history.region.left)
     return Observation(
-        operator, operator.to(y, device), size, info_of(picture.metadata), history.offset, tint, surroundings
+        operator, operator.to(y, device), size, info_of(image.metadata), history.offset, tint, surroundings
     )
 
 
@@ -218,18 +218,16 @@ def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> O
             raise TypeError(
                 f"with operator=, give a path, bytes, a PIL image or a tensor in [-1, 1], not {type(image).__name__}"
             )
-        picture = read_picture(image)
+        picture = read_image(image)
         info = {name: picture.info[name] for name in ("exif", "icc_profile") if picture.info.get(name)}
         image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1.0
     if not image.is_floating_point() or not image.isfinite().all():
-        raise ValueError("a picture given as a tensor must hold finite floating-point values in [-1, 1]")
+        raise ValueError("an image given as a tensor must hold finite floating-point values in [-1, 1]")
     x = image if image.ndim == 4 else image.unsqueeze(0)
     if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-        raise ValueError(f"expected a picture [B, 3, H, W] or [3, H, W], got {list(image.shape)}")
+        raise ValueError(f"expected an image [B, 3, H, W] or [3, H, W], got {list(image.shape)}")
     if x.abs().max() > _LARGEST_VALUE:
-        raise ValueError(
-            f"the tensor's values lie between {x.min():g} and {x.max():g}; a picture's must lie in [-1, 1]"
-        )
+        raise ValueError(f"the tensor's values lie between {x.min():g} and {x.max():g}; an image's must lie in [-1, 1]")
     size = tuple(x.shape[-2:])
     height, width = operator.aligned(*size)
     x = F.pad(x.to(device, torch.float32), (0, width - size[1], 0, height - size[0]), mode="replicate")
@@ -239,7 +237,7 @@ def _of_picture(image: Any, operator: Operator, device: torch.device | str) -> O
 def _with_gaps(y: Coefficients, missing_bits: list[torch.Tensor], tables: list[np.ndarray]) -> Coefficients:
     """The coefficients of a damaged file, free where it does not say: of each, how many low bits are missing.
 
-    What is not there at all is made up, smoothly and not in integers, from the means of the blocks around it: a picture
+    What is not there at all is made up, smoothly and not in integers, from the means of the blocks around it: an image
     to start from, to which no correction holds.
     """
     bounds = [_bounds(*pair) for pair in zip(y.levels, missing_bits, strict=True)]

@@ -46,7 +46,7 @@ COLOUR_SPACES = {
         ColourSpace("YCCK", ("Y", "Cb", "Cr", "K"), JFIF_FORWARD, JFIF_INVERSE),
     )
 }
-FOUR_INKS = ("CMYK", "YCCK")
+CMYK_SPACES = ("CMYK", "YCCK")
 # The four-digit rows of the program released with the paper, and its inverse.
 RELEASED = replace(
     COLOUR_SPACES["YCbCr"],

@@ -25,8 +25,8 @@ _REACH_ADDED = 3.5  # standard deviations that added noise may move one
 _FANCY_REACH = 0.9  # and what undoing interpolation makes of its rounding
 _WIDE = 5.0  # times the noise: its wide part, where a block has few coefficients
 _SMALLEST = 8  # pixels a side below which there is no whole block
-_SMALL = 96  # pixels a side of pictures whose borders are too much of them to be left out
-_TILE, _TILES_A_SIDE = 256, 3  # what is looked at of a large picture
+_SMALL = 96  # pixels a side of images whose borders are too much of them to be left out
+_TILE, _TILES_A_SIDE = 256, 3  # what is looked at of a large image
 _RESOLUTION = 4  # bins of a histogram in a grey level
 _BINS = _RESOLUTION * 1040 + 1  # a coefficient is at most 1024 in size, with overshoot a little more
 _STEPS = np.arange(1, 256)
@@ -111,7 +111,7 @@ def _with_chroma(
     added: float,
     whole: bool = False,
 ) -> JPEGHistory | None:
-    """The history whose luma is known; `whole`: that of a picture from which nothing was cropped."""
+    """The history whose luma is known; `whole`: that of an image from which nothing was cropped."""
     quality = estimate_quality_factor([fit.table])[0]
     if quality > _FINEST:
         return None
@@ -131,7 +131,7 @@ def _with_chroma(
 
 
 def _looked_at(pixels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Planes of the parts of a picture that are looked at, and of each which pixels are clipped."""
+    """Planes of the parts of an image that are looked at, and of each which pixels are clipped."""
     tiles = _tiles(checked(pixels))
     return [planes_of(tile) for tile in tiles], [((tile == 0) | (tile == 255)).any(axis=2) for tile in tiles]
 
@@ -141,7 +141,7 @@ def _some(blocks: np.ndarray, most: int) -> np.ndarray:
 
 
 def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
-    """The picture, or parts that are spread over a large one, from rows and columns that are multiples of 16."""
+    """The image, or parts that are spread over a large one, from rows and columns that are multiples of 16."""
     height, width = pixels.shape[:2]
     if height * width <= (_TILE * _TILES_A_SIDE) ** 2:
         return [pixels]
@@ -153,7 +153,7 @@ def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
-    """A mask `[H, W]` and what is at most `reach` rows and columns from it, or from the border of a larger picture."""
+    """A mask `[H, W]` and what is at most `reach` rows and columns from it, or from the border of a larger image."""
     beyond = min(mask.shape) > _SMALL
     for axis in (0, 1):
         lines = np.pad(mask.swapaxes(0, axis), ((reach, reach), (0, 0)), constant_values=beyond)

@@ -134,7 +134,7 @@ def decode_scans(
             odd &= (plane.missing == 0).all(axis=1)
             plane.missing[odd] = UNMEASURED
             if odd.any():
-                damage.append(f"values that no picture has in {odd.sum()} blocks of component {number}")
+                damage.append(f"values that no image has in {odd.sum()} blocks of component {number}")
         own = (slice(plane.rows), slice(plane.columns))
         missing.append(plane.missing.reshape(-1, plane.stride, 8, 8)[own])
         coefficients.append(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, plane.stride, 8, 8)[own])
@@ -213,7 +213,7 @@ def _decode_scan(
         length = scan.restart_interval or count
         for interval, at in zip(*np.unique(odd // length, return_index=True), strict=True):
             decoded[max(interval * length, odd[at] - _DISTRUST) : (interval + 1) * length] = False
-            yield f"values that no picture has at MCU {odd[at]} of {count}"
+            yield f"values that no image has at MCU {odd[at]} of {count}"
     for plane, own in zip(chosen, blocks, strict=True):
         known = own[decoded].ravel()
         for k in _ZIGZAG[scan.spectral_start : scan.spectral_end + 1]:

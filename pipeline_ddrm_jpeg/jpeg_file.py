@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .jpeg_colour import FOUR_INKS, ColourSpace
+from .jpeg_colour import CMYK_SPACES, ColourSpace
 from .jpeg_entropy import UNMEASURED, OutOfTime, decode_scans, impossible
 from .jpeg_markers import (
     Component,
@@ -90,7 +90,7 @@ class JPEGFile:
         Args:
             source: path, bytes or file object.
             repair: whether to take what is left of a file that is cut short or damaged after its headers; what is
-                not left is marked in `missing_bits`. Damage that decodes to a possible picture goes unnoticed.
+                not left is marked in `missing_bits`. Damage that decodes to a possible image goes unnoticed.
 
         Raises:
             JPEGDamageError: for a file that is cut short or damaged; `repair=True` takes what is left of it, if
@@ -134,7 +134,7 @@ class JPEGFile:
 
     @property
     def color_space(self) -> str:
-        """`"L"` (one component), `"YCbCr"`, `"RGB"` (coded as it is), or one of `FOUR_INKS`: `"CMYK"` or `"YCCK"`."""
+        """`"L"` (one component), `"YCbCr"`, `"RGB"` (coded as it is), or one of `CMYK_SPACES`: `"CMYK"` or `"YCCK"`."""
         return self.colour.name
 
     @property
@@ -158,7 +158,7 @@ class JPEGFile:
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of the file, metadata included, for each pixel of the picture."""
+        """Bits of the file, metadata included, for each pixel of the image."""
         return 8 * self.file_size / (self.width * self.height)
 
     @cached_property
@@ -168,9 +168,9 @@ class JPEGFile:
 
     @cached_property
     def tint(self) -> tuple[float, float] | None:
-        """(Cb, Cr) in grey levels, from -128 to 127, where both are the same all over the picture; `None` elsewhere.
+        """(Cb, Cr) in grey levels, from -128 to 127, where both are the same all over the image; `None` elsewhere.
 
-        (0, 0) is that of a black-and-white picture stored as colour. Of a damaged file what is left decides, if that
+        (0, 0) is that of a black-and-white image stored as colour. Of a damaged file what is left decides, if that
         is most of it.
         """
         first, *others = self.components
@@ -233,7 +233,7 @@ def _open(data: bytes, name: str) -> JPEGFile:
     for number, (plane, component) in enumerate(zip(planes, components, strict=True), 1):
         odd = impossible(plane.reshape(-1, 64), component.quantization_table)
         if odd.any():
-            raise JPEGDamageError(f"damaged: component {number} has values that no picture has in {odd.sum()} blocks")
+            raise JPEGDamageError(f"damaged: component {number} has values that no image has in {odd.sum()} blocks")
     planes = _whole_mcus(planes, stream, components)
     return _file(stream, data, name, colour, components, planes, remarks, bare=stream.bare())
 
@@ -257,7 +257,7 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     except OutOfTime:
         raise JPEGFileError(f"{reason}; what is left takes more than {seconds:.0f} s of processor time") from None
     if all((lost == UNMEASURED).all() for lost in missing):
-        raise JPEGFileError(f"{reason}; nothing of the picture is left")
+        raise JPEGFileError(f"{reason}; nothing of the image is left")
     planes = _whole_mcus(coefficients, stream, components)
     missing = _whole_mcus(missing, stream, components, mode="edge")
     lost = {"damage": (reason, *damage), "missing_bits": missing}
@@ -274,8 +274,8 @@ def _file(
     remarks: tuple[str, ...] = (),
     **more: Any,
 ) -> JPEGFile:
-    if colour.name in FOUR_INKS:
-        remarks = (*remarks, f"four inks ({colour.name}), which are written as RGB")
+    if colour.name in CMYK_SPACES:
+        remarks = (*remarks, f"the colour space {colour.name}, which is written as RGB")
     return JPEGFile(
         width=stream.width,
         height=stream.height,

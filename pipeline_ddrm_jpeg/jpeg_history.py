@@ -1,4 +1,4 @@
-"""What is known of the JPEG that a picture went through."""
+"""What is known of the JPEG that an image went through."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class JPEGHistory:
-    """The JPEG that a picture went through."""
+    """The JPEG that an image went through."""
 
     color_space: str
     """`"L"` or `"YCbCr"`."""
@@ -36,11 +36,11 @@ class JPEGHistory:
     fancy_upsampling: bool
     """Whether its decoder interpolated chroma (libjpeg's triangular filter); otherwise it repeated it."""
     offset: tuple[int, int]
-    """Rows and columns that the picture, or its region, lacks of its first MCUs: (0, 0) where nothing was cropped."""
+    """Rows and columns that the image, or its region, lacks of its first MCUs: (0, 0) where nothing was cropped."""
     quantization_tables: tuple[np.ndarray, ...] = field(repr=False)
     """Of luma and of chroma: integer steps `[8, 8]`, 1..255, rows are vertical frequencies."""
     determined: tuple[np.ndarray, ...] = field(repr=False)
-    """Of each table, `[8, 8]`, which steps the picture shows; the others are those of libjpeg's nearest table."""
+    """Of each table, `[8, 8]`, which steps the image shows; the others are those of libjpeg's nearest table."""
     evidence: float
     """Logarithm (nats) of how unlikely it is that so much of luma would agree by chance."""
     explained: float
@@ -50,7 +50,7 @@ class JPEGHistory:
     assumed: bool = False
     """Whether somebody said so, and nothing was estimated."""
     region: Region | None = None
-    """The part of the picture that was the JPEG; `None` for all of it."""
+    """The part of the image that was the JPEG; `None` for all of it."""
 
     @property
     def sampling_factors(self) -> tuple[tuple[int, int], ...]:
@@ -82,24 +82,24 @@ class JPEGHistory:
 
     @property
     def share_determined(self) -> float:
-        """Share of the steps (0 to 1) that the picture shows."""
+        """Share of the steps (0 to 1) that the image shows."""
         return float(np.mean(self.determined))
 
     def part(self, pixels: np.ndarray) -> np.ndarray:
-        """The pixels `[H, W, ...]` of a picture that were the JPEG."""
+        """The pixels `[H, W, ...]` of an image that were the JPEG."""
         return self.region.of(pixels) if self.region else pixels
 
     def beyond_region(self) -> JPEGHistory:
-        """The same JPEG, were it as large as the picture that it is a part of."""
+        """The same JPEG, were it as large as the image that it is a part of."""
         return self.below(-self.region.top, -self.region.left) if self.region else self
 
     def below(self, rows: int, columns: int = 0) -> JPEGHistory:
-        """The history of what is so many rows and columns further in the picture."""
+        """The history of what is so many rows and columns further in the image."""
         lost = zip(self.offset, (rows, columns), self.mcu_size, strict=True)
         return replace(self, offset=tuple((first + more) % unit for first, more, unit in lost), region=None)
 
     def padding(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((above, below), (left, right)): pixels that a picture lacks of whole MCUs."""
+        """((above, below), (left, right)): pixels that an image lacks of whole MCUs."""
         return tuple(
             (lost, -(lost + pixels) % unit)
             for lost, pixels, unit in zip(self.offset, (height, width), self.mcu_size, strict=True)
@@ -109,13 +109,13 @@ class JPEGHistory:
 def assume_history(
     pixels: np.ndarray, quality_factor: int, chroma_subsampling: str = "4:2:0", offset: tuple[int, int] = (0, 0)
 ) -> JPEGHistory:
-    """What somebody says of a picture whose pixels say nothing.
+    """What somebody says of an image whose pixels say nothing.
 
     Args:
         pixels: as for `estimate_history`; they decide between grey and colour.
         quality_factor: libjpeg's, 1..100.
         chroma_subsampling: one of `HALVED_SUBSAMPLINGS`.
-        offset: rows and columns that the picture lacks of its first MCUs.
+        offset: rows and columns that the image lacks of its first MCUs.
 
     Raises:
         ValueError: for values outside these.

@@ -55,7 +55,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 # The first marker after entropy-coded data: FF not followed by a stuffed zero, a restart or a fill byte.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
 
-# Few bytes can claim many coefficients (a blank picture needs two bits a block), and read them a thousand times in as
+# Few bytes can claim many coefficients (a blank image needs two bits a block), and read them a thousand times in as
 # many scans. A file may claim so many (45 megapixels of 4:2:0) whatever its size, and above that so many a byte.
 _FREE_COEFFICIENTS = 2**26
 _COEFFICIENTS_PER_BYTE = 64
@@ -143,9 +143,9 @@ def image_kind(start: bytes) -> str | None:
 def _not_a_jpeg(data: bytes) -> str:
     kind = image_kind(data)
     if kind is not None:
-        return f"not a JPEG but a {kind} picture, which has no coefficients to go by; give the JPEG it was made from"
+        return f"not a JPEG but a {kind} image, which has no coefficients to go by; give the JPEG it was made from"
     text = not any(byte < 0x20 and byte not in b"\t\n\f\r" for byte in data[:1000])
-    return f"not a JPEG{' but text' if text else ', nor a picture of a known kind'}; give a JPEG file"
+    return f"not a JPEG{' but text' if text else ', nor an image of a known kind'}; give a JPEG file"
 
 
 def parse(data: bytes, repair: bool = False) -> Stream:

@@ -115,7 +115,7 @@ class JPEGOperator(Operator):
         self.alignment = (8 * most_v, 8 * most_h)
 
     def encode(self, x: torch.Tensor) -> Coefficients:
-        """Quantized coefficients of pictures `[B, 3, H, W]` in [-1, 1]; halves round to even."""
+        """Quantized coefficients of images `[B, 3, H, W]` in [-1, 1]; halves round to even."""
         tables = self._tables_on(x.device)
         bands = [
             [(c / q).round().float() for c, q in zip(self._coefficients(x[..., rows, :]), tables, strict=True)]
@@ -154,7 +154,7 @@ class JPEGOperator(Operator):
     def nearest(self, x: torch.Tensor, y: Coefficients, margin: float = 0.0) -> torch.Tensor:
         """Clamp each coefficient to the measured bin `[(y - 1/2) q, (y + 1/2) q]`.
 
-        The nearest consistent picture in the (subsampled) colour space of the file. `margin` narrows every
+        The nearest consistent image in the (subsampled) colour space of the file. `margin` narrows every
         bin by as many grey levels at both ends, by at most half of the way to its centre.
         """
 
@@ -167,14 +167,14 @@ class JPEGOperator(Operator):
     def posterior(
         self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Mean and variance, coefficient by coefficient, of the pictures that have measurement `y` and are near `x`.
+        """Mean and variance, coefficient by coefficient, of the images that have measurement `y` and are near `x`.
 
         A coefficient lies in its bin; where there, `x` says with an error that is taken for Gaussian. So it is a
         Gaussian truncated to the bin (Kamilov, Goyal, Rangan, 2012, arXiv:1112.5070, use such a step in message
         passing; Meng and Kabashima, 2022, arXiv:2211.13006, in a score model).
 
         Args:
-            x: denoised picture `[B, 3, H, W]` in [-1, 1].
+            x: denoised image `[B, 3, H, W]` in [-1, 1].
             y: measurement, with a batch of 1 or B.
             std: the error of `x` on the scale of [-1, 1]: one number, the standard deviation of every DCT coefficient
                 of the planes Y, Cb, Cr; or `[2, 8, 8]`, that of each coefficient of luma and of chroma **at full
@@ -182,20 +182,20 @@ class JPEGOperator(Operator):
                 derived from it.
 
         Returns:
-            A picture whose measurement is `y`, and for each component the variances
-            `[B, blocks down, blocks across, 8, 8]`, in units of what white noise of variance 1 on a picture in [-1, 1]
+            An image whose measurement is `y`, and for each component the variances
+            `[B, blocks down, blocks across, 8, 8]`, in units of what white noise of variance 1 on an image in [-1, 1]
             has in that coefficient.
         """
-        stds, picture, bands = self._component_std(std, x.device), torch.empty_like(x), []
+        stds, image, bands = self._component_std(std, x.device), torch.empty_like(x), []
         for rows, blocks in self._bands(*x.shape[-2:]):
             band = x[..., rows, :]
             coefficients, means, variances = self._moments(band, y, stds, blocks)
             moves = [mean.sub_(c) for mean, c in zip(means, coefficients, strict=True)]
             if self.channels == 1:
                 band = _mix(_mix(band, self._forward), self._inverse)
-            picture[..., rows, :] = _mix(self._planes(moves), self._inverse).div_(127.5).add_(band)
+            image[..., rows, :] = _mix(self._planes(moves), self._inverse).div_(127.5).add_(band)
             bands.append([v.div_(unit) for v, unit in zip(variances, self._noise_units, strict=True)])
-        return picture, tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
+        return image, tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
 
     def _moments(
         self, band: torch.Tensor, y: Coefficients, stds: Sequence[torch.Tensor], blocks: Sequence[slice]
@@ -338,7 +338,7 @@ class JPEGOperator(Operator):
         """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there.
 
         Args:
-            x: picture.
+            x: image.
             y: measurement.
             move: coefficients, quantization table, lowest and highest level that agree with `y` -> move.
         """
@@ -356,11 +356,11 @@ class JPEGOperator(Operator):
     def _bands(self, height: int, width: int) -> Iterator[tuple[slice, tuple[slice, ...]]]:
         """Bands of whole MCUs: their rows of pixels, and their rows of blocks of each component.
 
-        No block needs another, so a picture is worked on band by band, which takes little memory besides its own.
+        No block needs another, so an image is worked on band by band, which takes little memory besides its own.
         """
         if height % self.alignment[0] or width % self.alignment[1]:
             raise ValueError(
-                f"the picture is {height} x {width}; height must be a multiple of {self.alignment[0]}"
+                f"the image is {height} x {width}; height must be a multiple of {self.alignment[0]}"
                 f" and width of {self.alignment[1]}"
             )
         step = max(_PIXELS_IN_A_BAND // width // self.alignment[0], 1) * self.alignment[0]

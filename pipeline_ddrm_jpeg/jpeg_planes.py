@@ -117,7 +117,7 @@ def decoded(coefficients: np.ndarray, factors: Sides, fancy: bool, padding: Padd
 
 
 def cut_blocks(factors: Sides, padding: Padding, size: Sides) -> np.ndarray:
-    """Which blocks are not wholly in a picture, `[down, across]`."""
+    """Which blocks are not wholly in an image, `[down, across]`."""
     inside = []
     for (before, after), pixels, factor in zip(padding, size, factors, strict=True):
         starts = np.arange(0, before + pixels + after, 8 * factor)

@@ -1,7 +1,7 @@
-"""What a JPEG file carries beside its picture, and how each format carries it: segments, blocks, chunks; no pixels.
+"""What a JPEG file carries beside its image, and how each format carries it: segments, blocks, chunks; no pixels.
 
 Everything stays in the bytes it came in. Maker notes count their offsets from the start of the EXIF block, text may be
-in any character set, and libraries drop or change what they do not know; so an upright picture costs one value, changed
+in any character set, and libraries drop or change what they do not know; so an upright image costs one value, changed
 where it stands.
 """
 
@@ -32,7 +32,7 @@ _SIGNATURES = (
     (_APP1, _XMP, "XMP"),
     (_APP1, _EXTENDED_XMP, "extended XMP"),
     (_APP2, _ICC, "ICC profile"),
-    (_APP2, b"MPF\0", "index of further pictures (MPF)"),
+    (_APP2, b"MPF\0", "index of further images (MPF)"),
     (_APP8, b"SPIFF\0", "SPIFF header"),
     (_APP11, b"JP", "content credentials (JUMBF)"),
     (_APP13, _PHOTOSHOP, "IPTC and other Photoshop data"),
@@ -40,7 +40,7 @@ _SIGNATURES = (
     (_COM, b"", "comment"),
 )
 # What a JPEG cannot take over: it describes other bytes than those that are written.
-_BOUND_TO_THE_FILE = ("index of further pictures (MPF)", "SPIFF header", "content credentials (JUMBF)")
+_BOUND_TO_THE_FILE = ("index of further images (MPF)", "SPIFF header", "content credentials (JUMBF)")
 
 # TIFF 6.0, section 2: bytes of a value of each type.
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
@@ -49,7 +49,7 @@ _NUMBERS = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 1
 _LONGEST_NUMBER = 16  # bytes of a text that is one; entries by the thousand may share a text of a megabyte
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 274, 282, 283, 296
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC = 700, 33723, 34377, 34675
-# Tags of the first directory that describe the picture and not how it is stored: TIFF 6.0, section 8, and Exif 2.32,
+# Tags of the first directory that describe the image and not how it is stored: TIFF 6.0, section 8, and Exif 2.32,
 # table 4; those of Windows (rating, title ...) and PrintIM, which cameras add.
 _DESCRIPTIVE = {
     *(269, 270, 271, 272, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, 285, _RESOLUTION_UNIT, 305, 306, 315, 316),
@@ -71,9 +71,9 @@ class Metadata:
     segments: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
     """(marker, content without length) in the order of the file."""
     trailer: str = ""
-    """What follows the end of the picture, in words; empty where nothing does."""
+    """What follows the end of the image, in words; empty where nothing does."""
     left_out: tuple[str, ...] = ()
-    """What the segments do not hold although the picture's file did, in words."""
+    """What the segments do not hold although the image's file did, in words."""
 
     @classmethod
     def from_info(cls, info: Mapping[Any, Any]) -> Metadata:
@@ -219,7 +219,7 @@ class Metadata:
         return {name: len(data) for name, data in found.items() if data}
 
     def upright(self) -> Metadata:
-        """The same for a picture that was turned upright: orientation 1 in EXIF and XMP, all else as it was."""
+        """The same for an image that was turned upright: orientation 1 in EXIF and XMP, all else as it was."""
         if self.orientation == 1:
             return self
         segments, left_out = list(self.segments), []
@@ -299,13 +299,13 @@ class Metadata:
 
 
 def trailer(data: bytes, end: int) -> str:
-    """What stands behind the end of the picture, in words."""
+    """What stands behind the end of the image, in words."""
     rest = data[end : end + 2**20].lstrip(b"\0")
     if not rest:
         return ""
     if rest.startswith(b"\xff\xd8\xff"):
-        return "the pictures that follow in the file, such as a gain map"
-    return f"{len(data) - end} bytes that follow the picture"
+        return "the images that follow in the file, such as a gain map"
+    return f"{len(data) - end} bytes that follow the image"
 
 
 # --- JPEG ---
@@ -358,7 +358,7 @@ def add_to_jpeg(encoded: bytes, metadata: Metadata) -> bytes:
     head = []
     for kind, (marker, payload) in zip(kinds, segments, strict=True):
         if kind == "Adobe" and len(payload) > 11:
-            payload = payload[:11] + b"\1" + payload[12:]  # the picture is written as YCbCr
+            payload = payload[:11] + b"\1" + payload[12:]  # the image is written as YCbCr
         head += [struct.pack(">BBH", 0xFF, marker, len(payload) + 2), payload]
     return b"".join([encoded[:2], *head, encoded[start:]])
 
@@ -465,7 +465,7 @@ def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes
     """A TIFF file (TIFF 6.0) around pixels and the EXIF block, of which every byte stays in its place.
 
     The file begins with the block itself, so that all offsets in it hold, those of maker notes too; only the first
-    directory is a new one, behind the pixels, with the entries of the old one that describe the picture.
+    directory is a new one, behind the pixels, with the entries of the old one that describe the image.
 
     Args:
         structure: tag -> (type, values) of what says how the pixels are stored, but for where the strips are.

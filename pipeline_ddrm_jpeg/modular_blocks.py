@@ -49,7 +49,7 @@ _SETTINGS = [
 
 
 class DDRMJPEGInputStep(ModularPipelineBlocks):
-    """What is known of the picture."""
+    """What is known of the image."""
 
     model_name = "ddrm-jpeg"
 
@@ -67,7 +67,7 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             InputParam(
                 "file",
                 Source,
-                description="A JPEG file: a path, bytes, a binary file object or a JPEGFile. With `operator`, a picture"
+                description="A JPEG file: a path, bytes, a binary file object or a JPEGFile. With `operator`, an image"
                 " to measure instead: a path, bytes, a PIL image or a tensor in [-1, 1].",
             ),
             InputParam(
@@ -77,7 +77,7 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
             InputParam("size", tuple[int, int], description="With `measurement`: true height and width."),
             InputParam(
                 "history",
-                description='Of a picture whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.',
+                description='Of an image whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.',
             ),
         ]
 
@@ -297,12 +297,12 @@ class DDRMJPEGOutputStep(ModularPipelineBlocks):
             OutputParam(
                 "images",
                 list[Image.Image] | np.ndarray | torch.Tensor,
-                "The restored picture, or pictures of a batch: PIL images, or values in [0, 1].",
+                "The restored image, or images of a batch: PIL images, or values in [0, 1].",
             ),
-            OutputParam("samples", list, "For each picture the list of its samples."),
-            OutputParam("std", list, "For each picture the standard deviation of its samples."),
-            OutputParam("expected_error", list, "For each picture how far it is likely to be off, pixel by pixel."),
-            OutputParam("consistency", list[float], "Share of the measured values that the picture keeps."),
+            OutputParam("samples", list, "For each image the list of its samples."),
+            OutputParam("std", list, "For each image the standard deviation of its samples."),
+            OutputParam("expected_error", list, "For each image how far it is likely to be off, pixel by pixel."),
+            OutputParam("consistency", list[float], "Share of the measured values that the image keeps."),
             OutputParam("consistency_8bit", list[float], "The same after rounding to 8 bits."),
         ]
 

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .decoded_jpeg import DecodedJPEG, read_picture, with_pillow
+from .decoded_jpeg import DecodedJPEG, read_image, with_pillow
 from .jpeg_file import JPEGFile, read_bytes
 from .jpeg_history import JPEGHistory, assume_history
 from .jpeg_markers import JPEGFileError, image_kind
@@ -29,7 +29,7 @@ class Assumed:
     chroma_subsampling: str = "4:2:0"
     grid: tuple[int, int] = (0, 0)
     """Column and row, from 0, at which its first whole block begins, or any other one."""
-    saved_again: bool = False
+    double_compression: bool = False
     """Whether JPEG files are restored from an earlier, coarser JPEG that their pixels show."""
 
 
@@ -80,7 +80,7 @@ def open_image(
         return _decoded(source, assume)
     if isinstance(source, JPEGFile):
         known = isinstance(assume, JPEGHistory)
-        return _earlier(source, assume if known else None) if known or assume.saved_again else source
+        return _earlier(source, assume if known else None) if known or assume.double_compression else source
     try:
         return _decoded(with_pillow(source), assume)
     except (UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
@@ -90,7 +90,7 @@ def open_image(
 def _decoded(image: Image.Image, assume: Assumed | JPEGHistory) -> DecodedJPEG:
     if isinstance(assume, JPEGHistory) or assume.quality_factor is None:
         return DecodedJPEG.open(image, assume if isinstance(assume, JPEGHistory) else None)
-    image = read_picture(image)
+    image = read_image(image)
     offset = -assume.grid[1], -assume.grid[0]
     history = assume_history(np.array(image), assume.quality_factor, assume.chroma_subsampling, offset)
     return DecodedJPEG.open(image, history)

@@ -1,6 +1,6 @@
-"""Measurement operators: what a degradation keeps of a picture, the way back, and their composition (paper, section 3).
+"""Measurement operators: what a degradation keeps of an image, the way back, and their composition (paper, section 3).
 
-Picture degradations and quantization are here; JPEG has a room of its own.
+Image degradations and quantization are here; JPEG has a room of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Operator:
 
     `x` is `[B, 3, H, W]` float32 RGB, nominally in [-1, 1]. `y` is whatever the operator likes: a tensor with a batch
     axis first, or a tuple of such (`None` among them). Both functions are pure, run on the device of what they are
-    given, and `encode(decode(y)) == y` must hold for every `y` that a picture can have.
+    given, and `encode(decode(y)) == y` must hold for every `y` that an image can have.
 
     A new degradation implements `encode` and `decode`; the rest follows. `a @ b` is the degradation `b`, then `a`.
     """
@@ -34,38 +34,38 @@ class Operator:
     """1 where a measurement says that red, green and blue are equal."""
 
     def encode(self, x: torch.Tensor) -> Any:
-        """Measurement of a picture `[B, 3, H, W]` in [-1, 1]."""
+        """Measurement of an image `[B, 3, H, W]` in [-1, 1]."""
         raise NotImplementedError(f"{type(self).__name__} does not implement encode")
 
     def decode(self, y: Any) -> torch.Tensor:
-        """Picture `[B, 3, H, W]` with measurement `y`; neither clipped nor rounded."""
+        """Image `[B, 3, H, W]` with measurement `y`; neither clipped nor rounded."""
         raise NotImplementedError(f"{type(self).__name__} does not implement decode")
 
     def project(self, x: torch.Tensor, y: Any) -> torch.Tensor:
-        """The paper's correction of a denoised picture (section 3): `x - decode(encode(x)) + decode(y)`."""
+        """The paper's correction of a denoised image (section 3): `x - decode(encode(x)) + decode(y)`."""
         return x - self.decode(self.encode(x)) + self.decode(y)
 
     def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
-        """The nearest picture whose measurement is `y`, where an operator knows it; else `project`.
+        """The nearest image whose measurement is `y`, where an operator knows it; else `project`.
 
         Args:
-            x: picture `[B, 3, H, W]` in [-1, 1].
+            x: image `[B, 3, H, W]` in [-1, 1].
             y: measurement, with a batch of 1 or B.
             margin: how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
         """
         return self.project(x, y)
 
     def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
-        """Mean of the pictures that have measurement `y` and are near `x`, and the variance that is left.
+        """Mean of the images that have measurement `y` and are near `x`, and the variance that is left.
 
         Args:
-            x: denoised picture `[B, 3, H, W]` in [-1, 1].
+            x: denoised image `[B, 3, H, W]` in [-1, 1].
             y: measurement, with a batch of 1 or B.
             std: the error of `x`: a number, or `[2, 8, 8]` for the DCT coefficients of luma and chroma (blocks of 8 x 8
                 pixels), on the scale of [-1, 1].
 
         Returns:
-            The picture, and the variance in a form that only `remaining_noise` knows; an operator that has no better
+            The image, and the variance in a form that only `remaining_noise` knows; an operator that has no better
             answer gives `nearest`, and `None`.
         """
         return self.nearest(x, y), None
@@ -75,15 +75,15 @@ class Operator:
         return None
 
     def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: Any) -> torch.Tensor:
-        """The share of white noise that a picture still lacks at a noise level, since its own errors are noise as well.
+        """The share of white noise that an image still lacks at a noise level, since its own errors are noise as well.
 
-        What an operator measures of the noise is scaled so that its variance and that of the picture add up to that of
-        white noise of standard deviation `noise_to_signal`, or to zero where the picture's own is more.
+        What an operator measures of the noise is scaled so that its variance and that of the image add up to that of
+        white noise of standard deviation `noise_to_signal`, or to zero where the image's own is more.
 
         Args:
             noise: white `[B, 3, H, W]`; it may be changed in place.
-            noise_to_signal: standard deviation of the noise at the next level, on a picture in [-1, 1].
-            variance: of the picture, as `posterior` gives it.
+            noise_to_signal: standard deviation of the noise at the next level, on an image in [-1, 1].
+            variance: of the image, as `posterior` gives it.
         """
         return noise
 
@@ -100,16 +100,16 @@ class Operator:
             scale: of the texture; 1 is about as much as the posterior leaves open.
 
         Returns:
-            A picture that `nearest` may still have to bring back to the measurement; an operator that knows of no
+            An image that `nearest` may still have to bring back to the measurement; an operator that knows of no
             texture gives `x`.
         """
         return x
 
     def expected_error(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> torch.Tensor | None:
-        """How far a restored picture is likely to be off, pixel by pixel: standard deviations, in the shape of `x`.
+        """How far a restored image is likely to be off, pixel by pixel: standard deviations, in the shape of `x`.
 
         Args:
-            x: restored picture `[B, 3, H, W]` in [-1, 1].
+            x: restored image `[B, 3, H, W]` in [-1, 1].
             y: measurement, with a batch of 1 or B.
             std: the error of the prior that restored it, as for `posterior`.
 
@@ -119,7 +119,7 @@ class Operator:
         return None
 
     def uncertainty(self) -> float | None:
-        """How far, about, pictures of one measurement lie apart: a standard deviation on the scale of [-1, 1].
+        """How far, about, images of one measurement lie apart: a standard deviation on the scale of [-1, 1].
 
         `None` where an operator cannot tell.
         """
@@ -132,11 +132,11 @@ class Operator:
         return torch.cat(agree).float().mean(dtype=torch.float64).item()
 
     def select(self, y: Any, index: int) -> Any:
-        """Measurement of one picture of a batch, itself a batch of 1."""
+        """Measurement of one image of a batch, itself a batch of 1."""
         return _mapped(y, lambda part: part[index : index + 1])
 
     def batch_size(self, y: Any) -> int:
-        """How many pictures a measurement is of."""
+        """How many images a measurement is of."""
         return len(_tensors(y)[0])
 
     def to(self, y: Any, device: torch.device | str) -> Any:
@@ -144,29 +144,29 @@ class Operator:
         return _mapped(y, lambda part: part.to(device))
 
     def aligned(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest size the operator takes that holds a picture of this one."""
+        """The smallest size the operator takes that holds an image of this one."""
         return height + -height % self.alignment[0], width + -width % self.alignment[1]
 
-    # What a degradation is to one that comes after it: for most, its round trip, a picture of the same size.
+    # What a degradation is to one that comes after it: for most, its round trip, an image of the same size.
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The picture that the degradation leaves of `x`."""
+        """The image that the degradation leaves of `x`."""
         return self.decode(self.encode(x))
 
-    def adjust(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        """`x`, changed little, so that `forward` leaves `picture` of it."""
-        return self.nearest(x, self.encode(picture))
+    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """`x`, changed little, so that `forward` leaves `image` of it."""
+        return self.nearest(x, self.encode(image))
 
-    def extend(self, picture: torch.Tensor) -> torch.Tensor:
-        """A likely picture of which `forward` leaves this one."""
-        return picture
+    def extend(self, image: torch.Tensor) -> torch.Tensor:
+        """A likely image of which `forward` leaves this one."""
+        return image
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
-        """Size of what `forward` leaves of a picture."""
+        """Size of what `forward` leaves of an image."""
         return height, width
 
     def size_before(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a picture of which `forward` leaves one of this size."""
+        """Size of an image of which `forward` leaves one of this size."""
         return height, width
 
     def __matmul__(self, first: Operator) -> Operator:
@@ -177,7 +177,7 @@ class Operator:
 
 
 class _Composition(Operator):
-    """One degradation after another; corrections are those of the last one, carried back to the picture.
+    """One degradation after another; corrections are those of the last one, carried back to the image.
 
     Args:
         last: the one that is measured; it may be a composition itself.
@@ -231,20 +231,20 @@ class _Composition(Operator):
         return self.first.size_before(*self.last.aligned(*size))
 
 
-class PictureOperator(Operator):
-    """A linear degradation whose measurement is a picture: `encode` is what it leaves of one."""
+class ImageOperator(Operator):
+    """A linear degradation whose measurement is an image: `encode` is what it leaves of one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.encode(x)
 
-    def adjust(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        return x + self.decode(picture - self.encode(x))
+    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return x + self.decode(image - self.encode(x))
 
-    def extend(self, picture: torch.Tensor) -> torch.Tensor:
-        return self.decode(picture)
+    def extend(self, image: torch.Tensor) -> torch.Tensor:
+        return self.decode(image)
 
 
-class Downsampling(PictureOperator):
+class Downsampling(ImageOperator):
     """Every pixel the mean of `factor` x `factor`.
 
     Raises:
@@ -270,8 +270,8 @@ class Downsampling(PictureOperator):
         return height * self.factor, width * self.factor
 
 
-class Crop(PictureOperator):
-    """A picture without its first `top` rows and `left` columns, and its last `bottom` and `right`.
+class Crop(ImageOperator):
+    """An image without its first `top` rows and `left` columns, and its last `bottom` and `right`.
 
     Raises:
         ValueError: for negative numbers.
@@ -288,8 +288,8 @@ class Crop(PictureOperator):
     def decode(self, y: torch.Tensor) -> torch.Tensor:
         return F.pad(y, self._margins, mode="replicate")
 
-    def adjust(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        return x + F.pad(picture - self.encode(x), self._margins)
+    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return x + F.pad(image - self.encode(x), self._margins)
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
         left, right, top, bottom = self._margins
@@ -342,7 +342,7 @@ class QuantizationOperator(Operator):
         self.step = 2 ** (8 - bits)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Levels of pictures `[B, 3, H, W]` in [-1, 1]; values beyond that range give levels beyond theirs."""
+        """Levels of images `[B, 3, H, W]` in [-1, 1]; values beyond that range give levels beyond theirs."""
         return (((x.float() + 1.0) * 127.5 + self._EDGE) / self.step).floor()
 
     def decode(self, y: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,9 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .classification import classifier_for
+from .cmyk import by_separations
 from .denoiser_error import error_from_config
 from .hub import PublishedPipeline
-from .inks import by_separations
 from .inputs import observe, opened
 from .jpeg_history import JPEGHistory
 from .opening import Source
@@ -33,7 +33,7 @@ from .tiling import WHOLE, State, Tiling, count_windows, labels_for, predict_tog
 class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
     """Restores JPEG files with an unconditional diffusion prior (Kawar, Song, Ermon, Elad, 2022).
 
-    The prior proposes a clean picture, the coefficients of the file correct it, the scheduler mixes the two; the
+    The prior proposes a clean image, the coefficients of the file correct it, the scheduler mixes the two; the
     file is all the pipeline is told about the degradation.
 
     Args:
@@ -61,7 +61,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
     def __init__(self, unet: UNet2DModel, scheduler: Any, denoiser_error: dict[str, Any] | None = None) -> None:
         super().__init__()
         if unet.config.in_channels != 3:
-            raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB pictures")
+            raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB images")
         align(unet)
         origin_of(unet)  # while a relative path still leads there
         self.register_modules(unet=unet, scheduler=of_protocol(scheduler))
@@ -103,7 +103,7 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of a sample of the picture at hand."""
+        """Steps of a sample of the image at hand."""
         return self._num_timesteps
 
     @property

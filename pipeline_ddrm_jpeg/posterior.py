@@ -69,7 +69,7 @@ def truncated_normal(
 
 
 def zero_bin_variance(levels: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Variance of Laplacian coefficients in the bin around zero, `[B, 1, 1, 8, 8]`, for each frequency of a picture.
+    """Variance of Laplacian coefficients in the bin around zero, `[B, 1, 1, 8, 8]`, for each frequency of an image.
 
     Their scales are those by which the levels are likeliest (Price and Rabbani, 1999, "Biased reconstruction for JPEG
     decoding", IEEE Signal Processing Letters 6(12)): with `s` the exponential of minus half a step by the scale, the

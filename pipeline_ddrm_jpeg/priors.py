@@ -200,9 +200,9 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """What a network computes in fastest, without harm to its pictures: bfloat16 or float32.
+    """What a network computes in fastest, without harm to its images: bfloat16 or float32.
 
-    By what the processor or GPU has, not by measuring, so that a machine always gives the same pictures: bfloat16 is
+    By what the processor or GPU has, not by measuring, so that a machine always gives the same images: bfloat16 is
     one and a half times (AVX-512 BF16) to four times (AMX) as fast on processors with units for it, and several times
     as slow on those without.
     """

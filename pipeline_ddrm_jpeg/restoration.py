@@ -41,9 +41,9 @@ def restore_files(
 ) -> Iterator[Result]:
     """Restore one file after the other, and go on after a file that fails.
 
-    Every file starts from the same seed, so its picture does not depend on the files around it. Outputs that exist
+    Every file starts from the same seed, so its image does not depend on the files around it. Outputs that exist
     are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
-    the next is read and the picture of the one before is written. Where calls of the prior hold several windows
+    the next is read and the image of the one before is written. Where calls of the prior hold several windows
     (`enable_tiling`), so on a GPU, that is done with several files at once.
 
     Args:
@@ -58,7 +58,7 @@ def restore_files(
         **settings: arguments of the pipeline's call.
 
     Yields:
-        A `Result` for each task, in order, once its picture is written. After Ctrl-C comes that of the picture which
+        A `Result` for each task, in order, once its image is written. After Ctrl-C comes that of the image which
         was just being written, then the `KeyboardInterrupt`.
     """
     run = _Run(pipe, seed, repair, depth, assumed, settings, overwrite)
@@ -161,15 +161,15 @@ def restore_file(
     assumed: Assumed = Assumed(),
     **settings: Any,
 ) -> Result:
-    """Restore one file and write its picture, and beside it a mask of what was made up, if anything was.
+    """Restore one file and write its image, and beside it a mask of what was made up, if anything was.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
-        task: where the file is, and where its picture goes.
+        task: where the file is, and where its image goes.
         seed: of the random numbers.
         repair: whether to restore what is left of a damaged file, instead of refusing it.
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
-        assumed: of pictures that are no JPEG files, but were.
+        assumed: of images that are no JPEG files, but were.
         **settings: arguments of the pipeline's call.
     """
     run, job = _Run(pipe, seed, repair, depth, assumed, settings), _Job(task)

@@ -30,19 +30,19 @@ class Result:
     seconds: float = 0.0
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
-    """Share of the file's coefficients that the picture keeps: of its 8-bit values, before lossy formats, or, where 16
-    bits are written, of the floating-point ones. Of a shard that of the picture which keeps least."""
+    """Share of the file's coefficients that the image keeps: of its 8-bit values, before lossy formats, or, where 16
+    bits are written, of the floating-point ones. Of a shard that of the image which keeps least."""
     remarks: tuple[str, ...] = ()
     """What was odd about the file, though harmless: `JPEGFile.remarks`."""
     damage: tuple[str, ...] = ()
     """What was wrong with a file that was repaired."""
     invented: float = 0.0
-    """Share of the coefficients of the picture that were not in the file, but made up; `mask_path` shows where, and in
+    """Share of the coefficients of the image that were not in the file, but made up; `mask_path` shows where, and in
     a shard, whose largest share this is, a member that ends in `.mask.png`."""
     not_kept: tuple[str, ...] = ()
     """What of the metadata the format has no place for, or what was not to be had."""
     history: str = ""
-    """What the picture's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
+    """What the image's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
     member: str | None = None
     """The name that it has in its shard."""
     members: tuple[Result, ...] = ()
@@ -86,7 +86,7 @@ def result_of_shard(task: Task, members: Sequence[Result], lost: Sequence[str]) 
     restored, failed = ([one for one in members if one.status == status] for status in ("restored", "failed"))
     sentences = []
     if failed:
-        count = f"{len(failed)} of {len(failed) + len(restored)} pictures"
+        count = f"{len(failed)} of {len(failed) + len(restored)} images"
         sentences.append(f"{count} stay as they were, first {failed[0].message}")
     if lost:
         sentences.append(f"{len(lost)} members are left out, first {lost[0]}")

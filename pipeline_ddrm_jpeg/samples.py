@@ -1,4 +1,4 @@
-"""The samples of a picture: the noise they are made of, how they share passes, and their mean and spread."""
+"""The samples of an image: the noise they are made of, how they share passes, and their mean and spread."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ _MOST_TEXTURE = 2.5  # more raises LPIPS at quality factor 5, and still lowers i
 
 @dataclass
 class DDRMJPEGPipelineOutput(BaseOutput):
-    """Output of `DDRMJPEGPipeline`. Lists have one entry a picture.
+    """Output of `DDRMJPEGPipeline`. Lists have one entry an image.
 
     Args:
-        images: the restored pictures, the mean of the samples of each: PIL images (mode L for a greyscale file),
+        images: the restored images, the mean of the samples of each: PIL images (mode L for a greyscale file),
             or, for `output_type` `"np"` and `"pt"`, float32 values in [0, 1], `[B, H, W, C]` or `[B, C, H, W]`;
             a list of arrays where sizes differ.
-        samples: for each picture the list of its samples, in the same form.
-        std: for each picture the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
-            of [0, 1]; zero for a single sample. It says where a picture is a guess, not how far off it is: with the
+        samples: for each image the list of its samples, in the same form.
+        std: for each image the standard deviation of its samples, `[H, W, C]` or `[C, H, W]` on the scale
+            of [0, 1]; zero for a single sample. It says where an image is a guess, not how far off it is: with the
             preset `best` about seven times as much (docs/uncertainty.md).
-        expected_error: for each picture how far it is likely to be off, in the form of `std`: the standard deviation
-            of what the measurement leaves open, more of it where the picture is busy. One sample is enough for it. It
+        expected_error: for each image how far it is likely to be off, in the form of `std`: the standard deviation
+            of what the measurement leaves open, more of it where the image is busy. One sample is enough for it. It
             is calibrated with photographs (docs/uncertainty.md); `None` for operators other than JPEG.
-        consistency: share of the measured values (the coefficients of the file) that the float32 picture keeps,
+        consistency: share of the measured values (the coefficients of the file) that the float32 image keeps,
             with the padding to whole MCUs that a file has at the right and bottom and that is then cropped away.
         consistency_8bit: the same after rounding to 8 bits.
-        timesteps: for each picture those of a sample, the largest first.
+        timesteps: for each image those of a sample, the largest first.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor | list[np.ndarray] | list[torch.Tensor]
@@ -176,25 +176,25 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def gather(finished: list[dict[str, Any]], output_type: str) -> DDRMJPEGPipelineOutput:
-    """The output of the pipeline from the fields of each picture; arrays of one size become one."""
+    """The output of the pipeline from the fields of each image; arrays of one size become one."""
     output = DDRMJPEGPipelineOutput(**{name: [one[name] for one in finished] for name in finished[0]})
-    if output_type != "pil" and len({picture.shape for picture in output.images}) == 1:
+    if output_type != "pil" and len({image.shape for image in output.images}) == 1:
         output.images = (np if output_type == "np" else torch).stack(output.images)
     return output
 
 
-def presented(picture: torch.Tensor, output_type: str, info: dict[str, bytes]) -> Any:
-    """A picture `[C, H, W]` of [0, 1], which its giver must not use again, as the caller wants it.
+def presented(x: torch.Tensor, output_type: str, info: dict[str, bytes]) -> Any:
+    """An image `[C, H, W]` of [0, 1], which its giver must not use again, as the caller wants it.
 
     Args:
-        picture: values beyond [0, 1] are clamped for `"pil"`, and kept otherwise.
+        x: values beyond [0, 1] are clamped for `"pil"`, and kept otherwise.
         output_type: `"pil"`, `"np"` or `"pt"`.
         info: what a PIL image carries.
     """
     if output_type != "pil":
-        return as_array(picture, output_type)
-    pixels = to_bytes(picture)
-    image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
+        return as_array(x, output_type)
+    pixels = to_bytes(x)
+    image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
     image.info.update(info)
     return image
 
@@ -205,9 +205,9 @@ def as_array(values: torch.Tensor, output_type: str) -> torch.Tensor | np.ndarra
 
 
 def make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor:
-    """A picture near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
+    """An image near `x` that agrees with the measurement and lies in [-1, 1], by alternating projections.
 
-    Now and then no such picture exists, because the encoder rounded on its way; then the measurement comes first.
+    Now and then no such image exists, because the encoder rounded on its way; then the measurement comes first.
     """
     best, found, when = -1.0, x, 0
     for i, margin in enumerate(_ROUNDING_MARGINS):
@@ -252,7 +252,7 @@ class Samples:
         x = make_consistent(self.observation.operator, x, self.observation.y) if self.consistent else x.clamp(-1, 1)
         if self.grey:
             x = x.mean(dim=1, keepdim=True)
-        self.presented.append([self._present(picture) for picture in x])
+        self.presented.append([self._present(image) for image in x])
         if len(self.presented) == 1:
             self.mean, self.squares = x, torch.zeros((), device=x.device).expand_as(x)
         else:  # Welford: mean, and sum of squared distances from it
@@ -274,12 +274,12 @@ class Samples:
         self.mean = x.mean(dim=1, keepdim=True) if self.grey else x
 
     def finish(self, error: torch.Tensor) -> list[dict[str, Any]]:
-        """The fields of the pipeline's output, one dict a picture; the samples are used up.
+        """The fields of the pipeline's output, one dict an image; the samples are used up.
 
         Args:
-            error: the prior's, `[2, 8, 8]`, for what the operator expects of the picture.
+            error: the prior's, `[2, 8, 8]`, for what the operator expects of the image.
         """
-        operator, pictures = self.observation.operator, []
+        operator, images = self.observation.operator, []
         for i in range(len(self.mean)):
             y, own = operator.select(self.observation.y, i), self.mean[i : i + 1]
             fields = {
@@ -290,18 +290,18 @@ class Samples:
                 "consistency": operator.consistency(own.expand(1, 3, -1, -1), y),
             }
             own.add_(1).mul_(127.5).clamp_(0, 255).round_().div_(127.5).sub_(1)
-            pictures.append(fields | {"consistency_8bit": operator.consistency(own.expand(1, 3, -1, -1), y)})
-        return pictures
+            images.append(fields | {"consistency_8bit": operator.consistency(own.expand(1, 3, -1, -1), y)})
+        return images
 
-    def _present(self, picture: torch.Tensor) -> Any:
-        """A picture in [-1, 1] as the caller wants it, in memory of its own."""
-        picture = (picture / 2).add_(0.5)
+    def _present(self, image: torch.Tensor) -> Any:
+        """An image in [-1, 1] as the caller wants it, in memory of its own."""
+        image = (image / 2).add_(0.5)
         if self.observation.tint is not None:
-            picture = picture + picture.new_tensor(self.observation.tint).reshape(3, 1, 1)
-        picture, surroundings = self._cropped(picture), self.observation.surroundings
+            image = image + image.new_tensor(self.observation.tint).reshape(3, 1, 1)
+        image, surroundings = self._cropped(image), self.observation.surroundings
         if surroundings:
-            picture = surroundings.around(picture)
-        return presented(picture, self.output_type, self.observation.info)
+            image = surroundings.around(image)
+        return presented(image, self.output_type, self.observation.info)
 
     def _expected(self, x: torch.Tensor, y: Any, error: torch.Tensor) -> torch.Tensor | np.ndarray | None:
         expected = self.observation.operator.expected_error(x, y, error)
@@ -309,14 +309,14 @@ class Samples:
 
     def _deviation(self, std: torch.Tensor) -> torch.Tensor | np.ndarray:
         """A standard deviation in [-1, 1], which is changed, in [0, 1] as the caller wants it; one channel thrice where
-        a grey picture is presented in RGB, and zero where nothing was restored."""
+        a grey image is presented in RGB, and zero where nothing was restored."""
         surroundings = self.observation.surroundings
         std = self._cropped(std.div_(2))
         std = std if self.observation.tint is None else std.repeat(3, 1, 1)
         return as_array(surroundings.nothing_around(std) if surroundings else std, self.output_type)
 
     def _cropped(self, values: torch.Tensor) -> torch.Tensor:
-        """`[C, H, W]` without padding, on the CPU where it is put back into a larger picture."""
+        """`[C, H, W]` without padding, on the CPU where it is put back into a larger image."""
         (top, left), (height, width) = self.observation.origin, self.observation.size
         values = values[:, top : top + height, left : left + width]
         return values.cpu() if self.observation.surroundings else values

@@ -43,7 +43,7 @@ class DDRMSchedulerOutput(BaseOutput):
     """Output of `DDRMScheduler.step`.
 
     Args:
-        prev_sample: `[B, C, H, W]`, `x_t`, the input of the next step; after the last step the restored picture.
+        prev_sample: `[B, C, H, W]`, `x_t`, the input of the next step; after the last step the restored image.
         pred_original_sample: `[B, C, H, W]`, the denoiser's `f_theta(x_{t+1})`, before any correction.
     """
 
@@ -65,7 +65,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: betas given one by one; the four arguments before are then ignored.
         prediction_type: what the prior predicts: `"epsilon"`, `"v_prediction"` or `"sample"`.
         eta: weight of fresh noise against predicted noise, 0 to 1.
-        eta_b: weight of the corrected picture against the denoiser's own, 0 to 1.
+        eta_b: weight of the corrected image against the denoiser's own, 0 to 1.
         init_timestep: sampling starts below this timestep, from the noised measurement (1..num_train_timesteps); by
             default at 3/10 of the schedule, the paper's 300 of 1000.
         timestep_spacing: `"leading"`, `"trailing"` or `"linspace"`, as diffusers defines them, below `init_timestep`;
@@ -205,7 +205,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         return timesteps
 
     def noise_to_signal(self, timestep: int | torch.Tensor) -> float:
-        """`sqrt((1 - alpha_t) / alpha_t)`, the noise on a picture in [-1, 1] that the state is when scaled to it."""
+        """`sqrt((1 - alpha_t) / alpha_t)`, the noise on an image in [-1, 1] that the state is when scaled to it."""
         return float((1 / self.alphas_cumprod[int(timestep)] - 1).sqrt())
 
     def nearest_timestep(self, noise_to_signal: float) -> int:
@@ -250,7 +250,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             generator: source of the fresh noise, unless that is given.
             noise: the fresh noise, `[B, C, H, W]`, or what makes it when it is needed, which takes less memory.
             remaining_noise: noise accounting: told, after `project`, the fresh noise and its ratio to the signal at the
-                next level, it returns what of it the corrected picture still lacks; by default all.
+                next level, it returns what of it the corrected image still lacks; by default all.
             return_dict: whether to return a `DDRMSchedulerOutput` or a tuple.
 
         Raises:
@@ -265,10 +265,10 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
 
         # 2. f_theta(x_{t+1}) and eps_theta(x_{t+1})
         x0, epsilon = self._denoised(model_output, alpha, sample)
-        if eta == 1:  # of a large picture few copies fit into memory: what is not used again goes
+        if eta == 1:  # of a large image few copies fit into memory: what is not used again goes
             del model_output, epsilon
 
-        # 3. x'_t: the denoised picture, corrected by the measurement
+        # 3. x'_t: the denoised image, corrected by the measurement
         corrected = x0 if project is None else project(x0)
 
         # 4. x_t, in place where it can be
@@ -301,7 +301,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
     def _denoised(
         self, model_output: torch.Tensor, alpha: torch.Tensor, sample: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Denoised picture and noise of a state, from whichever of them the prior predicts."""
+        """Denoised image and noise of a state, from whichever of them the prior predicts."""
         signal, noise_level = alpha.sqrt().item(), (1 - alpha).sqrt().item()
         prediction = model_output[:, : sample.shape[1]]
         if self.config.prediction_type == "epsilon":

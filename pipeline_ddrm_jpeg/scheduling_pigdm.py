@@ -18,7 +18,7 @@ from .scheduling_ddrm import DDRMScheduler, DDRMSchedulerOutput
 class PiGDMScheduler(DDRMScheduler):
     """Pseudoinverse guidance (the paper, section 3 and Algorithm 1) in a DDIM step, on the noise schedule of DDRM.
 
-    A denoised picture `x0` is not corrected itself: what its measurement lacks goes back through the prior to the
+    A denoised image `x0` is not corrected itself: what its measurement lacks goes back through the prior to the
     state `x_t`, by the guidance `g = (h^+(y) - h^+(h(x0)))^T dx0/dx_t`. The gradient of `log p(y | x_t)` is then
     `g / r_t^2` (equation 8, with any `h` for the matrix `H`), `r_t^2` being the variance of `x0` given `x_t` (equation
     4); the adaptive weight is `r_t^2`, so that `r_t` need not be known. For JPEG, `h` encodes and `h^+` decodes.

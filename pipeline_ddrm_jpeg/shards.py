@@ -26,7 +26,7 @@ BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFi
 """What reading a tar raises that is none, is cut short or claims what cannot be."""
 
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-# What it may unpack to, holes of sparse members included: text is packed ten to one, pictures hardly.
+# What it may unpack to, holes of sparse members included: text is packed ten to one, images hardly.
 _FREE_BYTES, _UNPACKED_PER_BYTE = 2**26, 100
 _PIECE = 2**20  # bytes that are read at once; a header of more is none
 _MOST_GLOBAL = 100  # keys of global headers: tarfile gives each member a copy of all

@@ -1,4 +1,4 @@
-"""Which files are meant to be restored, and where their pictures go."""
+"""Which files are meant to be restored, and where their images go."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .jpeg_markers import image_kind
 
 @dataclass(frozen=True)
 class Task:
-    """One file to restore: where it is and where its picture goes; `STREAM` for standard input and output."""
+    """One file to restore: where it is and where its image goes; `STREAM` for standard input and output."""
 
     source: Path
     target: Path
     stored_format: str = "png"
     """One of `FORMATS`, for standard output and for what is in a shard; a file's is what its name ends in."""
     any_format: bool = False
-    """Whether it is a picture of another format that a search came upon, or a shard in which there may be some: what
+    """Whether it is an image of another format that a search came upon, or a shard in which there may be some: what
     shows no JPEG is left as it is."""
 
     @property
@@ -41,7 +41,7 @@ class Task:
 
 
 def mask_path(target: Path) -> Path:
-    """Where the mask of a repaired picture goes: white where all is made up, black where all was in the file."""
+    """Where the mask of a repaired image goes: white where all is made up, black where all was in the file."""
     return target.with_name(f"{target.stem}.mask.png")
 
 
@@ -54,17 +54,17 @@ def plan(
     on_other: Callable[[Path], None] | None = None,
     any_format: bool = False,
 ) -> list[Task]:
-    """Pair every JPEG and every shard among files and folders with the file its picture, or its pictures, go to.
+    """Pair every JPEG and every shard among files and folders with the file its image, or its images, go to.
 
     In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
-    WebDataset; with `any_format` so do pictures of other formats, but for those of earlier runs. An input that does not
+    WebDataset; with `any_format` so do images of other formats, but for those of earlier runs. An input that does not
     exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as `output` standard output, which is
-    where the picture of standard input goes by default.
+    where the image of standard input goes by default.
 
-    Without `output` the picture goes beside its source as `NAME_restored.png`. With one input file and an `output`
-    that ends like a picture, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
+    Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
+    that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
-    and pictures of other formats make way for JPEG files.
+    and images of other formats make way for JPEG files.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -72,13 +72,13 @@ def plan(
         recursive: whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
         on_error: told of each folder that cannot be listed, which is then left out.
-        on_other: told of each file in a folder that does not count, but for pictures of earlier runs.
-        any_format: whether pictures of other formats count, in folders and in shards.
+        on_other: told of each file in a folder that does not count, but for images of earlier runs.
+        any_format: whether images of other formats count, in folders and in shards.
 
     Raises:
         FileNotFoundError: if an input does not exist.
         OSError: if a folder cannot be listed, without `on_error`.
-        ValueError: if the arguments contradict each other, or a picture would replace its own source.
+        ValueError: if the arguments contradict each other, or an image would replace its own source.
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
@@ -91,7 +91,7 @@ def plan(
     if folder is not None and not folder.is_dir():
         suffix = folder.suffix.lower()
         if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
-            raise ValueError(f"{folder} ends in {suffix}; pictures are written as {', '.join(FORMAT_OF_SUFFIX)}")
+            raise ValueError(f"{folder} ends in {suffix}; images are written as {', '.join(FORMAT_OF_SUFFIX)}")
     if folder is not None and not folder.is_dir() and len(inputs) == 1 and _is_shard(first) and _is_shard(folder):
         tasks = [Task(_existing(first), folder, image_format or "png", any_format)]
     elif folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
@@ -107,7 +107,7 @@ def plan(
         tasks = _named(found.values(), folder, image_format or "png", any_format)
         named = {_real(item) for item in inputs}
         made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
-        # A second run must not restore the pictures of the first; what was asked for by name is what was meant.
+        # A second run must not restore the images of the first; what was asked for by name is what was meant.
         tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
         made |= {_real(mask_path(task.target)) for task in tasks}
         others = {_real(path): (root, path) for root, path, counts in searched if not counts}
@@ -122,15 +122,15 @@ def plan(
     for task in tasks:
         target = _real(task.target)
         if target == _real(task.source):
-            raise ValueError(f"{task.source} would be replaced by its own picture; choose another output")
+            raise ValueError(f"{task.source} would be replaced by its own image; choose another output")
         if target in taken:
             raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
         taken[target] = task.source
     return tasks
 
 
-def is_other_picture(path: Path) -> bool:
-    """Whether a file begins as a picture does that is no JPEG."""
+def is_other_image(path: Path) -> bool:
+    """Whether a file begins as an image does that is no JPEG."""
     try:
         return _kind_of(path) not in ("JPEG", None)
     except OSError:
@@ -171,20 +171,20 @@ def _named(
 def _of_other_formats(
     others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
 ) -> list[Task]:
-    """Tasks of the pictures among other files, which are taken out, as are those that earlier runs have made."""
+    """Tasks of the images among other files, which are taken out, as are those that earlier runs have made."""
     for real, (root, _) in list(others.items()):
         if folder is not None and Path(_real(folder)) in Path(real).parents:
             if _real(root) == _real(folder):
                 raise ValueError(
-                    f"{folder} is searched for pictures of any format and cannot take those that are made of them;"
+                    f"{folder} is searched for images of any format and cannot take those that are made of them;"
                     " choose another output"
                 )
             del others[real]
-    pictures = {real: pair for real, pair in others.items() if is_other_picture(pair[1])}
-    tasks = _named(pictures.values(), folder, image_format, False, {task.target for task in jpegs})
+    images = {real: pair for real, pair in others.items() if is_other_image(pair[1])}
+    tasks = _named(images.values(), folder, image_format, False, {task.target for task in jpegs})
     made = {_real(task.target.with_suffix(own.suffixes[0])) for task in (*jpegs, *tasks) for own in FORMATS.values()}
     made |= {_real(mask_path(task.target)) for task in tasks}
-    for real in pictures:
+    for real in images:
         del others[real]
     return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
 
@@ -240,14 +240,14 @@ def _find(
 
 
 def _streamed(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None, image_format: str | None) -> Task:
-    """The task of a single picture that is read from standard input or written to standard output."""
+    """The task of a single image that is read from standard input or written to standard output."""
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise ValueError("-, which is standard input or output, is for one picture; give a single file")
+        raise ValueError("-, which is standard input or output, is for one image; give a single file")
     source = STREAM if inputs[0] == "-" else _existing(Path(inputs[0]))
     if output in (None, "-"):
         return Task(source, STREAM, image_format or "png")
     target = Path(output)
     named = None if target.is_dir() else FORMAT_OF_SUFFIX.get(target.suffix.lower())
     if named is None or image_format not in (None, named):
-        raise ValueError(f"{output} cannot take the picture of standard input; name a file that ends in its format")
+        raise ValueError(f"{output} cannot take the image of standard input; name a file that ends in its format")
     return Task(source, target)

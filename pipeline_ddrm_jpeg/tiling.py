@@ -1,4 +1,4 @@
-"""Running a prior on a picture of any size: padded to what its levels need, in overlapping windows, blended."""
+"""Running a prior on an image of any size: padded to what its levels need, in overlapping windows, blended."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
 
 @dataclass
 class State:
-    """States of one picture at one timestep, and what the prior says of them once it was asked."""
+    """States of one image at one timestep, and what the prior says of them once it was asked."""
 
     sample: torch.Tensor | None
     """`[B, 3, H, W]`, float32."""
@@ -76,7 +76,7 @@ class State:
     """`[B, C, H, W]`, float32."""
 
     def take(self) -> torch.Tensor:
-        """The output, of which nothing is kept here: of a large picture few copies fit into memory."""
+        """The output, of which nothing is kept here: of a large image few copies fit into memory."""
         output, self.output, self.sample = self.output, None, None
         return output
 
@@ -179,7 +179,7 @@ class _Span(NamedTuple):
 
     start: int
     stop: int
-    """At the latest the end of the picture, which a padded window reaches beyond."""
+    """At the latest the end of the image, which a padded window reaches beyond."""
     weight: torch.Tensor
     """Of each pixel, also of those beyond; all windows' weights of a pixel sum to one."""
 
@@ -209,15 +209,15 @@ class _Window(NamedTuple):
         """The class of its state."""
         return self.state.class_labels.expand(len(self.state.sample))[self.number]
 
-    def _place(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Its place in a picture that is not turned."""
+    def _place(self, images: torch.Tensor) -> torch.Tensor:
+        """Its place in an image that is not turned."""
         spans = (self.columns, self.rows) if self.view & 4 else (self.rows, self.columns)
         flips = (self.view & 2, self.view & 1)
         rows, columns = (
             slice(size - s.stop, size - s.start) if flip else slice(s.start, s.stop)
-            for s, flip, size in zip(spans, flips, pictures.shape[-2:], strict=True)
+            for s, flip, size in zip(spans, flips, images.shape[-2:], strict=True)
         )
-        return pictures[self.number, :, rows, columns]
+        return images[self.number, :, rows, columns]
 
 
 @dataclass(frozen=True)
@@ -261,12 +261,12 @@ def views_at(numbers: Sequence[int], i: int, steps: int) -> list[int]:
 
 
 def labels_for(
-    unet: torch.nn.Module, class_labels: int | Sequence[int] | None, pictures: int, device: torch.device
+    unet: torch.nn.Module, class_labels: int | Sequence[int] | None, images: int, device: torch.device
 ) -> torch.Tensor | None:
-    """One class for each picture, or none for a prior that knows no classes.
+    """One class for each image, or none for a prior that knows no classes.
 
     Raises:
-        ValueError: for classes that the prior does not have, or a number of them that is not 1 or that of pictures.
+        ValueError: for classes that the prior does not have, or a number of them that is not 1 or that of images.
     """
     classes = unet.config.num_class_embeds
     if classes is None:
@@ -276,11 +276,11 @@ def labels_for(
     if class_labels is None:
         raise ValueError(f"this prior is class-conditional; give class_labels, each from 0 to {classes - 1}")
     labels = torch.as_tensor(class_labels, device=device, dtype=torch.long).reshape(-1)
-    if len(labels) not in (1, pictures):
-        raise ValueError(f"got {len(labels)} class_labels for {pictures} pictures")
+    if len(labels) not in (1, images):
+        raise ValueError(f"got {len(labels)} class_labels for {images} images")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"class_labels are {labels.tolist()}; each must be between 0 and {classes - 1}")
-    return labels.expand(pictures)
+    return labels.expand(images)
 
 
 def windows_in_a_call(unet: torch.nn.Module, window_size: int, device: torch.device) -> int:
@@ -308,23 +308,23 @@ def default_window_size(config: Any) -> int:
     return max(trained, 256 if attention else 384)
 
 
-def _turned(picture: torch.Tensor, view: int, back: bool = False) -> torch.Tensor:
+def _turned(image: torch.Tensor, view: int, back: bool = False) -> torch.Tensor:
     """A view of `[..., H, W]`, or what it is a view of."""
     dims = [dim for bit, dim in ((1, -1), (2, -2)) if view & bit]
     if back and view & 4:
-        picture = picture.transpose(-1, -2)
-    picture = picture.flip(dims) if dims else picture
-    return picture.transpose(-1, -2) if view & 4 and not back else picture
+        image = image.transpose(-1, -2)
+    image = image.flip(dims) if dims else image
+    return image.transpose(-1, -2) if view & 4 and not back else image
 
 
-def _mirror(picture: torch.Tensor, down: int, across: int) -> torch.Tensor:
+def _mirror(image: torch.Tensor, down: int, across: int) -> torch.Tensor:
     """Extend `[..., H, W]` at the bottom and the right by reflection, as often as it takes."""
     for dim, extra in ((-2, down), (-1, across)):
         if extra:
-            size = picture.shape[dim]
-            there = torch.arange(size + extra, device=picture.device) % (2 * size)
-            picture = picture.index_select(dim, torch.where(there < size, there, 2 * size - 1 - there))
-    return picture
+            size = image.shape[dim]
+            there = torch.arange(size + extra, device=image.device) % (2 * size)
+            image = image.index_select(dim, torch.where(there < size, there, 2 * size - 1 - there))
+    return image
 
 
 @lru_cache(maxsize=256)
@@ -350,7 +350,7 @@ def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
 
 
 def _ramp(start: int, extent: int, size: int, overlap: int) -> torch.Tensor:
-    """Blending weights of a window along one axis: rising at its inner borders, flat at the picture's own."""
+    """Blending weights of a window along one axis: rising at its inner borders, flat at the image's own."""
     position = torch.arange(extent, dtype=torch.float32) + 0.5
     weight = torch.ones_like(position)
     if overlap and start > 0:

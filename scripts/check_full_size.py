@@ -2,7 +2,7 @@
 
 python scripts/check_full_size.py FOLDER [--dtype bfloat16] [--steps 2]
 
-Needs no checkpoint: the 552.8 million weights follow a seeded rule, so the picture is no better for it. FOLDER takes
+Needs no checkpoint: the 552.8 million weights follow a seeded rule, so the image is no better for it. FOLDER takes
 4.5 GB. Each stage is a process of its own; prints its seconds and its peak memory by the operating system's account.
 """
 
@@ -36,7 +36,7 @@ def write(checkpoint: Path) -> None:
 
 
 def restore(folder: Path, dtype: str, steps: int) -> None:
-    """Load the converted pipeline and restore a 256 x 256 picture with it."""
+    """Load the converted pipeline and restore a 256 x 256 image with it."""
     pipe = DDRMJPEGPipeline.from_prior(folder, dtype=getattr(torch, dtype))
     start = time.perf_counter()
     result = pipe(EXAMPLE, num_inference_steps=steps, consistent=True, generator=torch.Generator().manual_seed(0))

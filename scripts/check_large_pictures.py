@@ -1,4 +1,4 @@
-"""Restore a large picture by the command, and say what it took by the operating system's account.
+"""Restore a large image by the command, and say what it took by the operating system's account.
 
 python scripts/check_large_pictures.py [6000x4000 8660x5774] [--preset best] [--steps N] [--most-memory GIB]
 

@@ -1,4 +1,4 @@
-"""Make `examples/` anew from public-domain pictures that scikit-image carries, and draw text and lines for the page.
+"""Make `examples/` anew from public-domain images that scikit-image carries, and draw text and lines for the page.
 
 python scripts/make_examples.py
 """
@@ -32,8 +32,8 @@ PICTURES = [
 
 def lettering() -> Image.Image:
     """Letters of several sizes, thin lines and flat colours."""
-    picture = Image.new("RGB", (320, 256), "#fbfaf5")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (320, 256), "#fbfaf5")
+    draw = ImageDraw.Draw(image)
     for top, size, text in [
         (10, 30, "Lettering"),
         (50, 18, "Quick wafting zephyrs"),
@@ -47,19 +47,19 @@ def lettering() -> Image.Image:
     for radius in range(8, 72, 8):
         draw.ellipse((236 - radius, 172 - radius, 236 + radius, 172 + radius), outline="#1d2733")
     draw.line((166, 240, 306, 106), fill="#c23b22", width=2)
-    return picture
+    return image
 
 
 def main() -> None:
     (FOLDER / "originals").mkdir(parents=True, exist_ok=True)
     for name, load, box, size, options in PICTURES:
-        picture = Image.fromarray(load()).resize(size, Image.Resampling.LANCZOS, box=box)
-        picture.save(FOLDER / "originals" / f"{name}.png", optimize=True)
-        picture.save(FOLDER / f"{name}.jpg", **options)
-        print(FOLDER / f"{name}.jpg", picture.mode, picture.size, options)
-    picture = lettering()
-    picture.save(PAGE / "lettering.png", optimize=True)
-    picture.save(PAGE / "lettering.jpg", quality=10)
+        image = Image.fromarray(load()).resize(size, Image.Resampling.LANCZOS, box=box)
+        image.save(FOLDER / "originals" / f"{name}.png", optimize=True)
+        image.save(FOLDER / f"{name}.jpg", **options)
+        print(FOLDER / f"{name}.jpg", image.mode, image.size, options)
+    image = lettering()
+    image.save(PAGE / "lettering.png", optimize=True)
+    image.save(PAGE / "lettering.jpg", quality=10)
 
 
 if __name__ == "__main__":

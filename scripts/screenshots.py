@@ -1,4 +1,4 @@
-"""Make the pictures of the web page in docs/ anew, in the chromium of this machine.
+"""Make the images of the web page in docs/ anew, in the chromium of this machine.
 
 python scripts/screenshots.py [FOLDER]
 
@@ -60,9 +60,9 @@ def main() -> None:
             page.mouse.move(0, 0)
             page.evaluate("scrollTo(0, document.querySelector('#status').getBoundingClientRect().top + scrollY - 100)")
             page.wait_for_timeout(500)  # what fades has faded
-            picture = Image.open(io.BytesIO(page.screenshot()))
-            picture.convert("RGB").save(folder / f"{name}.webp", quality=85, method=6)
-            print(folder / f"{name}.webp", picture.size)
+            image = Image.open(io.BytesIO(page.screenshot()))
+            image.convert("RGB").save(folder / f"{name}.webp", quality=85, method=6)
+            print(folder / f"{name}.webp", image.size)
         browser.close()
 
 

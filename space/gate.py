@@ -265,7 +265,7 @@ class Places(Queue):
         kind = listener.concurrency_id
         if kind in _PLACED and self.taken(kind) >= MAX_WAITING:
             return (
-                f"{self.taken(kind)} pictures are waiting, and the limit of this server is {MAX_WAITING};"
+                f"{self.taken(kind)} images are waiting, and the limit of this server is {MAX_WAITING};"
                 " try again in a minute."
             )
         return None

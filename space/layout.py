@@ -63,7 +63,7 @@ class Source:
     work: Callable[..., Iterator[list]]
     inputs: list
     by_hand: gr.Column | None = None
-    """What somebody may say of a picture whose file is gone."""
+    """What somebody may say of an image whose file is gone."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ def build() -> Page:
     shown = work.example(_EXAMPLES / _SHOWN, PRESETS[DEFAULT])
     with Page(title="DDRM-JPEG", analytics_enabled=False) as page:
         gr.HTML(
-            "<h1>DDRM-JPEG</h1><p>Restores pictures that JPEG has ruined, and keeps to what their files say."
+            "<h1>DDRM-JPEG</h1><p>Restores images that JPEG has ruined, and keeps to what their files say."
             ' <a href="https://arxiv.org/abs/2209.11888">The paper</a></p>',
             elem_id="title",
         )
@@ -111,8 +111,8 @@ def build() -> Page:
             with gr.Column(scale=7, min_width=320):
                 results = _results(shown)
         gr.HTML(
-            f'<p class="note">At most {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB a picture. Uploads and'
-            f" results are deleted after {KEEP_MINUTES:g} minutes. A restored picture is plausible, not evidence.</p>",
+            f'<p class="note">At most {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB an image. Uploads and'
+            f" results are deleted after {KEEP_MINUTES:g} minutes. A restored image is plausible, not evidence.</p>",
             elem_classes="foot",
         )
         buttons = [*(source.button for source in sources), cancel]
@@ -126,18 +126,18 @@ def build() -> Page:
 
 
 def _choices(width: int, height: int) -> list[tuple[str, str]]:
-    """The presets, with the time that each takes for a picture of this size."""
+    """The presets, with the time that each takes for an image of this size."""
     return presentation.preset_choices({name: work.estimate(PRESETS[name], width, height) for name in PRESETS})
 
 
 def _sources() -> list[Source]:
     with gr.Tabs():
         with gr.Tab("Restore") as restore_tab:
-            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor a picture that was one, of any format", ".jpg")
+            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor an image that was one, of any format", ".jpg")
             repair = gr.Checkbox(
                 label="repair", info="What is left of the file stays exact; what is lost is made up.", visible=False
             )
-            saved_again = gr.Checkbox(
+            double_compression = gr.Checkbox(
                 label="the earlier JPEG",
                 info="Its pixels show that it was saved before, and coarser: restore that.",
                 visible=False,
@@ -158,12 +158,12 @@ def _sources() -> list[Source]:
             files = gr.File(label="JPEG files", file_count="multiple", height=300)
             files.preprocess = lambda payload: payload and [file.path for file in payload]  # as in _upload
         with gr.Tab("Explore") as explore_tab:
-            explored = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
+            explored = _upload("Clean image", "# Drop a clean image here\nof any format", ".png")
             explored_quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
             explored_chroma = gr.Radio(WRITTEN_SUBSAMPLINGS, value="4:2:0", label="Chroma subsampling")
             explored_side = _longer_side()
         with gr.Tab("Dequantize") as dequantize_tab:
-            quantized = _upload("Clean picture", "# Drop a clean picture here\nof any format", ".png")
+            quantized = _upload("Clean image", "# Drop a clean image here\nof any format", ".png")
             bits = gr.Slider(1, 7, 3, step=1, label="Bits a channel", info="3 are the paper's 9 bits a colour.")
             reconstruction = gr.Radio(["left", "center"], value="left", label="A level decodes to its bin's")
             quantized_side = _longer_side()
@@ -173,7 +173,7 @@ def _sources() -> list[Source]:
             restore_tab,
             gr.Button("Restore", **start),
             work.restore,
-            [jpeg, repair, saved_again, quality, subsampling],
+            [jpeg, repair, double_compression, quality, subsampling],
             by_hand,
         ),
         Source(several_tab, gr.Button("Restore all", **start, visible=False), work.several, [files]),
@@ -209,7 +209,7 @@ def _upload(label: str, placeholder: str, suffix: str) -> gr.Image:
             file = _EXAMPLES / name
             if file.suffix == suffix and file.is_file():
                 example = gr.Button(title, icon=file, size="sm", min_width=0)
-                example.keep_in_cache.update(example.temp_files)  # or the picture on it would be deleted, too
+                example.keep_in_cache.update(example.temp_files)  # or the image on it would be deleted, too
                 example.click(lambda file=file: str(file), None, image, **_QUIET)
     return image
 
@@ -219,12 +219,12 @@ def _longer_side() -> gr.Radio:
         [("256", 256), ("512", 512), ("1024", 1024), ("as it is", 0)],
         value=256,
         label="Longer side in pixels",
-        info="A larger picture is made smaller first.",
+        info="A larger image is made smaller first.",
     )
 
 
 def _controls() -> dict[str, Any]:
-    """What a restoration takes besides its picture, by name; none can be changed until the address was read."""
+    """What a restoration takes besides its image, by name; none can be changed until the address was read."""
     still = {"interactive": False, "render": False}
     controls = {name: _control(name, ABOUT[name]) for name in (*SETTINGS, *BESIDE)}
     for name, value in zip(SETTINGS, values_of(DEFAULT), strict=True):
@@ -250,12 +250,12 @@ def _control(name: str, about: About) -> Any:
 
 def _results(shown: tuple[list, Path] | None) -> Results:
     """The right side, with an example if there is one."""
-    values, picture = shown or (presentation.results(), None)
+    values, image = shown or (presentation.results(), None)
     # The labels are not shown; they name the outputs of the API.
     status = gr.HTML(values[0], elem_id="status", label="Verdict, as HTML")
     view = gr.HTML(values[2], elem_id="view", label="Comparison, as HTML", js_on_load=_COMPARE)
-    if picture:
-        view.keep_in_cache.add(str(picture))
+    if image:
+        view.keep_in_cache.add(str(image))
     download = gr.DownloadButton("Download", visible=False, elem_id="download")
     deviation = gr.HTML(elem_id="deviation", label="How far off it may be, as HTML")
     facts = gr.HTML(values[4], elem_id="facts", label="What the file says, as HTML")
@@ -278,34 +278,34 @@ def _busy(buttons: list[gr.Button], working: bool) -> list:
 
 
 def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) -> None:
-    """Clear an old result as soon as another picture is chosen, and say what there is to say about a JPEG file.
+    """Clear an old result as soon as another image is chosen, and say what there is to say about a JPEG file.
 
     The first is done in the browser, and the second is said in a place of its own, so that no answer that comes late
     hides how a restoration ended.
     """
 
-    def inspect(path: str | None, repair: bool, saved_again: bool, quality: int, subsampling: str) -> list:
+    def inspect(path: str | None, repair: bool, double_compression: bool, quality: int, subsampling: str) -> list:
         said, times, damaged, lost = "", gr.skip(), False, False
         if path is not None:
             try:
                 with refusals(path):
-                    assumed = work.what_is_assumed(saved_again, quality, subsampling)
+                    assumed = work.what_is_assumed(double_compression, quality, subsampling)
                     opened = read_source(path, repair, assumed)
                     file = opened.file
                     times = gr.Radio(_choices(*work.restored_size(file)))
-                    damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.saved_again
-                    saved_again = saved_again or opened.earlier is not None
+                    damaged, lost = bool(file.damage), isinstance(file, DecodedJPEG) and not file.double_compression
+                    double_compression = double_compression or opened.earlier is not None
                     said = presentation.facts(opened, Path(path).name)
             except gr.Error as error:
                 said = presentation.refused(error.message)
                 damaged, lost = isinstance(error, Damaged), isinstance(error, NoTraces)
-        shown = (gr.Checkbox(visible=damaged), gr.Checkbox(visible=saved_again), gr.Column(visible=lost))
+        shown = (gr.Checkbox(visible=damaged), gr.Checkbox(visible=double_compression), gr.Column(visible=lost))
         return [said, times, *shown]
 
-    pictures = [source.inputs[0] for source in sources]
-    jpeg, repair, saved_again, quality, subsampling = sources[0].inputs
+    images = [source.inputs[0] for source in sources]
+    jpeg, repair, double_compression, quality, subsampling = sources[0].inputs
     gr.on(
-        [picture.change for picture in pictures],
+        [image.change for image in images],
         None,
         None,
         results.components,
@@ -315,16 +315,16 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
     inspected = {
         "fn": inspect,
         "inputs": sources[0].inputs,
-        "outputs": [results.facts, preset, repair, saved_again, sources[0].by_hand],
+        "outputs": [results.facts, preset, repair, double_compression, sources[0].by_hand],
         "show_progress": "hidden",
         "concurrency_limit": _INSPECTIONS,
         "concurrency_id": INSPECT,
         "api_visibility": "private",
     }
     # The next file may show no earlier JPEG: what was said of the last is taken back, and not asked for either.
-    jpeg.change(None, None, saved_again, js="() => false", api_visibility="private")
+    jpeg.change(None, None, double_compression, js="() => false", api_visibility="private")
     jpeg.change(**inspected, js="(path, repair, _, ...said) => [path, repair, false, ...said]")
-    gr.on([repair.input, saved_again.input, quality.release, subsampling.input], **inspected)
+    gr.on([repair.input, double_compression.input, quality.release, subsampling.input], **inspected)
 
 
 def _connect_work(
@@ -341,7 +341,7 @@ def _connect_work(
         return ['<p class="hint" role="status">Cancelled.</p>', "", *_busy(buttons, False)]
 
     def ended(request: gr.Request) -> list:
-        """Why there is no picture. The sentence stays on the page when the note that gradio shows has gone.
+        """Why there is no image. The sentence stays on the page when the note that gradio shows has gone.
 
         To gradio what is cancelled has failed, too, but then the queue knows of no refusal and all has been said.
         """

@@ -59,7 +59,7 @@ class Damaged(gr.Error):
 
 
 class NoTraces(gr.Error):
-    """A refusal of a picture of which somebody may say what JPEG it was."""
+    """A refusal of an image of which somebody may say what JPEG it was."""
 
 
 def refusal(sentence: str, kind: type[gr.Error] = gr.Error) -> gr.Error:
@@ -82,7 +82,7 @@ def refusals(path: str | None = None) -> Iterator[None]:
     except (JPEGFileError, Refused) as error:
         raise refusal(str(error)) from None
     except UnidentifiedImageError:
-        raise refusal(f"{name}not a picture that can be read") from None
+        raise refusal(f"{name}not an image that can be read") from None
     except FileNotFoundError:
         raise refusal(f"Uploads are deleted after {KEEP_MINUTES:g} minutes; please upload it again") from None
     except OSError as error:
@@ -90,7 +90,7 @@ def refusals(path: str | None = None) -> Iterator[None]:
     except UNREADABLE as error:
         raise refusal(f"{name}{_first_line(error)}") from None
     except (MemoryError, torch.OutOfMemoryError):
-        raise refusal("This server has not enough memory for it; try a smaller picture") from None
+        raise refusal("This server has not enough memory for it; try a smaller image") from None
     except Exception:  # a visitor gets a sentence, whatever it was; the log gets the rest
         log.exception("unforeseen")
         raise refusal("Something went wrong on this server, which is not your file's fault; its log has more") from None
@@ -106,7 +106,7 @@ def upload_path(path: object) -> Path:
     Raises:
         gr.Error: for anything else, with one sentence, whether it is there or not.
     """
-    stranger = refusal("The request names a file that was not uploaded to this server; upload the picture first")
+    stranger = refusal("The request names a file that was not uploaded to this server; upload the image first")
     if not isinstance(path, str) or "\0" in path:
         raise stranger
     folder = Path(get_upload_folder()).resolve()
@@ -128,13 +128,13 @@ def upload_path(path: object) -> Path:
 def read_upload(path: str | None) -> tuple[bytes, str]:
     """Bytes and name of an upload that is within the limits. Nothing else reads what a request names."""
     if path is None:
-        raise refusal("Choose a picture first")
+        raise refusal("Choose an image first")
     upload = upload_path(path)
     name = upload.name
     # Neither waits at a named pipe nor follows a link, should one have come there meanwhile.
     with open(upload, "rb", opener=lambda file, flags: os.open(file, flags | _PLAIN)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise refusal(f"{name} is not a plain file; upload the picture again")
+            raise refusal(f"{name} is not a plain file; upload the image again")
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise refusal(f"{name} has more than {MAX_MEGABYTES:g} MB, the limit of this server; choose a smaller file")
@@ -145,7 +145,7 @@ _opened: dict[tuple, Opened] = {}  # uploads that were looked at, since they are
 
 
 def read_source(path: str | None, repair: bool, assumed: Assumed) -> Opened:
-    """The upload as a JPEG file, or as a picture that was one, see `reader.open_upload`; the last few are kept."""
+    """The upload as a JPEG file, or as an image that was one, see `reader.open_upload`; the last few are kept."""
     upload = path and upload_path(path)
     asked = upload, upload and upload.stat().st_mtime_ns, repair, assumed
     opened = _opened.pop(asked, None) or _read_source(path, repair, assumed)
@@ -172,7 +172,7 @@ def _read_source(path: str, repair: bool, assumed: Assumed) -> Opened:
         if NOTHING_FOUND not in str(error):
             raise
         raise refusal(
-            f"{name}: its pixels show no JPEG that it went through. Choose the JPEG file; or, where the picture was one"
+            f"{name}: its pixels show no JPEG that it went through. Choose the JPEG file; or, where the image was one"
             " and has been resized or edited since, set below how coarse that was",
             NoTraces,
         ) from None
@@ -183,9 +183,9 @@ def _read(function: Callable, data: bytes, name: str, *arguments: Any) -> Any:
 
 
 def to_compare_with(opened: Opened) -> dict[str, Image.Image]:
-    """Upright, what to compare the restored picture with, by what it is called.
+    """Upright, what to compare the restored image with, by what it is called.
 
-    That is the picture as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
+    That is the image as every viewer decodes it; or, of a damaged file, what is left of it and a mask of what is not.
     """
     file = opened.file
     if isinstance(file, DecodedJPEG):
@@ -195,15 +195,15 @@ def to_compare_with(opened: Opened) -> dict[str, Image.Image]:
 
 def _what_is_left(file: JPEGFile) -> dict[str, Image.Image]:
     """A damaged file with its holes filled in smoothly, and, white, where they are."""
-    pictures = {"what is left": upright(observe(file).decoded()[0], file.orientation), "what is made up": mask_of(file)}
-    return {name: Image.fromarray(np.ascontiguousarray(one)) for name, one in pictures.items()}
+    images = {"what is left": upright(observe(file).decoded()[0], file.orientation), "what is made up": mask_of(file)}
+    return {name: Image.fromarray(np.ascontiguousarray(one)) for name, one in images.items()}
 
 
 def read_clean(path: str | None, longest: int | None = None) -> tuple[Image.Image, Metadata, str, str]:
-    """A picture of any format, see `reader.open_clean`, its metadata and name, and the Python that reads it so."""
+    """An image of any format, see `reader.open_clean`, its metadata and name, and the Python that reads it so."""
     data, name = read_upload(path)
-    picture, metadata, before = _read(open_clean, data, name, longest)
-    code = f"picture = ImageOps.exif_transpose(read_picture({name!r}))\n"
+    image, metadata, before = _read(open_clean, data, name, longest)
+    code = f"image = ImageOps.exif_transpose(read_image({name!r}))\n"
     if before:
-        code += f"picture.thumbnail(({longest}, {longest}), Image.Resampling.LANCZOS)\n"
-    return picture, metadata, name, code
+        code += f"image.thumbnail(({longest}, {longest}), Image.Resampling.LANCZOS)\n"
+    return image, metadata, name, code

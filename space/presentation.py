@@ -1,4 +1,4 @@
-"""What a visitor sees: facts, pictures and numbers as HTML, and the same work as Python."""
+"""What a visitor sees: facts, images and numbers as HTML, and the same work as Python."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
-from pipeline_ddrm_jpeg.jpeg_colour import FOUR_INKS
+from pipeline_ddrm_jpeg.jpeg_colour import CMYK_SPACES
 from pipeline_ddrm_jpeg.metadata import Metadata
 from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.results import Result
 
 HEAT = colormaps["inferno"]
-HINT = '<p class="hint">The restored picture will appear here.</p>'
-EXAMPLE = '<p class="note example">An example. Move the divider; then choose a picture of your own.</p>'
+HINT = '<p class="hint">The restored image will appear here.</p>'
+EXAMPLE = '<p class="note example">An example. Move the divider; then choose an image of your own.</p>'
 _PRESETS = {
     "fast": ("fast", "a first idea, somewhat soft"),
     "balanced": ("balanced", "the usual choice"),
@@ -50,7 +50,7 @@ def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
 
 
 def facts(opened: Opened, name: str) -> str:
-    """What a JPEG file says about itself, or the pixels of a picture about the file that it was.
+    """What a JPEG file says about itself, or the pixels of an image about the file that it was.
 
     Args:
         opened: the file.
@@ -72,7 +72,7 @@ def facts(opened: Opened, name: str) -> str:
         "File": f"{size(file.file_size)}, {'progressive' if file.progressive else 'baseline'}",
         "Metadata": ", ".join(f"{names[kind]} {size(count)}" for kind, count in opened.sizes.items()) or "none",
     }
-    if file.color_space in FOUR_INKS:
+    if file.color_space in CMYK_SPACES:
         rows["Inks"] = "Written as RGB"
     if file.orientation != 1:
         rows["Orientation"] = f"{file.orientation}, will be upright"
@@ -84,10 +84,10 @@ def facts(opened: Opened, name: str) -> str:
     return _told(f"What {name} says", rows, {", ".join(of): cells for cells, of in components.items()})
 
 
-def _traces(picture: DecodedJPEG, name: str) -> str:
-    history = picture.history
+def _traces(image: DecodedJPEG, name: str) -> str:
+    history = image.history
     down, across = history.offset
-    rows = {"Size": f"{picture.width} &times; {picture.height}"}
+    rows = {"Size": f"{image.width} &times; {image.height}"}
     if history.region:
         top, left, height, width = history.region
         rows["The JPEG in it"] = f"{width} &times; {height} from column {left}, row {top}; the rest stays as it is"
@@ -124,23 +124,23 @@ def refused(sentence: str) -> str:
 
 
 def verdict(result: Result, of_what: str | None = None) -> str:
-    """The consistency of the picture as it is downloaded, and how much of a damaged file was not there to be kept."""
+    """The consistency of the image as it is downloaded, and how much of a damaged file was not there to be kept."""
     lost = f"; {percent(result.invented)} of all were lost, and are made up" if result.damage else ""
     kept = f"<strong>{percent(result.consistency)}</strong> of the {of_what or result.measured} kept"
     return f'<p class="verdict">{kept}, in {result.seconds:.1f} s{lost}</p>'
 
 
 def count(restored: int, files: int, seconds: float) -> str:
-    """What stands above the pictures of several files."""
+    """What stands above the images of several files."""
     return f'<p class="verdict"><strong>{restored} of {files}</strong> restored, in {seconds:.1f} s</p>'
 
 
-def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
-    """PSNR and SSIM of pictures against the clean one, over 8-bit RGB."""
+def numbers(clean: Image.Image, images: dict[str, Image.Image]) -> str:
+    """PSNR and SSIM of images against the clean one, over 8-bit RGB."""
     reference = np.asarray(clean.convert("RGB"))
     rows = ""
-    for name, picture in pictures.items():
-        pixels = np.asarray(picture.convert("RGB"))
+    for name, image in images.items():
+        pixels = np.asarray(image.convert("RGB"))
         rows += (
             f'<tr><th scope="row">{name}</th>'
             f"<td>{psnr(pixels, reference):.2f} dB</td><td>{ssim(pixels, reference):.4f}</td></tr>"
@@ -153,14 +153,14 @@ def numbers(clean: Image.Image, pictures: dict[str, Image.Image]) -> str:
 
 
 def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
-    """Pictures under a divider, that mouse, fingers and keys move and magnify (compare.js).
+    """Images under a divider, that mouse, fingers and keys move and magnify (compare.js).
 
     `gr.ImageSlider` has no keys, no words for a screen reader, and takes wheel and finger away from the page.
 
     Args:
-        left: addresses of the pictures to compare with, by what they are called.
-        right: address of the restored picture.
-        size: width and height of the pictures, in pixels.
+        left: addresses of the images to compare with, by what they are called.
+        right: address of the restored image.
+        size: width and height of the images, in pixels.
     """
     group = uuid4().hex
 
@@ -170,13 +170,13 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
             for i, (value, text) in enumerate(values.items())
         ) + "</div>"  # fmt: skip
 
-    pictures = "".join(f'<img class="left{i}" src="{left[name]}" alt="{name}">' for i, name in enumerate(left))
-    names = choice("side", "Left picture", {f"left{i}": name for i, name in enumerate(left)})
+    images = "".join(f'<img class="left{i}" src="{left[name]}" alt="{name}">' for i, name in enumerate(left))
+    names = choice("side", "Left image", {f"left{i}": name for i, name in enumerate(left)})
     width, height = size
     return f"""
 <div class="compare fit" style="--width: {width}px; --ratio: {width / height:.4f}">
-<div class="frame"><div class="stage" tabindex="0" role="group" aria-label="Pictures, moved by arrow keys if magnified">
-<div class="pair">{pictures}<img class="right" src="{right}" alt="restored"></div></div>
+<div class="frame"><div class="stage" tabindex="0" role="group" aria-label="Images, moved by arrow keys if magnified">
+<div class="pair">{images}<img class="right" src="{right}" alt="restored"></div></div>
 <input type="range" min="0" max="100" value="50" step="0.5" aria-label="Divider between before and after"></div>
 <div class="tools">{names if len(left) > 1 else f"<span>{next(iter(left))}</span>"}
 {choice("zoom", "Zoom", {"fit": "fit", "1": "1:1", "2": "2&times;", "4": "4&times;"})}<span>restored</span></div>
@@ -186,17 +186,17 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
 def compared(
     result: Any, left: dict[str, Image.Image], name: str, metadata: Metadata, orientation: int = 1
 ) -> tuple[Path, str, str]:
-    """Put the pictures to where gradio serves and later deletes them.
+    """Put the images to where gradio serves and later deletes them.
 
     Args:
         result: output of the pipeline.
-        left: pictures to compare the restored one with, by what they are called.
-        name: file name of the restored picture.
+        left: images to compare the restored one with, by what they are called.
+        name: file name of the restored image.
         metadata: what goes with it.
         orientation: what turns it upright.
 
     Returns:
-        Where the restored picture is, and as HTML the comparison and how far off it may be.
+        Where the restored image is, and as HTML the comparison and how far off it may be.
     """
     folder = Path(get_upload_folder(), uuid4().hex)
     image, expected = result.images[0], result.expected_error[0]
@@ -204,10 +204,10 @@ def compared(
     folder.mkdir()
     pixels = np.ascontiguousarray(upright(np.asarray(image), orientation))
     (folder / name).write_bytes(read_within(name, 0, png, pixels, metadata))  # as the command writes it
-    pictures, how_far_off = dict(left), ""
+    images, how_far_off = dict(left), ""
     if shown is not None:
-        pictures["deviation"], legend = heat_map(shown, image)
-    for label, picture in pictures.items():  # with the profile of the restored one, or colours would seem to differ
+        images["deviation"], legend = heat_map(shown, image)
+    for label, picture in images.items():  # with the profile of the restored one, or colours would seem to differ
         picture.save(folder / f"{label}.png", compress_level=1, icc_profile=image.info.get("icc_profile"))
     address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
     if shown is not None:
@@ -217,15 +217,15 @@ def compared(
     return folder / name, pair, how_far_off
 
 
-def preview(picture: Image.Image) -> list:
-    """What `results` shows while a picture is on its way: that, as far as it is, and nothing else anew."""
+def preview(image: Image.Image) -> list:
+    """What `results` shows while an image is on its way: that, as far as it is, and nothing else anew."""
     stream = io.BytesIO()
-    picture.save(stream, "WebP", quality=80)
+    image.save(stream, "WebP", quality=80)
     address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    ratio = picture.width / picture.height
+    ratio = image.width / image.height
     shown = [gr.skip()] * len(results())
     shown[2] = (
-        f'<figure class="preview" style="--ratio: {ratio:.4f}"><img src="{address}" alt="The picture so far">'
+        f'<figure class="preview" style="--ratio: {ratio:.4f}"><img src="{address}" alt="The image so far">'
         "<figcaption>So far</figcaption></figure>"
     )
     return shown
@@ -249,12 +249,12 @@ _HIDDEN = '{__type__: "update", visible: false}'
 CLEARED = f'() => [{json.dumps(HINT)}, {_HIDDEN}, "", "", "", {_HIDDEN}, ""]'
 
 
-def zipped(pictures: list[Path]) -> Path:
-    """Pictures in one file, which gradio serves and later deletes; those of one name are numbered."""
+def zipped(images: list[Path]) -> Path:
+    """Images in one file, which gradio serves and later deletes; those of one name are numbered."""
     folder = Path(get_upload_folder(), uuid4().hex)
     folder.mkdir()
     with ZipFile(folder / "restored.zip", "w") as archive:  # PNGs are compressed already
-        for number, path in enumerate(pictures, 1):
+        for number, path in enumerate(images, 1):
             taken = path.name in archive.namelist()
             archive.write(path, f"{path.stem}_{number}.png" if taken else path.name)
     return folder / "restored.zip"
@@ -267,17 +267,17 @@ EXPECTED = (
 )
 SPREAD = (
     "Where the samples differ",
-    "Standard deviation of the samples, mean of the channels: large where the picture leaves open what was there. It"
+    "Standard deviation of the samples, mean of the channels: large where the image leaves open what was there. It"
     " says where, not how far.",
 )
 
 
 def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
-    """A standard deviation as a picture, and its legend.
+    """A standard deviation as an image, and its legend.
 
     Args:
         std: `[H, W, C]`, on the scale of [0, 1].
-        like: the picture that it is of, whose orientation it takes.
+        like: the image that it is of, whose orientation it takes.
     """
     levels = 255 * std.mean(axis=-1)
     top = max(1, math.ceil(np.percentile(levels, 99.5)))
@@ -333,7 +333,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, read_picture
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, read_image
 from pipeline_ddrm_jpeg.restoration import restore_file
 from pipeline_ddrm_jpeg.tasks import Task
 """
@@ -341,6 +341,6 @@ DEQUANTIZE = """\
 import torch
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, Settings, read_picture
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, Settings, read_image
 from pipeline_ddrm_jpeg.files import save_image
 """

@@ -1,6 +1,6 @@
 """A visitor's upload, read in a process of its own, which is ended where it takes too much time or memory.
 
-Headers and metadata are read there too, and what a picture was is estimated there. So no file holds the page, or what
+Headers and metadata are read there too, and what an image was is estimated there. So no file holds the page, or what
 it does for others. The process is limited, not confined.
 """
 
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import JPEGFile, read_picture
+from pipeline_ddrm_jpeg import JPEGFile, read_image
 from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG, with_pillow
 from pipeline_ddrm_jpeg.files import encode
 from pipeline_ddrm_jpeg.metadata import Metadata
 from pipeline_ddrm_jpeg.opening import Assumed, open_image
 
-_SECONDS = 20  # of processor time, beyond what grows with the picture and its file
+_SECONDS = 20  # of processor time, beyond what grows with the image and its file
 
 log = logging.getLogger("space")
 
@@ -45,13 +45,13 @@ class Refused(Exception):
 
 
 def read_within(name: str, megapixels: float, function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)`, called in a process that may take as much as honest pictures of this size do.
+    """`function(*arguments)`, called in a process that may take as much as honest images of this size do.
 
     Of those it takes most to estimate what a screenshot was: 22 s and 1.2 GB for 2000 x 2000 pixels.
 
     Args:
         name: of the upload, for messages.
-        megapixels: of the largest picture that it may be.
+        megapixels: of the largest image that it may be.
         function: one of those below.
         arguments: of it.
 
@@ -62,7 +62,7 @@ def read_within(name: str, megapixels: float, function: Callable, *arguments: An
     called = pickle.dumps((function, arguments))
     seconds = round(_SECONDS + 10 * megapixels + 5e-6 * len(called))  # of processor time; to repair takes 5 a megabyte
     memory = round(256e6 + 350e6 * megapixels + 20 * len(called))
-    written = round(16e6 + 32e6 * megapixels + 4 * len(called))  # four planes of coefficients, and pictures
+    written = round(16e6 + 32e6 * megapixels + 4 * len(called))  # four planes of coefficients, and images
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -120,25 +120,25 @@ def _main(seconds: str, memory: str, written: str) -> None:
 
 @dataclass(frozen=True)
 class Opened:
-    """A JPEG file, or a picture that was one."""
+    """A JPEG file, or an image that was one."""
 
     file: JPEGFile | DecodedJPEG
     """It has no more metadata than its orientation and profile, so that nobody needs limits for those."""
     metadata: Metadata
-    """All that goes with the restored picture, to be read by `png` only."""
+    """All that goes with the restored image, to be read by `png` only."""
     sizes: dict[str, int]
     """Bytes of each kind of metadata that there is."""
     decoded: Image.Image | None
-    """What viewers make of it, upright; `None` of a damaged file, and of a picture, which is what it is."""
+    """What viewers make of it, upright; `None` of a damaged file, and of an image, which is what it is."""
     earlier: str | None
     """The earlier, coarser JPEG that its pixels show, in words."""
 
 
 def open_upload(megapixels: float, data: bytes, name: str, repair: bool, assumed: Assumed) -> Opened:
-    """A JPEG file, or a picture that was one.
+    """A JPEG file, or an image that was one.
 
     Args:
-        megapixels: the largest picture that is read.
+        megapixels: the largest image that is read.
         data: of the file.
         name: what messages call it.
         repair, assumed: as `opening.open_image` takes them.
@@ -181,19 +181,19 @@ def _as_viewers_do(data: bytes, name: str) -> Image.Image:
 def open_clean(
     megapixels: float, data: bytes, name: str, longest: int | None
 ) -> tuple[Image.Image, Metadata, tuple[int, int] | None]:
-    """A picture of any format, upright, grey or RGB, all that goes with it, and its size before it was made smaller.
+    """An image of any format, upright, grey or RGB, all that goes with it, and its size before it was made smaller.
 
-    Its longer side is at most `longest`: a picture made smaller has lost the traces of earlier compression, too.
+    Its longer side is at most `longest`: an image made smaller has lost the traces of earlier compression, too.
     """
     _check_before(megapixels, data, name)
-    picture = ImageOps.exif_transpose(read_picture(data))
+    image = ImageOps.exif_transpose(read_image(data))
     before = None
-    if longest and max(picture.size) > longest:
-        before = picture.size
-        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    metadata = Metadata.from_info({kind: picture.info.get(kind) for kind in ("exif", "icc_profile")})
-    picture.info = {kind: picture.info[kind] for kind in ("icc_profile", "comment") if kind in picture.info}
-    return picture, metadata, before
+    if longest and max(image.size) > longest:
+        before = image.size
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    metadata = Metadata.from_info({kind: image.info.get(kind) for kind in ("exif", "icc_profile")})
+    image.info = {kind: image.info[kind] for kind in ("icc_profile", "comment") if kind in image.info}
+    return image, metadata, before
 
 
 def png(pixels: np.ndarray, metadata: Metadata) -> bytes:

@@ -46,7 +46,7 @@ from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
 from pipeline_ddrm_jpeg.files import upright
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.inputs import to_bytes
-from pipeline_ddrm_jpeg.jpeg_colour import FOUR_INKS
+from pipeline_ddrm_jpeg.jpeg_colour import CMYK_SPACES
 from pipeline_ddrm_jpeg.opening import Assumed
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
 from pipeline_ddrm_jpeg.results import Result, result_of
@@ -68,7 +68,7 @@ _PREVIEW_SIDE = 640  # pixels at most
 def _too_long(seconds: float) -> gr.Error:
     return refusal(
         f"This would take about {duration(seconds)}; the limit of this server is {MAX_SECONDS:g} s."
-        " Try a smaller picture, fewer samples or fewer steps"
+        " Try a smaller image, fewer samples or fewer steps"
     )
 
 
@@ -104,7 +104,7 @@ class Meter:
         log.info("%d of %d calls of the prior, %.1f s", self.done, self.total, time.monotonic() - self.start)
 
     def refresh(self) -> None:
-        """A picture begins, whose calls the pipeline has added to `total`."""
+        """An image begins, whose calls the pipeline has added to `total`."""
         self.calls_a_sample = (self.total - self.done) // (self.num_inference_steps * self.num_samples)
         self.step = self.samples_before = 0
         self.show((self.done, self.total), desc=f"Step 1 of {self.num_inference_steps}", unit="calls of the prior")
@@ -151,7 +151,7 @@ class Visit(DDRMJPEGPipeline):
 def run(
     source: Any, operator: Any, settings: Settings, seed: int, go: Path, show: gr.Progress
 ) -> Iterator[Image.Image | DDRMJPEGPipelineOutput]:
-    """Pictures of what is there so far, then the pipeline's output for `source`.
+    """Images of what is there so far, then the pipeline's output for `source`.
 
     Raises:
         gr.Error: for what cannot be restored, or not in time, or when `go` is deleted meanwhile. Of other exceptions
@@ -161,7 +161,7 @@ def run(
     said: SimpleQueue = SimpleQueue()
 
     def preview(x: torch.Tensor) -> None:
-        if getattr(source, "color_space", None) not in FOUR_INKS:  # of which each is less than a picture
+        if getattr(source, "color_space", None) not in CMYK_SPACES:  # of which each is less than an image
             said.put(_preview(x, source))
 
     visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show, preview)
@@ -180,12 +180,12 @@ def run(
 
     # In a thread, since the pipeline calls back; in this context, by which the progress finds its visitor.
     Thread(target=copy_context().run, args=(work,), daemon=True).start()
-    while isinstance(picture := said.get(), Image.Image):
-        yield picture
+    while isinstance(image := said.get(), Image.Image):
+        yield image
     with refusals():
-        if isinstance(picture, Exception):
-            raise picture
-    yield picture
+        if isinstance(image, Exception):
+            raise image
+    yield image
 
 
 def _preview(x: torch.Tensor, source: Any) -> Image.Image:
@@ -211,7 +211,7 @@ def restored_size(source: JPEGFile | DecodedJPEG) -> tuple[int, int]:
 
 
 def evaluated_pixels(settings: Settings, width: int, height: int) -> int:
-    """How many pixels the prior sees, in all its evaluations, until a picture of this size is restored."""
+    """How many pixels the prior sees, in all its evaluations, until an image of this size is restored."""
     windows = PIPE.tiling.options(PIPE.unet, PIPE.device)
     window = min(width, windows["window_size"]) * min(height, windows["window_size"])
     count = count_windows(PIPE.unet, height, width, **windows)
@@ -305,7 +305,7 @@ _ENVIRONMENT = presentation.constructor(
 def restore(
     path: str,
     repair: bool,
-    saved_again: bool,
+    double_compression: bool,
     quality: int,
     subsampling: str,
     request: gr.Request,
@@ -313,26 +313,28 @@ def restore(
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
-    """Restore a JPEG file, with `repair` what is left of a damaged one, or a picture that was one."""
-    assumed = what_is_assumed(saved_again, quality, subsampling)
+    """Restore a JPEG file, with `repair` what is left of a damaged one, or an image that was one."""
+    assumed = what_is_assumed(double_compression, quality, subsampling)
     with job(request) as go, refusals(path):
         settings = chosen(controls)
         progress(0, desc="Reading the file")
-        verdict, opened, (picture, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
+        verdict, opened, (image, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
         file = opened.file
         name, known = Path(path).name, assumed if isinstance(file, DecodedJPEG) else Assumed()
         code = presentation.snippet(
             presentation.RESTORE if known == Assumed() else presentation.RESTORE_ASSUMED,
             _ENVIRONMENT,
             settings,
-            presentation.task(name, picture.name, seed, bool(file.damage), known),
+            presentation.task(name, image.name, seed, bool(file.damage), known),
         )
-        yield presentation.results(verdict, picture, *views, presentation.facts(opened, name), code)
+        yield presentation.results(verdict, image, *views, presentation.facts(opened, name), code)
 
 
-def what_is_assumed(saved_again: bool, quality: int, subsampling: str) -> Assumed:
-    """What a visitor says of the JPEG that a picture was, as the controls have it."""
-    return Assumed(quality or None, subsampling if quality else Assumed.chroma_subsampling, saved_again=saved_again)
+def what_is_assumed(double_compression: bool, quality: int, subsampling: str) -> Assumed:
+    """What a visitor says of the JPEG that an image was, as the controls have it."""
+    return Assumed(
+        quality or None, subsampling if quality else Assumed.chroma_subsampling, double_compression=double_compression
+    )
 
 
 def _restored(path: str, repair: bool, assumed: Assumed, settings: Settings, seed: int, go: Path, show: Any) -> Work:
@@ -355,9 +357,9 @@ def several(
 ) -> Iterator[list]:
     """Restore files one after the other, each as it would be alone; one that fails does not stop the others."""
     if not paths:
-        raise refusal("Choose some pictures first")
+        raise refusal("Choose some images first")
     start = time.monotonic()
-    pictures, parts = [], []
+    images, parts = [], []
     with job(request) as go:
         with refusals():
             settings = chosen(controls)
@@ -369,17 +371,17 @@ def several(
                 show = partial(_with_place, progress, f"{name} ({number} of {len(paths)})")
                 with refusals(path):
                     work = _restored(path, False, Assumed(), settings, seed, go, show)
-                    verdict, _, (picture, pair, _) = yield from work
-                pictures.append(picture)
+                    verdict, _, (image, pair, _) = yield from work
+                images.append(image)
                 parts.append(f"<h2>{escape(name)}</h2>{verdict}{pair}")
             except gr.Error as error:
                 if not go.exists():
                     raise
                 parts.append(presentation.refused(error.message))
-        if not pictures:
+        if not images:
             raise refusal("None of these files could be restored")
-        verdict = presentation.count(len(pictures), len(paths), time.monotonic() - start)
-        yield presentation.results(verdict, presentation.zipped(pictures), "".join(parts))
+        verdict = presentation.count(len(images), len(paths), time.monotonic() - start)
+        yield presentation.results(verdict, presentation.zipped(images), "".join(parts))
 
 
 def _with_place(show: gr.Progress, place: str, progress: Any, desc: str, unit: str) -> None:
@@ -387,7 +389,7 @@ def _with_place(show: gr.Progress, place: str, progress: Any, desc: str, unit: s
 
 
 def example(path: Path, settings: Settings) -> tuple[list, Path] | None:
-    """A file restored without a visitor: what the page shows of it, and where its picture is."""
+    """A file restored without a visitor: what the page shows of it, and where its image is."""
     if spaces is not None:  # on ZeroGPU there is nothing to compute with before a visitor asks
         return None
     folder = Path(get_upload_folder(), uuid4().hex)
@@ -396,10 +398,10 @@ def example(path: Path, settings: Settings) -> tuple[list, Path] | None:
     go = _FOLDER / uuid4().hex
     go.touch()
     work = _restored(str(folder / path.name), False, Assumed(), settings, 0, go, lambda *_, **__: None)
-    verdict, opened, (picture, pair, _) = _result_of(work)
+    verdict, opened, (image, pair, _) = _result_of(work)
     go.unlink()
     says = presentation.facts(opened, path.name)
-    return presentation.results(presentation.EXAMPLE + verdict, view=pair, what_it_says=says), picture
+    return presentation.results(presentation.EXAMPLE + verdict, view=pair, what_it_says=says), image
 
 
 def explore(
@@ -412,7 +414,7 @@ def explore(
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
-    """Compress a clean picture to a JPEG file, and restore that."""
+    """Compress a clean image to a JPEG file, and restore that."""
     start = time.monotonic()
     with job(request) as go, refusals(path):
         settings = chosen(controls)
@@ -431,12 +433,12 @@ def explore(
         verdict = presentation.verdict(told)
         verdict += presentation.numbers(clean, {"JPEG": before, "restored": after})
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
-        code += f"picture.save({file.name!r}{arguments})\n"
+        code += f"image.save({file.name!r}{arguments})\n"
         code += presentation.task(file.name, name, seed, False, Assumed())
         code = presentation.snippet(presentation.EXPLORE, _ENVIRONMENT, settings, code)
-        picture, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file.metadata)
+        image, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file.metadata)
         opened = Opened(file, file.metadata, file.metadata.sizes(), None, None)
-        yield presentation.results(verdict, picture, *views, presentation.facts(opened, file.name), code)
+        yield presentation.results(verdict, image, *views, presentation.facts(opened, file.name), code)
 
 
 def dequantize(
@@ -449,7 +451,7 @@ def dequantize(
     progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
-    """Keep a few bits of each channel of a clean picture, and restore that."""
+    """Keep a few bits of each channel of a clean image, and restore that."""
     start = time.monotonic()
     with job(request) as go, refusals(path):
         settings = chosen(controls)
@@ -465,9 +467,9 @@ def dequantize(
         code += (
             f"operator = QuantizationOperator(bits={bits}, reconstruction={reconstruction!r})\n"
             f"generator = torch.Generator().manual_seed({seed})\n"
-            "result = pipe(picture, operator=operator, generator=generator, settings=settings)\n"
+            "result = pipe(image, operator=operator, generator=generator, settings=settings)\n"
             f"save_image(result.images[0], {name!r})\n"
         )
         code = presentation.snippet(presentation.DEQUANTIZE, _ENVIRONMENT, settings, code)
-        picture, *views = presentation.compared(result, {"quantized": before, "original": clean}, name, metadata)
-        yield presentation.results(verdict, picture, *views, code=code)
+        image, *views = presentation.compared(result, {"quantized": before, "original": clean}, name, metadata)
+        yield presentation.results(verdict, image, *views, code=code)

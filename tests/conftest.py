@@ -50,14 +50,14 @@ def one_thread():
 
 
 def jpeg_bytes(picture: Image.Image, **options) -> bytes:
-    """The picture as Pillow (libjpeg-turbo) writes it."""
+    """The image as Pillow (libjpeg-turbo) writes it."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
 def inks(photo: Image.Image, ycck: bool, **options) -> bytes:
-    """A picture printed in four inks, with as much black as there can be, inverted as Adobe stores it."""
+    """An image printed in four inks, with as much black as there can be, inverted as Adobe stores it."""
     rgb = np.asarray(photo.convert("RGB"), np.float32)
     light = rgb.max(axis=2)
     colours = 255 * rgb / np.maximum(light, 1)[..., None]  # what three inks let through
@@ -70,7 +70,7 @@ def inks(photo: Image.Image, ycck: bool, **options) -> bytes:
 
 
 def save_odd_pictures(folder: Path) -> None:
-    """A grey ramp of 16 bits, the same in floating point, a transparent picture, and one stored on its side."""
+    """A grey ramp of 16 bits, the same in floating point, a transparent image, and one stored on its side."""
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
     Image.fromarray(ramp).save(folder / "deep.png")
     Image.fromarray((ramp / 65535).astype(np.float32)).save(folder / "float.tif")

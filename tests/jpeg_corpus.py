@@ -202,7 +202,7 @@ def corpus() -> dict[str, bytes]:
         "! two components": write_jpeg([(1, 1), (1, 1)], (40, 24))[0],
         "four components": write_jpeg([(1, 1)] * 4, (40, 24))[0],
         "! empty": b"",
-        "! text": b"no picture at all\n" * 9,
+        "! text": b"no image at all\n" * 9,
         "! html": b"<!doctype html><title>404</title>",
         "! png": encode(photo, format="PNG"),
         "! gif": encode(photo, format="GIF"),
@@ -307,7 +307,7 @@ def _many_markers() -> dict[str, bytes]:
 
 
 def _long_chain() -> dict[str, bytes]:
-    """Blank pictures that are large for their bytes, within the limit and beyond it."""
+    """Blank images that are large for their bytes, within the limit and beyond it."""
     return {
         "blank": encode(Image.new("L", (5000, 5000)), optimize=True),
         "! blank, too large": encode(Image.new("L", (9000, 9000)), optimize=True),

@@ -180,7 +180,7 @@ def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_
     log = folder / "log"
     done = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were not JPEG pictures"]
+    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were not JPEG images"]
     assert [json.loads(line)["not_kept"] for line in log.read_text().splitlines()] == [[]] * 3
     assert ddrm_jpeg("restore", folder / "notes.jpg").returncode == 1
 
@@ -189,15 +189,15 @@ def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(f
     small = photo.resize((160, 128))
     Image.open(io.BytesIO(jpeg_bytes(small, quality=30))).save(folder / "shot.png")
     small.save(folder / "clean.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     command = ["restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK]
     plain = ddrm_jpeg(*command).stdout.splitlines()[-1]
-    assert plain == "3 files were not JPEG pictures, 2 of them other pictures (--any-format looks at these too)"
+    assert plain == "3 files were not JPEG images, 2 of them other images (--any-format looks at these too)"
     log = folder / "log"
     done = ddrm_jpeg(*command, "--any-format", "--json-log", log)
     assert done.returncode == 0, done.stderr
     assert "clean.png: its pixels show no JPEG that it went through; left as it is" in done.stdout
-    assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was not a picture"]
+    assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was not an image"]
     facts = [json.loads(line) for line in log.read_text().splitlines()]
     assert {Path(one["source"]).name: one["status"] for one in facts} == {
         "a.jpg": "skipped",
@@ -207,7 +207,7 @@ def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(f
     }
     (folder / "only").mkdir()
     small.save(folder / "only" / "clean.png")
-    assert "--any-format looks at other pictures too" in ddrm_jpeg("restore", folder / "only").stderr
+    assert "--any-format looks at other images too" in ddrm_jpeg("restore", folder / "only").stderr
     assert ddrm_jpeg("restore", folder / "only", "--any-format", "--prior", prior_folder).returncode == 0
 
 
@@ -232,7 +232,7 @@ def test_what_may_not_be_read_or_written_is_told_in_a_sentence(photo, folder, pr
 
 
 def test_a_full_disk_fails_the_file_and_leaves_nothing_half_written(photo, folder, prior_folder):
-    xmp = bytes(60_000)  # makes the picture larger than the limit, and not what the reader writes
+    xmp = bytes(60_000)  # makes the image larger than the limit, and not what the reader writes
     (folder / "b.jpg").write_bytes(jpeg_bytes(photo.resize((40, 24)), xmp=xmp))
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
     arguments = ["restore", folder, "--prior", prior_folder, "--format", "tiff", *QUICK]
@@ -368,14 +368,17 @@ def test_degrade_writes_a_file_of_that_quality(photo, tmp_path):
     assert "exists" in again.stderr
     assert "written as JPEG" in ddrm_jpeg("degrade", tmp_path / "a.png", "-q", 12, "-o", tmp_path / "b.png").stderr
     (tmp_path / "text.png").write_text("hello")
-    assert "not a picture" in ddrm_jpeg("degrade", tmp_path / "text.png", "-q", 12).stderr
+    assert "not an image" in ddrm_jpeg("degrade", tmp_path / "text.png", "-q", 12).stderr
 
 
 def test_inspect_reads_from_a_pipe(photo):
     first = Image.open(io.BytesIO(jpeg_bytes(photo.crop((60, 60, 188, 188)), quality=20)))
     shown = io.BytesIO()
     first.save(shown, "png")
-    for data, told in ((jpeg_bytes(first, quality=92), b"saved again"), (shown.getvalue(), b"estimated: a JPEG")):
+    for data, told in (
+        (jpeg_bytes(first, quality=92), b"double compression"),
+        (shown.getvalue(), b"estimated: a JPEG"),
+    ):
         done = subprocess.run([*COMMAND, "inspect", "/dev/stdin"], input=data, capture_output=True)
         assert told in done.stdout, done.stderr
 

@@ -1,4 +1,4 @@
-"""The paper's protocol, on small pictures with a small network."""
+"""The paper's protocol, on small images with a small network."""
 
 import csv
 import io
@@ -20,8 +20,8 @@ from processes import Process
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGOperator
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
-from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_pictures, prepare
-from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_picture, fingerprint, summarize
+from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_images, prepare
+from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_image, fingerprint, summarize
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
 from pipeline_ddrm_jpeg.restoration import restore_files
 from pipeline_ddrm_jpeg.tasks import plan
@@ -33,12 +33,12 @@ PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metric
 
 @pytest.fixture
 def pictures(photo, tmp_path) -> Path:
-    """A folder of three pictures of different shape."""
+    """A folder of three images of different shape."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, box in (("a.png", (0, 0, 90, 70)), ("b.png", (90, 60, 160, 170)), ("c.webp", (200, 100, 264, 164))):
         photo.crop(box).save(folder / name, lossless=True)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -49,20 +49,20 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_pictures_are_found_in_folders_and_lists(pictures, tmp_path):
     (tmp_path / "chosen.txt").write_text("photos/b.png\n\nphotos/a.png\n")
-    found = find_pictures([pictures, tmp_path / "chosen.txt"])
+    found = find_images([pictures, tmp_path / "chosen.txt"])
     assert [(picture.dataset, picture.path.name) for picture in found] == [
         *(("photos", "a.png"), ("photos", "b.png"), ("photos", "c.webp")),
         *(("chosen", "b.png"), ("chosen", "a.png")),
     ]
-    assert [picture.path.name for picture in find_pictures([pictures], limit=2)] == ["a.png", "c.webp"]
+    assert [picture.path.name for picture in find_images([pictures], limit=2)] == ["a.png", "c.webp"]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["photos/a.png"], "is a picture; give its folder"),
-        (["empty"], "holds no pictures"),
+        (["photos/a.png"], "is an image; give its folder"),
+        (["empty"], "holds no images"),
         (["photos", "again/photos"], "two sets are called photos"),
         (["twice.txt"], "names a.png twice"),
     ],
@@ -73,7 +73,7 @@ def test_sets_that_cannot_be_used_are_refused(pictures, tmp_path, names, message
     (tmp_path / "again" / "photos" / "d.png").touch()
     (tmp_path / "twice.txt").write_text("photos/a.png\nphotos/a.png\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        find_pictures([tmp_path / name for name in names])
+        find_images([tmp_path / name for name in names])
 
 
 def test_the_central_square_is_resized_as_in_the_paper(pictures):
@@ -103,7 +103,7 @@ def test_a_protocol_out_of_range_is_refused(wrong, message):
 
 
 def test_rows_can_be_made_again_by_hand(pipe, pictures):
-    rows = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), PROTOCOL)
+    rows = evaluate_image(pipe, Picture("photos", pictures / "a.png"), PROTOCOL)
     assert [(row["quality_factor"], row["method"]) for row in rows] == [
         (factor, method) for factor in (10, 50) for method in ("JPEG", "Ours (S)", "Ours (A)")
     ]
@@ -125,7 +125,7 @@ def test_rows_can_be_made_again_by_hand(pipe, pictures):
 def test_of_one_sample_the_sharpened_picture_is_judged(pipe, pictures):
     settings = SETTINGS | {"num_samples": 1, "sharpness": 1.0}
     protocol = Protocol(quality_factors=(10,), size=48, settings=settings, metrics=())
-    single = evaluate_picture(pipe, Picture("photos", pictures / "a.png"), protocol)[-1]
+    single = evaluate_image(pipe, Picture("photos", pictures / "a.png"), protocol)[-1]
     reference = prepare(pictures / "a.png", 48)
     generator = torch.Generator().manual_seed(single["seed"])
     result = pipe(
@@ -137,7 +137,7 @@ def test_of_one_sample_the_sharpened_picture_is_judged(pipe, pictures):
 
 def test_without_a_file_the_operator_restores_what_it_measured(pipe, pictures):
     protocol = Protocol(quality_factors=(30,), convention="released", size=None, settings=SETTINGS, metrics=())
-    rows = evaluate_picture(pipe, Picture("photos", pictures / "c.webp"), protocol)
+    rows = evaluate_image(pipe, Picture("photos", pictures / "c.webp"), protocol)
     reference = prepare(pictures / "c.webp", None)
     x = torch.from_numpy(np.array(reference)).permute(2, 0, 1)[None] / 127.5 - 1
     operator = JPEGOperator(30, convention="released")
@@ -201,20 +201,20 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     assert 0 < len(finished) < 7
     assert not (together / "images.csv").exists()
 
-    (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "broken.png").write_bytes(b"no image")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--main_process_port", "0", "-m", "pipeline_ddrm_jpeg"]  # a free one: other tests launch meanwhile
     resumed = subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True)
     assert "photos/broken.png" in resumed.stderr, resumed.stderr
     assert resumed.returncode == 1
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished pictures are not made again"
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished images are not made again"
     record = json.loads((together / "evaluation.json").read_text())
     assert record["protocol"]["settings"]["num_samples"] == 2
     assert record["protocol"]["preset"] is None  # single options changed it
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["rows"]) == 2 * 3
 
-    found = find_pictures([pictures])
+    found = find_images([pictures])
     protocol = Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_inference_steps": 20}}))
     alone = Evaluation(tmp_path / "alone", protocol, {})
     ((path, reason),) = alone.run(DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32"), found)

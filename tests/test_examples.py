@@ -1,4 +1,4 @@
-"""The scripts of examples/, as they stand, on a small picture."""
+"""The scripts of examples/, as they stand, on a small image."""
 
 import json
 import runpy

@@ -41,7 +41,7 @@ def pictures(folder):
 
 
 def of_files(pictures):
-    """Without the shard, in which a picture that could not be read stays what it was."""
+    """Without the shard, in which an image that could not be read stays what it was."""
     return {name: data for name, data in pictures.items() if name != "s.tar"}
 
 

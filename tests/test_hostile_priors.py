@@ -9,7 +9,7 @@ import pytest
 from conftest import jpeg_bytes
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_pictures
+from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_images
 from pipeline_ddrm_jpeg.evaluation.run import Evaluation
 
 UNET, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"
@@ -46,7 +46,7 @@ def test_a_config_of_a_prior_that_is_none_is_one_sentence(prior_folder, tmp_path
 @pytest.mark.parametrize("broken", ["{", "[" * 100_000, '"text"', "[1]", '[{"dataset": "a"}]'], ids=range(5))
 def test_results_that_are_broken_are_named(photo, tmp_path, broken):
     photo.resize((40, 24)).save(tmp_path / "a.png")
-    pictures = find_pictures([tmp_path])
+    pictures = find_images([tmp_path])
     evaluation = Evaluation(tmp_path / "out", Protocol(), {})
     place = evaluation._place(pictures[0])
     place.parent.mkdir(parents=True)

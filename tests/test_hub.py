@@ -30,10 +30,10 @@ sys.modules["pipeline_ddrm_jpeg"] = None  # not importable
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
-def restore(pipe, picture, output):
+def restore(pipe, image, output):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    pipe(picture, preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
+    pipe(image, preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0].save(output)
 
 """
 
@@ -148,12 +148,12 @@ for source in sys.argv[1:]:
 
 def test_a_saved_pipeline_loads_and_saves_and_loads_without_the_package(repo):
     code = """
-folder, picture, again, first, second = sys.argv[1:]
+folder, image, again, first, second = sys.argv[1:]
 pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
 assert pipe.scheduler.config.eta == 0.9
-restore(pipe, picture, first)
+restore(pipe, image, first)
 pipe.save_pretrained(again)
-restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), picture, second)
+restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), image, second)
 """
     stranger(
         code,
@@ -181,23 +181,23 @@ def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_proc
         *("scheduling_pigdm", "PiGDMScheduler")
     ]
     code = """
-folder, other, half, guided, picture, output, other_output, placed, guided_output, again, overridden = sys.argv[1:]
+folder, other, half, guided, image, output, other_output, placed, guided_output, again, overridden = sys.argv[1:]
 first, pipe = (DiffusionPipeline.from_pretrained(folder, trust_remote_code=True) for _ in range(2))
 second = DiffusionPipeline.from_pretrained(other, trust_remote_code=True)
-restore(second, picture, other_output)
-restore(pipe, picture, output)
+restore(second, image, other_output)
+restore(pipe, image, output)
 
 pipe = DiffusionPipeline.from_pretrained(half, variant="fp16", dtype=torch.float16, trust_remote_code=True)
 assert pipe.unet.dtype == torch.float16
 
 pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, device_map="balanced")
 assert pipe.scheduler.config.eta == 0.9
-restore(pipe, picture, placed)
+restore(pipe, image, placed)
 
 pipe = DiffusionPipeline.from_pretrained(guided, trust_remote_code=True)
 assert type(pipe.scheduler).__name__ == "PiGDMScheduler"
 pipe.save_pretrained(again)
-restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), picture, guided_output)
+restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), image, guided_output)
 
 unet = UNet2DModel.from_pretrained(other, subfolder="unet")
 pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, trust_remote_code=True, dtype=torch.bfloat16)
@@ -399,10 +399,10 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
 
     server.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
     code = """
-picture, output, again = sys.argv[1:]
+image, output, again = sys.argv[1:]
 pipe = DiffusionPipeline.from_pretrained("tester/ddrm", trust_remote_code=True)
 assert pipe.scheduler.config.eta == 0.9
-restore(pipe, picture, output)
+restore(pipe, image, output)
 pipe.save_pretrained(again)
 pipe = DiffusionPipeline.from_pretrained(
     "tester/ddrm", revision="v1", variant="fp16", dtype=torch.float16, trust_remote_code=True

@@ -1,4 +1,4 @@
-"""Odd pictures at each door: the package's reader, `evaluate`'s, the command `degrade`; the page's is in test_space."""
+"""Odd images at each door: the package's reader, `evaluate`'s, the command `degrade`; the page's is in test_space."""
 
 import struct
 
@@ -8,20 +8,20 @@ from conftest import ddrm_jpeg, save_odd_pictures
 from PIL import Image
 from processes import run
 
-from pipeline_ddrm_jpeg import DecodedJPEG, read_picture
+from pipeline_ddrm_jpeg import DecodedJPEG, read_image
 from pipeline_ddrm_jpeg.evaluation import prepare
 from pipeline_ddrm_jpeg.opening import open_image
 
 
 def degraded(path, _):
-    """The picture as `degrade` writes it, at the best quality."""
+    """The image as `degrade` writes it, at the best quality."""
     done = ddrm_jpeg("degrade", path, "-q", "100", "--overwrite")
     if done.returncode:
         raise ValueError(done.stderr)
     return Image.open(path.with_name(f"{path.stem}_q100.jpg"))
 
 
-@pytest.mark.parametrize("read", [lambda path, _: read_picture(path), prepare, degraded])
+@pytest.mark.parametrize("read", [lambda path, _: read_image(path), prepare, degraded])
 def test_every_door_reads_odd_pictures_alike(tmp_path, read):
     save_odd_pictures(tmp_path)
     deep = np.asarray(read(tmp_path / "deep.png", None).convert("L"), np.float32)
@@ -36,7 +36,7 @@ def test_every_door_reads_odd_pictures_alike(tmp_path, read):
 
 def test_a_profile_is_kept_where_it_still_holds(photo, tmp_path):
     photo.resize((8, 8)).save(tmp_path / "a.png", icc_profile=b"profile")
-    assert read_picture(tmp_path / "a.png").info["icc_profile"] == b"profile"
+    assert read_image(tmp_path / "a.png").info["icc_profile"] == b"profile"
     assert degraded(tmp_path / "a.png", None).info["icc_profile"] == b"profile"
     photo.resize((8, 8)).convert("CMYK").save(tmp_path / "b.tif", icc_profile=b"profile")
     assert "icc_profile" not in degraded(tmp_path / "b.tif", None).info
@@ -46,11 +46,11 @@ def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it
     side = struct.pack("<H", 12_000)
     frame = b"," + bytes(4) + 2 * side + b"\0\2\2\x44\1\0;"
     bomb = b"GIF89a" + 2 * side + b"\x80\0\0" + bytes(6) + frame
-    for reads in (read_picture, DecodedJPEG.open, open_image):
+    for reads in (read_image, DecodedJPEG.open, open_image):
         with pytest.raises(ValueError, match="claims 12000 x 12000 pixels in 35 bytes, which is out of all proportion"):
             reads(bomb)
     comments = b"GIF89a" + 2 * side + b"\0\0\0" + b"!\xfe\1x\0" * 5000 + frame
-    for reads in (read_picture, DecodedJPEG.open, open_image):
+    for reads in (read_image, DecodedJPEG.open, open_image):
         with pytest.raises(ValueError, match="its comments, or the values of its tags, are out of all proportion"):
             reads(comments)
     (tmp_path / "bomb.gif").write_bytes(bomb)

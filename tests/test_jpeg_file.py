@@ -21,7 +21,7 @@ from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, jpeg_reader, observe
 
 
 def cjpeg(picture, *options):
-    """The picture as the program cjpeg writes it."""
+    """The image as the program cjpeg writes it."""
     if shutil.which("cjpeg") is None:
         pytest.skip("cjpeg is not installed (Debian: libjpeg-turbo-progs)")
     stream = io.BytesIO()
@@ -232,7 +232,7 @@ def test_what_follows_the_end_of_image_is_ignored(photo):
 
 REFUSED = {
     "empty": (lambda data: b"", "empty"),
-    "noise": (lambda data: b"\x01\x02" + data, "not a JPEG, nor a picture of a known kind"),
+    "noise": (lambda data: b"\x01\x02" + data, "not a JPEG, nor an image of a known kind"),
     "arithmetic": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9", 1), "arithmetic-coded"),
     "lossless": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), "lossless"),
     "hierarchical": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
@@ -264,7 +264,7 @@ def test_pictures_of_other_kinds_are_named(photo, kind):
     stream = io.BytesIO()
     photo.resize((32, 24)).save(stream, kind)
     name = {"JPEG2000": "JPEG 2000"}.get(kind, kind)
-    with pytest.raises(JPEGFileError, match=rf"not a JPEG but a {name} picture, .*; give the JPEG it was made from"):
+    with pytest.raises(JPEGFileError, match=rf"not a JPEG but a {name} image, .*; give the JPEG it was made from"):
         JPEGFile.open(stream.getvalue())
 
 
@@ -272,7 +272,7 @@ def test_four_components_are_four_inks(photo):
     cmyk = jpeg_bytes(photo.resize((32, 24)).convert("CMYK"))
     file = JPEGFile.open(cmyk)
     assert (file.color_space, len(file.coefficients), file.tint) == ("CMYK", 4, None)
-    assert file.remarks == ("four inks (CMYK), which are written as RGB",)
+    assert file.remarks == ("the colour space CMYK, which is written as RGB",)
     coarse = bytearray(cmyk)
     frame = coarse.index(b"\xff\xc0")
     coarse[frame + 11] = 0x22  # of the first ink, so that the black has half as many samples

@@ -1,4 +1,4 @@
-"""What JPEG a picture was: estimated from real encoders' and decoders' pixels, and restored as its file is."""
+"""What JPEG an image was: estimated from real encoders' and decoders' pixels, and restored as its file is."""
 
 import io
 import json
@@ -171,7 +171,7 @@ def page(photo) -> tuple[Image.Image, tuple[int, int, int, int]]:
     """A page of text with a JPEG on it, and where that is."""
     jpeg, top, left = Image.fromarray(decoded(encoded(photo.crop((40, 60, 204, 215)), quality=30))), 117, 203
     page = Image.new("RGB", (420, 320), "#fbfaf8")
-    lines = "\n".join(f"{n} lines of text, which no JPEG was ever made of, around a picture" for n in range(20))
+    lines = "\n".join(f"{n} lines of text, which no JPEG was ever made of, around an image" for n in range(20))
     ImageDraw.Draw(page).text((5, 3), lines, "#222")
     page.paste(jpeg, (left, top))
     return page, (top, left, 155, 164)
@@ -279,7 +279,7 @@ def test_an_earlier_jpeg_is_looked_for_once_and_only_where_it_is_asked_for(pipe,
     finally:
         sys.setprofile(None)
     assert len(searches) == 1
-    assert (file.earlier.history.quality_factor, file.earlier.saved_again) == (20, True)
+    assert (file.earlier.history.quality_factor, file.earlier.double_compression) == (20, True)
 
 
 def test_from_the_first_file_more_is_restored_than_from_the_one_at_hand(pipe, photo):
@@ -346,8 +346,8 @@ def test_a_file_saved_again_is_restored_from_the_first_when_asked_to(photo, tmp_
     once = ("--steps", "1", "--samples", "1", "--init-timestep", "50")
     done = ddrm_jpeg("restore", "again.jpg", *once, cwd=tmp_path)
     assert len(done.stdout.splitlines()) == 1, "nobody asked for an earlier JPEG, and none is looked for"
-    done = ddrm_jpeg("restore", "again.jpg", "--saved-again", "--overwrite", *once, cwd=tmp_path)
-    assert "estimated: saved again, first as a JPEG of about quality 20" in done.stdout
+    done = ddrm_jpeg("restore", "again.jpg", "--double-compression", "--overwrite", *once, cwd=tmp_path)
+    assert "estimated: double compression, first as a JPEG of about quality 20" in done.stdout
     told = ddrm_jpeg("inspect", "again.jpg", cwd=tmp_path).stdout
     assert "first as a JPEG of about quality 20" in told
     assert "; then at 88" in told

@@ -84,7 +84,7 @@ def read(data: bytes) -> None:
 
 
 def carry(data: bytes) -> None:
-    """All that is done with the metadata of a file: into a picture of every format, turned upright."""
+    """All that is done with the metadata of a file: into an image of every format, turned upright."""
     metadata = JPEGFile.open(data).metadata
     metadata.sizes()
     for image_format in FORMATS:
@@ -109,8 +109,8 @@ MARKERS = {
     "comments of no bytes": lambda n: inserted(filled(segment(0xFE), n)),
     "quantization tables": lambda n: inserted(filled(segment(0xDB, b"\0" + b"\1" * 64), n)),
     "Huffman tables": lambda n: inserted(filled(segment(0xC4, bytes(17)), n), PROGRESSIVE, first_scan(PROGRESSIVE)),
-    "zeros behind the picture": lambda n: JPEG + bytes(n),
-    "pictures behind the picture": lambda n: JPEG + filled(b"\xff\xd8", n),
+    "zeros behind the image": lambda n: JPEG + bytes(n),
+    "images behind the image": lambda n: JPEG + filled(b"\xff\xd8", n),
 }
 
 
@@ -225,7 +225,7 @@ def test_what_is_written_is_bounded_by_what_was_read(shape):
         assert len(made) + sum(map(len, not_kept)) < 6 * len(data) + 1000, image_format
 
 
-# --- Pictures of other formats ---
+# --- Images of other formats ---
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -242,7 +242,7 @@ def gif(made: bytes) -> bytes:
 
 
 def tiff(tag: Callable[[int], int], size: int) -> bytes:
-    """Entries that share a text, as many as there is room for, behind those of a picture."""
+    """Entries that share a text, as many as there is room for, behind those of an image."""
     data = written(PICTURE.convert("L"), format="TIFF")
     (at,) = struct.unpack_from("<I", data, 4)
     (own,) = struct.unpack_from("<H", data, at)

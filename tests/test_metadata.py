@@ -1,4 +1,4 @@
-"""What a file carries beside its picture, in every format, by the eyes of other readers."""
+"""What a file carries beside its image, in every format, by the eyes of other readers."""
 
 import io
 import re
@@ -70,7 +70,7 @@ def opened(plain: bytes, *segments: tuple[int, bytes]) -> Metadata:
 
 
 def written(metadata: Metadata, image_format: str, folder: Path, pixels: np.ndarray = COLOUR) -> Path:
-    """A picture with this metadata in a file, which every reader here can read without a warning."""
+    """An image with this metadata in a file, which every reader here can read without a warning."""
     path = folder / f"a{FORMATS[image_format].suffixes[0]}"
     path.write_bytes(encode(pixels, image_format, metadata)[0])
     with Image.open(path) as picture:
@@ -460,16 +460,14 @@ def test_what_a_format_has_no_place_for_is_named_once(plain):
     ]
     data = with_segments(plain, *segments) + bytes(9) + plain
     metadata = JPEGFile.open(data).metadata
-    announced = "the pictures that follow in the file, such as a gain map, which the XMP still announces"
-    bound = ("index of further pictures (MPF)", "content credentials (JUMBF)")
+    announced = "the images that follow in the file, such as a gain map, which the XMP still announces"
+    bound = ("index of further images (MPF)", "content credentials (JUMBF)")
     assert metadata.not_kept(FORMATS["jpeg"].keeps) == (*bound, announced)
     assert metadata.not_kept(FORMATS["png"].keeps) == ("JFIF thumbnail", *bound, "APP12 segment Ducky", announced)
     again = JPEGFile.open(encode(COLOUR, "jpeg", metadata)[0]).metadata.segments
     assert [one for one in again if one in segments] == [one for one in segments if one[1][:2] not in (b"MP", b"JP")]
     assert JPEGFile.open(plain + bytes(99)).metadata.not_kept(FORMATS["png"].keeps) == ()
-    assert JPEGFile.open(plain + b"SEFT").metadata.not_kept(FORMATS["png"].keeps) == (
-        "4 bytes that follow the picture",
-    )
+    assert JPEGFile.open(plain + b"SEFT").metadata.not_kept(FORMATS["png"].keeps) == ("4 bytes that follow the image",)
 
 
 # --- Depth ---

@@ -19,7 +19,7 @@ from pipeline_ddrm_jpeg.evaluation.metrics import METRICS, lpips, psnr, psnr_b, 
 
 @pytest.fixture(scope="module", params=[5, 30, 90])
 def pair(request, photo) -> tuple[np.ndarray, np.ndarray]:
-    """A JPEG picture and its original, `[H, W, 3]` uint8."""
+    """A JPEG image and its original, `[H, W, 3]` uint8."""
     restored = Image.open(io.BytesIO(jpeg_bytes(photo, quality=request.param)))
     return np.asarray(restored), np.asarray(photo)
 
@@ -142,7 +142,7 @@ def independent_ssimulacra2(picture: np.ndarray, reference: np.ndarray, beyond: 
 
 
 def test_ssimulacra2_agrees_with_an_implementation_of_our_own_up_to_what_lies_beyond_the_border(pair):
-    """The library mirrors there; libjxl has zeros, which score small pictures higher."""
+    """The library mirrors there; libjxl has zeros, which score small images higher."""
     assert ssimulacra2(*pair) == pytest.approx(independent_ssimulacra2(*pair, beyond="reflect"), abs=1e-6)
     assert 0 < independent_ssimulacra2(*pair, beyond="constant") - ssimulacra2(*pair) < 10
 

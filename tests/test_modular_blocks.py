@@ -115,7 +115,7 @@ def test_bad_arguments_get_the_sentences_of_the_pipeline(modular, data):
 
 
 def test_four_inks_are_refused(modular, photo):
-    with pytest.raises(JPEGFileError, match="CMYK, the four inks of print, which are measured as two pictures"):
+    with pytest.raises(JPEGFileError, match="CMYK, which is measured as two images"):
         modular(file=inks(photo.resize((24, 16)), ycck=False), **QUICK)
 
 

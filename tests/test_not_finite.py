@@ -1,4 +1,4 @@
-"""A result that is no number is a failure, told at the step where it happens, and no black picture."""
+"""A result that is no number is a failure, told at the step where it happens, and no black image."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from conftest import jpeg_bytes, make_unet, paper
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, Operator
-from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_pictures
+from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_images
 from pipeline_ddrm_jpeg.evaluation.run import Evaluation
 from pipeline_ddrm_jpeg.modular_blocks import DDRMJPEGBlocks
 from pipeline_ddrm_jpeg.restoration import restore_files
@@ -80,7 +80,7 @@ def test_an_evaluation_fails_the_picture_and_goes_on(photo, tmp_path):
     photo.resize((40, 24)).save(tmp_path / "a.png")
     protocol = Protocol(quality_factors=(10,), size=None, metrics=(), settings=PRESETS["fast"])
     evaluation = Evaluation(tmp_path / "out", protocol, {})
-    ((path, reason),) = evaluation.run(broken(float("nan")), find_pictures([tmp_path]))
+    ((path, reason),) = evaluation.run(broken(float("nan")), find_images([tmp_path]))
     assert path.endswith("a.png")
     assert "no numbers" in reason
 

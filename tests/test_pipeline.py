@@ -33,8 +33,8 @@ from pipeline_ddrm_jpeg import (
     QuantizationOperator,
     observe,
 )
+from pipeline_ddrm_jpeg.cmyk import separations
 from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
-from pipeline_ddrm_jpeg.inks import separations
 from pipeline_ddrm_jpeg.priors import fastest_dtype
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
@@ -321,7 +321,7 @@ def test_what_is_reported_as_consistency_is_that_of_the_picture(pipe, photo):
     x = torch.from_numpy(np.array(result.images[0])).permute(2, 0, 1)[None] / 127.5 - 1
     measured = seen.operator.consistency(x, seen.y)
     assert result.consistency_8bit[0] == pytest.approx(measured, abs=1e-3)
-    assert measured < 0.99  # nothing pulled the picture towards the file
+    assert measured < 0.99  # nothing pulled the image towards the file
 
 
 def test_nearest_correction_with_full_weight_agrees_with_the_file(pipe, data):
@@ -730,7 +730,7 @@ def test_weights_that_do_not_fit_their_config_are_refused_by_name(prior_folder, 
 
 def test_tensors_that_are_no_pictures_are_refused(pipe):
     operator = JPEGOperator(10)
-    with pytest.raises(ValueError, match=r"between 0 and 255; a picture's must lie in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"between 0 and 255; an image's must lie in \[-1, 1\]"):
         paper(pipe, torch.linspace(0, 255, 3 * 256).reshape(3, 16, 16), operator=operator)
     for wrong in (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), float("nan"))):
         with pytest.raises(ValueError, match="finite floating-point"):

@@ -37,7 +37,7 @@ def tiled(picture, height, width):
 
 
 def coefficients(operator, picture):
-    """Of each component, of a picture without offset (noise, or a difference of pictures), in 8-bit grey levels."""
+    """Of each component, of an image without offset (noise, or a difference of images), in 8-bit grey levels."""
     zero = operator._coefficients(torch.zeros_like(picture))
     return [c - z for c, z in zip(operator._coefficients(picture), zero, strict=True)]
 
@@ -153,7 +153,7 @@ def test_the_posterior_mean_of_gaussian_pictures_is_unbiased_with_the_announced_
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_the_network_sees_noise_of_the_announced_variance_in_every_coefficient(photo, subsampling):
-    """The picture's error and the noise that is added have together the variance of the level, or the error's alone."""
+    """The image's error and the noise that is added have together the variance of the level, or the error's alone."""
     operator = JPEGOperator(30, subsampling)
     generator = torch.Generator().manual_seed(1)
     clean = tiled(photo, 256, 336).repeat(4, 1, 1, 1)
@@ -234,7 +234,7 @@ def test_the_posterior_mean_agrees_with_quantized_channels(bits, std):
 
 
 def striped(operator, amplitude):
-    """A grey picture whose blocks have one AC coefficient, of this root mean square in grey levels."""
+    """A grey image whose blocks have one AC coefficient, of this root mean square in grey levels."""
     columns = torch.cos((2 * torch.arange(16) + 1) * torch.pi * 2 / 16) * 2**0.5 * amplitude / 127.5
     return columns.expand(1, 3, 16, 16)
 

@@ -110,7 +110,7 @@ def test_damage_has_an_error_of_its_own_and_hopeless_files_another(photo):
         with pytest.raises(JPEGFileError) as error:
             JPEGFile.open(hopeless, repair=True)
         assert not isinstance(error.value, JPEGDamageError)
-    with pytest.raises(JPEGFileError, match="nothing of the picture is left"):
+    with pytest.raises(JPEGFileError, match="nothing of the image is left"):
         JPEGFile.open(data[: scan_start(data)], repair=True)
 
 
@@ -152,7 +152,7 @@ def test_missing_low_bits_widen_a_bin(photo):
     for scan in scans[1:]:
         seen = observe(JPEGFile.open(data[:scan], repair=True))
         operator, y = seen.operator, seen.y
-        assert operator.consistency(truth, y) == 1, "the whole picture agrees with each of its beginnings"
+        assert operator.consistency(truth, y) == 1, "the whole image agrees with each of its beginnings"
         torch.testing.assert_close(operator.project(truth, y), truth, atol=1e-4, rtol=0)
         assert operator.consistency(operator.nearest(torch.zeros_like(truth), y), y) == 1
 
@@ -185,7 +185,7 @@ def test_no_file_makes_repair_decode_a_block_without_a_bit_for_it(kind, monkeypa
         block(*arguments)
 
     monkeypatch.setattr(jpeg_entropy._Decoder, "block", counted)
-    refused = {"empty scans": "more than 1000 scans", "restart markers alone": "nothing of the picture is left"}
+    refused = {"empty scans": "more than 1000 scans", "restart markers alone": "nothing of the image is left"}
     with pytest.raises(JPEGFileError, match=refused[kind]) if kind in refused else nullcontext():
         assert len(JPEGFile.open(data, repair=True).damage) <= 1 + jpeg_entropy._MOST_PLACES
     assert visits <= 8 * len(data)
@@ -247,11 +247,11 @@ def test_coefficients_that_no_picture_has_are_damage(photo, options):
     data = jpeg_bytes(photo.resize((64, 48)), quality=95, **options)
     at = data.index(b"\xff\xdb") + 5  # the step of the DC coefficients, 2
     spoilt = data[:at] + b"\x08" + data[at + 1 :]
-    with pytest.raises(JPEGFileError, match=r"component 1 has values that no picture has in \d+ blocks"):
+    with pytest.raises(JPEGFileError, match=r"component 1 has values that no image has in \d+ blocks"):
         JPEGFile.open(spoilt)
     file = JPEGFile.open(spoilt, repair=True)
     assert 0.01 < file.invented.mean() < 0.9
-    assert any("values that no picture has" in words for words in file.damage[1:])
+    assert any("values that no image has" in words for words in file.damage[1:])
 
 
 def contrasts() -> np.ndarray:

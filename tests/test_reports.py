@@ -114,7 +114,7 @@ def test_presets_are_compared_in_one_table(results, tmp_path):
 def test_the_sharp_end_is_named_and_its_lpips_is_the_ratio_of_means(results, tmp_path):
     record = json.loads((results / "evaluation.json").read_text())
     record["protocol"]["settings"] = PRESETS["balanced"]
-    for row in record["rows"]:  # the second set has three times the pictures of the first
+    for row in record["rows"]:  # the second set has three times the images of the first
         row["metrics"]["lpips"] = {"JPEG": 0.4}.get(row["method"], 0.3)
     other = [
         row | {"dataset": "other", "images": 6, "metrics": row["metrics"] | {"lpips": 0.2}} for row in record["rows"]
@@ -229,7 +229,7 @@ def test_results_become_a_table_and_metadata_that_the_hub_reads():
 
 @pytest.fixture
 def checkout(photo, tmp_path):
-    """The pages of a checkout, and two tiny pictures of two sets."""
+    """The pages of a checkout, and two tiny images of two sets."""
     for name in ("README.md", "model_card.md"):
         shutil.copy(ROOT / name, tmp_path)
     for name, left in (("kodak24", 40), ("mine", 160)):
@@ -289,8 +289,8 @@ def test_one_command_makes_every_number_anew(checkout, prior_folder):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "give a folder that holds one folder of pictures for each set: make results PICTURES=FOLDER\n"),
-        (["pictures/mine"], "pictures/mine holds no folders; put the pictures of each set in one\n"),
+        ([], "give a folder that holds one folder of images for each set: make results PICTURES=FOLDER\n"),
+        (["pictures/mine"], "images/mine holds no folders; put the images of each set in one\n"),
     ],
 )
 def test_pictures_that_are_missing_get_one_sentence(checkout, arguments, sentence):

@@ -88,7 +88,7 @@ def test_sources_of_one_name_that_would_become_one_picture_are_refused(tmp_path)
 
 def test_a_file_asked_for_by_name_is_restored_whatever_it_is_called(tmp_path):
     touch(tmp_path / "b.jpg", tmp_path / "c.jpeg")
-    with pytest.raises(ValueError, match="replaced by its own picture"):
+    with pytest.raises(ValueError, match="replaced by its own image"):
         plan([tmp_path], tmp_path, image_format="jpeg")
     touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
     named = plan([tmp_path / "a.jpg", tmp_path / "a_restored.jpg"], image_format="jpeg")
@@ -113,7 +113,7 @@ def test_whatever_is_wrong_with_a_file_costs_only_that_file(pipe, small, photo, 
 
 def test_a_source_is_never_replaced_and_must_exist(tmp_path):
     touch(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="replaced by its own picture"):
+    with pytest.raises(ValueError, match="replaced by its own image"):
         plan([tmp_path / "a.jpg"], tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         plan([tmp_path / "b.jpg"])
@@ -404,8 +404,8 @@ def test_a_process_killed_while_it_writes_leaves_a_whole_picture_or_none(tmp_pat
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
         "from pipeline_ddrm_jpeg.files import save_image\n"
-        "picture = Image.effect_noise((300, 300), 90)\n"
-        "for i in range(10**6): save_image(picture, Path(sys.argv[1], f'{i % 7}.png'))"
+        "image = Image.effect_noise((300, 300), 90)\n"
+        "for i in range(10**6): save_image(image, Path(sys.argv[1], f'{i % 7}.png'))"
     )
     for delay in (0.05, 0.12, 0.31):
         writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
@@ -447,7 +447,7 @@ def test_a_damaged_file_is_restored_on_request_with_a_mask_that_is_upright_too(p
         assert mask.size == picture.size == (48, 64)
         shade = np.asarray(mask) / 255
         assert shade.mean() == pytest.approx(results[0].invented, abs=0.01)
-        assert shade[:, 0].mean() > shade[:, -1].mean(), "the end of the file is the left border of the upright picture"
+        assert shade[:, 0].mean() > shade[:, -1].mean(), "the end of the file is the left border of the upright image"
 
 
 def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):
@@ -501,7 +501,7 @@ def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
 
 
 def chroma(picture: Image.Image) -> np.ndarray:
-    """Cb and Cr of JFIF, `[H, W, 2]`, of a picture in RGB."""
+    """Cb and Cr of JFIF, `[H, W, 2]`, of an image in RGB."""
     rgb = np.asarray(picture.convert("RGB"), dtype=float)
     return rgb @ np.array([[-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]).T
 
@@ -557,7 +557,7 @@ def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
     sidecar = tmp_path / "._a.jpg"
     sidecar.write_bytes(b"\0\5\x16\7" + bytes(60))
     for name in ("Thumbs.db", "notes.jpg", "empty.jpg"):
-        (tmp_path / name).write_bytes(b"" if name == "empty.jpg" else b"no picture")
+        (tmp_path / name).write_bytes(b"" if name == "empty.jpg" else b"no image")
     others = []
     tasks = plan([tmp_path], on_other=others.append)
     assert [task.source.name for task in tasks] == ["a.jpg", "b", "c.dat"]
@@ -565,7 +565,7 @@ def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
     assert [result.status for result in restore_files(pipe, tasks, **QUICK)] == ["restored"] * 3
     again = []
     assert plan([tmp_path], on_other=again.append) == tasks
-    assert again == others, "pictures of an earlier run are not counted"
+    assert again == others, "images of an earlier run are not counted"
     (refused,) = restore_files(pipe, plan([sidecar]), **QUICK)
     assert (refused.status, "not a JPEG" in refused.message) == ("failed", True)
 
@@ -581,7 +581,7 @@ def tree(tmp_path, photo):
     small.save(source / "clean.tif")
     (source / "broken.png").write_bytes((source / "a.png").read_bytes()[:900])
     (source / "camera.tiff").write_bytes(b"II*\0" + bytes(60))
-    (source / "notes.txt").write_text("no picture")
+    (source / "notes.txt").write_text("no image")
     return source
 
 
@@ -600,7 +600,7 @@ def test_pictures_of_any_format_in_a_folder_are_restored_where_they_show_a_jpeg(
     assert [result.task for result in results] == tasks, "in the order of their names"
     assert [path.name for path in others] == ["notes.txt"]
     assert {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")} == {
-        "a.png",  # as without pictures of other formats
+        "a.png",  # as without images of other formats
         "a.png.png",
         "sub/b.png",
     }
@@ -637,7 +637,7 @@ def test_a_named_picture_is_restored_or_fails_in_a_searched_folder_too(photo, tm
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16400, 1)), quality=10))
     (result,) = restore_files(None, plan([tmp_path], image_format="webp"))
-    assert "webp takes at most 16383 pixels a side, and the picture has 16400 x 1" in result.message
+    assert "webp takes at most 16383 pixels a side, and the image has 16400 x 1" in result.message
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((8, 8)), exif=exif))
@@ -717,7 +717,7 @@ def test_four_inks_are_restored_and_written_as_rgb(photo, ycck, tmp_path):
         (tmp_path / "print.jpg").write_bytes(data)
         task = Task(tmp_path / "print.jpg", tmp_path / "print.png")
         result = restore_file(pipe, task, **PRESETS["fast"])
-        assert result.remarks == (f"four inks ({'YCCK' if ycck else 'CMYK'}), which are written as RGB",)
+        assert result.remarks == (f"the colour space {'YCCK' if ycck else 'CMYK'}, which is written as RGB",)
         assert result.not_kept
         assert result.consistency > (0.99 if quality == 12 else 0.85)  # eight bits are coarse for fine steps
         with Image.open(io.BytesIO(data)) as before, Image.open(task.target) as after:

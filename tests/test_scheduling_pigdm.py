@@ -30,7 +30,7 @@ def data(photo):
 
 
 def gaussian_noise(sample: torch.Tensor, alpha: torch.Tensor, spread: float) -> torch.Tensor:
-    """What the perfect denoiser of pictures of `N(0, spread^2 I)` says is noise in a state."""
+    """What the perfect denoiser of images of `N(0, spread^2 I)` says is noise in a state."""
     return (1 - alpha).sqrt() / (spread**2 * alpha + 1 - alpha) * sample
 
 

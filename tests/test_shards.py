@@ -53,7 +53,7 @@ def test_pictures_are_replaced_and_all_else_is_carried_over(pipe, files, tmp_pat
     (task,) = plan([shard(tmp_path / "one.tar", files)], tmp_path / "out")
     (result,) = restore_files(pipe, [task], seed=3, **QUICK)
     assert (result.status, result.pictures) == ("failed", 2)
-    assert "1 of 3 pictures stay as they were, first 00/d.jpg: truncated" in result.message
+    assert "1 of 3 images stay as they were, first 00/d.jpg: truncated" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["00/a.png", "00/a.json", "00/b.input.jpeg.png", "00/b.input.png", "00/c.jpg", "00/d.jpg"]
     for name in ("00/a.json", "00/b.input.png", "00/c.jpg", "00/d.jpg"):
@@ -118,7 +118,7 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     done = ddrm_jpeg(*command)
     assert done.returncode == 0, done.stderr
     assert "a.tar" in done.stdout
-    assert "pictures restored: 2, at least 100 % of the coefficients kept of each" in done.stdout
+    assert "images restored: 2, at least 100 % of the coefficients kept of each" in done.stdout
     assert "none.tar" in done.stdout
     assert "no JPEG in it" in done.stdout
     assert "00/a.webp" in contents(tmp_path / "out" / "a.tar")
@@ -142,7 +142,7 @@ def test_pictures_of_any_format_in_a_shard_are_restored_where_they_show_a_jpeg(p
     assert (untouched.status, untouched.pictures) == ("restored", 0)
     (result,) = restore_files(pipe, plan([source], tmp_path / "out", any_format=True), **QUICK)
     assert (result.status, result.pictures) == ("failed", 1)
-    assert "1 of 2 pictures stay as they were, first c.png" in result.message
+    assert "1 of 2 images stay as they were, first c.png" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert found["a.png"] != files.pop("a.png")
     assert {name: found[name] for name in files} == files

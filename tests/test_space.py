@@ -181,7 +181,7 @@ def visitor(space: SimpleNamespace, chromium: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def jpeg(photo: Image.Image) -> bytes:
-    """A small picture stored on its side, with EXIF data."""
+    """A small image stored on its side, with EXIF data."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a cat"
     return jpeg_bytes(photo.resize((112, 84)), quality=12, exif=exif)
@@ -261,7 +261,7 @@ def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_fo
 
 
 def divided_at(page: Any) -> list[float]:
-    """Where the divider is seen, and where the pictures are divided, from the left of the window."""
+    """Where the divider is seen, and where the images are divided, from the left of the window."""
     return page.locator(".compare").first.evaluate("""compare => {
       const [frame, pair] = [".frame", ".pair"].map(one => compare.querySelector(one));
       const at = [frame.getBoundingClientRect(), pair.getBoundingClientRect()];
@@ -762,7 +762,7 @@ def test_a_jpeg_saved_again_is_offered_as_the_one_it_was(visitor, photo) -> None
     page.get_by_role("button", name="Remove Image").click()
     page.locator(".hint").wait_for()
     choose(page, again, "again.jpg")
-    page.locator("#facts").get_by_text("saved again, first as a JPEG of about quality 15").wait_for()
+    page.locator("#facts").get_by_text("double compression, first as a JPEG of about quality 15").wait_for()
     earlier.check()
     page.locator("#facts h2").get_by_text("What the pixels of again.jpg show").wait_for()
     press(page, "Restore")
@@ -920,7 +920,7 @@ def test_the_script_makes_the_pictures_of_the_documentation(prior_folder, tmp_pa
 
 SETTINGS = [1, 3, 0, "leading", 1, 1, 1, False, False, "ddrm", 1, True, False, 0, 0]  # from num_samples to seed
 LONG = [16, 60, 300, *SETTINGS[3:]]
-AS_IT_IS = [False, False, 0, "4:2:0"]  # nothing to repair, and nothing known of a picture but its pixels
+AS_IT_IS = [False, False, 0, "4:2:0"]  # nothing to repair, and nothing known of an image but its pixels
 
 
 @pytest.fixture
@@ -1177,7 +1177,7 @@ def test_odd_pictures_are_read_as_everywhere(stranger, tmp_path, listener, rest)
     assert np.abs(deep - np.linspace(0, 255, 64)).max() <= 0.5
     assert np.asarray(read("clear.png")).min() == 255
     assert read("turned.png").size == (32, 48)
-    with pytest.raises(ValueError, match=r"float\.tif: a picture of floating-point numbers has no known range"):
+    with pytest.raises(ValueError, match=r"float\.tif: an image of floating-point numbers has no known range"):
         read("float.tif")
 
 
@@ -1187,7 +1187,7 @@ def test_a_picture_that_is_a_program_is_not_run(stranger, photo) -> None:
     photo.resize((40, 30)).save(stream, "EPS")
     (path,) = stranger.upload(("picture.png", stream.getvalue())).json()
     success, said = stranger.call(stranger.index["explore"], [{"path": path}, 10, "4:2:0", 0, *SETTINGS])
-    assert (success, said) == (False, "picture.png: not a picture that can be read.")
+    assert (success, said) == (False, "image.png: not an image that can be read.")
 
 
 @browser_test
@@ -1344,7 +1344,7 @@ def test_an_upload_that_takes_too_long_or_too_much_memory_is_refused_in_words(re
     with pytest.raises(
         reader.Refused, match=r"flat\.png takes more to read than .*, 20 s of processor time and 256 MB"
     ):
-        reader.read_within("flat.png", 0, *arguments)  # with the limits of a smaller picture
+        reader.read_within("flat.png", 0, *arguments)  # with the limits of a smaller image
     monkeypatch.setattr(reader, "_SECONDS", 1)
     with pytest.raises(reader.Refused, match=r"a\.jpg takes more to read than this server allows, 1 s"):
         reader.read_within(
@@ -1443,7 +1443,7 @@ def test_an_upload_that_is_chosen_and_then_restored_is_read_once(monkeypatch, jp
 
 @pytest.fixture(scope="module")
 def screenshot(photo: Image.Image) -> bytes:
-    """A picture of which it takes long to say what it was."""
+    """An image of which it takes long to say what it was."""
     picture = Image.new("RGB", (500, 500), "white")
     picture.paste(Image.open(io.BytesIO(jpeg_bytes(photo, quality=60))), (101, 53))
     stream = io.BytesIO()

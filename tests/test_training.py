@@ -1,4 +1,4 @@
-"""The training scripts, on a tiny network and four pictures."""
+"""The training scripts, on a tiny network and four images."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def pictures(photo, tmp_path_factory):
     for _ in range(2):  # the second time, everything is there
         done = run("prepare_data.py", source, output, "--licence", "CC0-1.0")
         assert done.returncode == 0, done.stderr
-        assert f"3 pictures in {output}, 2 left out" in done.stdout
+        assert f"3 images in {output}, 2 left out" in done.stdout
     return output
 
 
@@ -101,7 +101,7 @@ def test_photographs_are_shrunk_and_half_of_the_graphics_stay_as_they_were_drawn
 
     assert not any(sharp(photographs))
     assert 70 < sum(sharp(graphics)) < 130
-    with pytest.raises(SystemExit, match="None of the 1 pictures to train on has 121 x 121 pixels"):
+    with pytest.raises(SystemExit, match="None of the 1 images to train on has 121 x 121 pixels"):
         photographs.crop(rng, 121)
 
 
@@ -223,7 +223,7 @@ def test_the_error_of_a_prior_is_measured_and_found_by_whoever_loads_it(photo, p
     pipe = DDRMJPEGPipeline.from_prior(prior)
     error = DenoiserError.from_config(pipe.config.denoiser_error)
     assert error.std.shape == (20, 2, 8, 8)
-    # At little noise an untrained network leaves what there is of it, and at much it takes the picture along.
+    # At little noise an untrained network leaves what there is of it, and at much it takes the image along.
     assert error.std[-1].mean() > error.std[0].mean()
     assert error.noise_to_signal[0].item() == pytest.approx(pipe.scheduler.noise_to_signal(1), rel=1e-3)
 

@@ -16,7 +16,7 @@ from .terminal import App, Group, say
 app = App(
     name="ddrm-jpeg",
     cls=Group,
-    help="Restore pictures ruined by JPEG, with a diffusion prior and the coefficients of their own files.",
+    help="Restore images ruined by JPEG, with a diffusion prior and the coefficients of their own files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

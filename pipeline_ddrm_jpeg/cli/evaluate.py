@@ -1,4 +1,4 @@
-"""`evaluate`: restorations of pictures that are known."""
+"""`evaluate`: restorations of images that are known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .terminal import complain, fail, say
 def evaluate(
     *,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="SET...", help="Folders of pictures, and text files that name one a line.")
+        list[Path], typer.Argument(metavar="SET...", help="Folders of images, and text files that name one a line.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
     quality: Annotated[str, typer.Option("--quality", help="Quality factors, with commas.")] = "5,10,30",
@@ -29,9 +29,9 @@ def evaluate(
     ] = "libjpeg",
     subsampling: ChromaSubsampling = "4:2:0",
     size: Annotated[
-        int, typer.Option(min=0, help="Central square of a picture, resized to so many pixels; 0 leaves it as it is.")
+        int, typer.Option(min=0, help="Central square of an image, resized to so many pixels; 0 leaves it as it is.")
     ] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures of a set, evenly spread.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many images of a set, evenly spread.")] = None,
     preset: Preset = DEFAULT,
     sampling: Sampling,
     metrics: Annotated[
@@ -49,9 +49,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; only failures are printed.")] = False,
 ) -> None:  # fmt: skip
-    """Measure restorations of pictures that are known, as in Table 1 of the paper.
+    """Measure restorations of images that are known, as in Table 1 of the paper.
 
-    Every picture is compressed, restored and compared with itself. The same command again goes on where it stopped.
+    Every image is compressed, restored and compared with itself. The same command again goes on where it stopped.
     To use several processes or GPUs: accelerate launch --num_processes N -m pipeline_ddrm_jpeg evaluate ...
     """
     with interrupted_quietly():
@@ -60,7 +60,7 @@ def evaluate(
 
         from ..evaluation import baselines, lpips
         from ..evaluation import metrics as measures
-        from ..evaluation.protocol import Protocol, find_pictures
+        from ..evaluation.protocol import Protocol, find_images
         from ..evaluation.run import Evaluation, fingerprint
 
     for name in baseline or ():
@@ -90,7 +90,7 @@ def evaluate(
             baselines=tuple(baseline or ()),
             seed=seed,
         )
-        pictures = find_pictures(inputs, limit)
+        images = find_images(inputs, limit)
         network = lpips.load(lpips_weights) if "lpips" in protocol.metrics else None
     except (ValueError, OSError) as error:
         fail(error, 2)
@@ -113,23 +113,23 @@ def evaluate(
     disabled = quiet or not state.is_main_process or None  # None: where no terminal is
     try:
         evaluation = Evaluation(output, protocol, facts)
-        pending = evaluation.pending(pictures)
-        state.wait_for_everyone()  # all see the same pictures missing before one is finished
+        pending = evaluation.pending(images)
+        state.wait_for_everyone()  # all see the same images missing before one is finished
         if state.is_main_process:
             evaluation.begin()
         whose = f"first of {state.num_processes} processes" if state.num_processes > 1 else None
         with (
             state.split_between_processes(pending) as mine,
-            tqdm(desc=whose, total=len(mine), unit="picture", disable=disabled) as bar,
+            tqdm(desc=whose, total=len(mine), unit="image", disable=disabled) as bar,
         ):
             failures = evaluation.run(pipe, mine, bar.update)
         failures = [failure for part in gather(failures) for failure in part]
         if not state.is_main_process:
             raise typer.Exit(1 if failures else 0)
-        text = evaluation.finish(pictures, notes)
+        text = evaluation.finish(images, notes)
     except KeyboardInterrupt:
-        left = len(evaluation.pending(pictures))
-        fail(f"stopped with {left} of {len(pictures)} pictures left; run the same command again to go on", 130)
+        left = len(evaluation.pending(images))
+        fail(f"stopped with {left} of {len(images)} images left; run the same command again to go on", 130)
     except (ValueError, OSError) as error:
         fail(error, 2)
     for path, reason in failures:

@@ -1,4 +1,4 @@
-"""`inspect` and `degrade`: what a file or a picture says of its JPEG, and files to try the restoration on."""
+"""`inspect` and `degrade`: what a file or an image says of its JPEG, and files to try the restoration on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .terminal import fail, say
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file, or a picture that was one.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JPEG file, or an image that was one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Take what is left of a damaged file.")] = False,
 ) -> None:
-    """Show what a JPEG file says about itself, or the pixels of another picture about the JPEG that it was."""
+    """Show what a JPEG file says about itself, or the pixels of another image about the JPEG that it was."""
     try:
         jpeg = open_image(file, repair)
     except JPEGDamageError as error:
@@ -39,7 +39,7 @@ def inspect(
             del facts["region"], facts["quantization_tables"], facts["determined"]
         _print(facts, as_json)
         for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False) if not as_json else ():
-            say(f"quantization table of {kind}; in brackets: not shown by the picture, but libjpeg's")
+            say(f"quantization table of {kind}; in brackets: not shown by the image, but libjpeg's")
             _print_table(table, shown)
         return
     facts = {
@@ -62,7 +62,9 @@ def inspect(
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
     if jpeg.earlier:
-        facts["saved_again"] = f"{jpeg.earlier.description}; then at {jpeg.quality_factor}"
+        facts["double_compression"] = facts["saved_again"] = (
+            f"{jpeg.earlier.description}; then at {jpeg.quality_factor}"
+        )
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
@@ -104,11 +106,11 @@ def _print_table(table: list[list[int]], shown: list[list[bool]] = [[True] * 8] 
         say("".join(f"{step if sure else f'({step})':>6}" for step, sure in zip(steps, row, strict=True)))
 
 
-def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
-    """What the pixels of a picture say, for `--json`."""
-    history = picture.history
+def _history_facts(image: DecodedJPEG) -> dict[str, Any]:
+    """What the pixels of an image say, for `--json`."""
+    history = image.history
     return {
-        "history": picture.description,
+        "history": image.description,
         "color_space": history.color_space,
         "chroma_subsampling": history.chroma_subsampling,
         "fancy_upsampling": history.fancy_upsampling,
@@ -124,7 +126,7 @@ def _history_facts(picture: DecodedJPEG) -> dict[str, Any]:
 
 
 def degrade(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture in any format Pillow reads.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image in any format Pillow reads.")],
     quality: Annotated[int, typer.Option("-q", "--quality", min=1, max=100, help="libjpeg quality factor.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The JPEG file.", show_default="IMAGE_qQF.jpg")
@@ -133,11 +135,11 @@ def degrade(
     progressive: Annotated[bool, typer.Option("--progressive", help="Write a progressive file.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
-    """Compress a picture to a JPEG file of a given quality factor, to try the restoration on."""
+    """Compress an image to a JPEG file of a given quality factor, to try the restoration on."""
     with interrupted_quietly():
         from PIL import Image, ImageOps
 
-        from ..decoded_jpeg import read_picture
+        from ..decoded_jpeg import read_image
 
     target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
     if target.suffix.lower() not in JPEG_SUFFIXES:
@@ -145,7 +147,7 @@ def degrade(
     if target.exists() and not overwrite:
         fail(f"{target} exists; --overwrite replaces it")
     try:
-        picture = ImageOps.exif_transpose(read_picture(image))
+        picture = ImageOps.exif_transpose(read_image(image))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         fail(f"{image}: {str(reason).removeprefix(f'{image}: ')}")

@@ -1,4 +1,4 @@
-"""`restore`: JPEG files, and pictures that were some, in; pictures out."""
+"""`restore`: JPEG files, and images that were some, in; images out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..opening import Assumed
 from ..restoration import restore_files
 from ..results import Result
 from ..settings import DEFAULT
-from ..tasks import Task, is_other_picture, mask_path, plan
+from ..tasks import Task, is_other_image, mask_path, plan
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
@@ -35,17 +35,17 @@ def restore(
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these; - is"
-                       " standard input. Of a PNG or other picture that was a JPEG, what it was is estimated."),
+                       " standard input. Of a PNG or other image that was a JPEG, what it was is estimated."),
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Folder for the pictures, or a file name for a single one, or - for"
+        typer.Option("-o", "--output", help="Folder for the images, or a file name for a single one, or - for"
                      " standard output; by default each goes beside its source as NAME_restored.png."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     any_format: Annotated[
         bool,
-        typer.Option("--any-format", help="In folders and tars, restore pictures of other formats too that were JPEGs;"
+        typer.Option("--any-format", help="In folders and tars, restore images of other formats too that were JPEGs;"
                      " those that show none are left as they are."),
     ] = False,
     preset: Preset = DEFAULT,
@@ -53,7 +53,7 @@ def restore(
     computing: Computing,
     class_label: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Class of the pictures, for a class-conditional prior, or auto: as a classifier"
+        typer.Option(metavar="N", help="Class of the images, for a class-conditional prior, or auto: as a classifier"
                      " tells it of each."),
     ] = None,
     classifier: Annotated[
@@ -66,19 +66,19 @@ def restore(
         bool, typer.Option("--overwrite", help="Replace outputs that exist; by default they are skipped.")
     ] = False,
     image_format: Annotated[
-        Literal[tuple(FORMATS)] | None, typer.Option("--format", help="Format of the pictures.", show_default="png")
+        Literal[tuple(FORMATS)] | None, typer.Option("--format", help="Format of the images.", show_default="png")
     ] = None,
     depth: Annotated[
-        Literal["8", "16"], typer.Option(help="Bits a channel of the pictures; 16 for PNG and TIFF alone.")
+        Literal["8", "16"], typer.Option(help="Bits a channel of the images; 16 for PNG and TIFF alone.")
     ] = "8",
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
-                     " NAME.mask.png beside the picture shows where."),
+                     " NAME.mask.png beside the image shows where."),
     ] = False,
     assume_quality: Annotated[
         int | None,
-        typer.Option(min=1, max=100, metavar="Q", help="Take pictures that are no JPEG files for JPEGs of this"
+        typer.Option(min=1, max=100, metavar="Q", help="Take images that are no JPEG files for JPEGs of this"
                      " quality, where nothing can be estimated because they have been resized or edited since. A guess:"
                      " too low a quality takes away detail that is real.", show_default="estimated"),
     ] = None,
@@ -89,10 +89,10 @@ def restore(
         str | None,
         typer.Option(metavar="X,Y", help="Column and row at which one of its blocks begins.", show_default="0,0"),
     ] = None,
-    saved_again: Annotated[
+    double_compression: Annotated[
         bool,
-        typer.Option("--saved-again", help="Restore JPEG files from the earlier, coarser JPEG that their pixels show;"
-                     " inspect says whether they do."),
+        typer.Option("--double-compression", "--saved-again", help="Restore JPEG files from the earlier, coarser JPEG"
+                     " that their pixels show; inspect says whether they do."),
     ] = False,
     json_log: Annotated[
         str | None,
@@ -106,7 +106,7 @@ def restore(
     "Ours (S)" and "Ours (A)".
     """
     arguments = sampling.arguments(preset)
-    assumed = _assumed(assume_quality, assume_subsampling, grid, saved_again)
+    assumed = _assumed(assume_quality, assume_subsampling, grid, double_compression)
     if class_label is not None:
         if class_label != "auto" and not (class_label.isascii() and class_label.isdigit()):
             fail(f"--class-label {class_label} is neither a class, a whole number, nor auto", 2)
@@ -121,14 +121,14 @@ def restore(
             check_depth(16, task.image_format)
         to_stream = [task.target for task in tasks] == [STREAM]
         if to_stream and json_log == "-":
-            raise ValueError("--json-log - and a picture cannot both go to standard output; name a file for one")
+            raise ValueError("--json-log - and an image cannot both go to standard output; name a file for one")
         log = _log(json_log)
         report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
     except (ValueError, OSError) as error:
         fail(error, 2)
     nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
-    if not tasks and not any_format and any(map(is_other_picture, others)):
-        nothing += "; --any-format looks at other pictures too"
+    if not tasks and not any_format and any(map(is_other_image, others)):
+        nothing += "; --any-format looks at other images too"
     if not tasks and not unlisted:
         fail(nothing)
 
@@ -175,23 +175,23 @@ def restore(
     if len(tasks) > 1 and not quiet_report and state.is_main_process:
         report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
     if others and not quiet_report and state.is_main_process:
-        pictures = 0 if any_format else sum(map(is_other_picture, others))
-        hint = f", {pictures} of them other pictures (--any-format looks at these too)" if pictures else ""
-        kind = "picture" if any_format else "JPEG picture"
-        count = f"{len(others)} files were not {kind}s" if len(others) > 1 else f"1 file was not a {kind}"
+        images = 0 if any_format else sum(map(is_other_image, others))
+        hint = f", {images} of them other images (--any-format looks at these too)" if images else ""
+        kind = "image" if any_format else "JPEG image"
+        count = f"{len(others)} files were no {kind}s" if len(others) > 1 else f"1 file was no {kind}"
         report(count + hint)
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 
 
-def _assumed(quality: int | None, subsampling: str | None, grid: str | None, saved_again: bool) -> Assumed:
-    """What is said of the JPEG that pictures were."""
+def _assumed(quality: int | None, subsampling: str | None, grid: str | None, double_compression: bool) -> Assumed:
+    """What is said of the JPEG that images were."""
     if quality is None and (subsampling or grid):
         fail("--assume-subsampling and --grid go with --assume-quality; without it all three are estimated", 2)
     place = numbers("--grid", grid or "0,0")
     if len(place) != 2:
         fail(f"--grid {grid!r} is not a column and a row with a comma between them", 2)
-    return Assumed(quality, subsampling or "4:2:0", place, saved_again)
+    return Assumed(quality, subsampling or "4:2:0", place, double_compression)
 
 
 def _exists(path: Path) -> bool:
@@ -213,7 +213,7 @@ def _words(result: Result) -> str:
     if result.consistency is None:
         return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
     kept = f"{percent(result.consistency)} of the coefficients kept"
-    kept = f"pictures restored: {result.pictures}, at least {kept} of each" if result.task.is_shard else kept
+    kept = f"images restored: {result.pictures}, at least {kept} of each" if result.task.is_shard else kept
     most = "at most " if result.task.is_shard else ""
     made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
     if result.history:

@@ -86,7 +86,7 @@ def visible(text: str) -> str:
 
 
 class _Errors(TextIOWrapper):
-    """A standard error that cannot be written to must not cost anyone a picture."""
+    """A standard error that cannot be written to must not cost anyone an image."""
 
     def write(self, text: str) -> int:
         try:

@@ -83,8 +83,8 @@ def _waifu2x_folder() -> Path:
 
 
 def _rgb(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 BASELINES: dict[str, Callable[[Path], np.ndarray]] = {"jpegqs": jpegqs, "waifu2x": waifu2x}

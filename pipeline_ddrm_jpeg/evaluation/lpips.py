@@ -14,7 +14,7 @@ _CHANNELS = (64, 192, 384, 256, 256)  # of the five activations that are compare
 
 
 class LPIPS(torch.nn.Module):
-    """Distance of two pictures (Zhang, Isola, Efros, Shechtman and Wang, 2018, eq. 1; version 0.1 with AlexNet).
+    """Distance of two images (Zhang, Isola, Efros, Shechtman and Wang, 2018, eq. 1; version 0.1 with AlexNet).
 
     The weights have torchvision's names, `features.N.weight` and `features.N.bias`, and the linear heads are
     `lin0.weight` to `lin4.weight`, `[1, C, 1, 1]`.
@@ -36,7 +36,7 @@ class LPIPS(torch.nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Distances `[B]` of pictures `[B, 3, H, W]`, RGB in [-1, 1], of 31 pixels or more on each side."""
+        """Distances `[B]` of images `[B, 3, H, W]`, RGB in [-1, 1], of 31 pixels or more on each side."""
         both, distance, compared = torch.cat([x, y]).sub(self.shift).div(self.scale), 0.0, 0
         for layer in self.features:
             both = layer(both)

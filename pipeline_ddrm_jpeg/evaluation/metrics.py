@@ -1,4 +1,4 @@
-"""How a number is computed from a picture and its reference.
+"""How a number is computed from an image and its reference.
 
 All take arrays or PIL images of equal shape `[H, W, 3]`. `psnr` takes any range; the others are defined on 8-bit RGB.
 Their libraries come with the extra `eval` and are imported on first use.
@@ -20,36 +20,36 @@ from ..extras import missing
 from ..jpeg_colour import JFIF_FORWARD
 
 
-def psnr(picture: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:
+def psnr(image: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB, from the mean squared error over all pixels and channels.
 
     Args:
-        picture: any array or PIL image.
+        image: any array or PIL image.
         reference: of the same shape.
-        peak: the largest value there can be: 255 for 8-bit pictures, 1 for the paper's floats.
+        peak: the largest value there can be: 255 for 8-bit images, 1 for the paper's floats.
 
     Raises:
         ValueError: if the shapes differ.
     """
-    ours, theirs = _pair(picture, reference)
+    ours, theirs = _pair(image, reference)
     error = np.square(ours - theirs).mean()
     return float(10 * np.log10(peak**2 / error)) if error else float("inf")
 
 
-def ssim(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+def ssim(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """Structural similarity (Wang, Bovik, Sheikh, Simoncelli, 2004), at most 1.
 
     As in its paper: Gaussian window of 11 x 11 with sigma 1.5, K1 0.01, K2 0.03, population statistics, data range
-    255; the mean of the three RGB channels. Pixels whose window leaves the picture are left out.
+    255; the mean of the three RGB channels. Pixels whose window leaves the image are left out.
 
     Raises:
-        ValueError: if the shapes differ, or the picture is smaller than the window.
+        ValueError: if the shapes differ, or the image is smaller than the window.
     """
     from skimage.metrics import structural_similarity
 
-    ours, theirs = _pair(picture, reference)
+    ours, theirs = _pair(image, reference)
     if min(ours.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs pictures of 11 x 11 pixels or more, got {_size(ours)}")
+        raise ValueError(f"SSIM needs images of 11 x 11 pixels or more, got {_size(ours)}")
     return float(
         structural_similarity(
             ours, theirs, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -57,38 +57,38 @@ def ssim(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     )
 
 
-def psnr_b(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+def psnr_b(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """PSNR less the blocking effect at the borders of 8 x 8 blocks, in dB (Yim and Bovik, 2011), on luma of BT.601.
 
     Raises:
-        ValueError: if the shapes differ, or the picture is smaller than two blocks.
+        ValueError: if the shapes differ, or the image is smaller than two blocks.
     """
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio_with_blocked_effect
 
-    ours, theirs = (pixels @ JFIF_FORWARD[0] for pixels in _pair(picture, reference))
+    ours, theirs = (pixels @ JFIF_FORWARD[0] for pixels in _pair(image, reference))
     if min(ours.shape) < 16:
-        raise ValueError(f"PSNR-B needs pictures of 16 x 16 pixels or more, got {_size(ours)}")
+        raise ValueError(f"PSNR-B needs images of 16 x 16 pixels or more, got {_size(ours)}")
     if np.array_equal(ours, theirs):
         return float("inf")
     planes = (torch.from_numpy(luma / 255)[None, None] for luma in (ours, theirs))
     return float(peak_signal_noise_ratio_with_blocked_effect(*planes, data_range=1.0))
 
 
-def ssimulacra2(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+def ssimulacra2(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """SSIMULACRA2 (Sneyers, 2022): 90 is visually lossless, 70 high, 50 medium, 30 low quality, and 100 the most.
 
-    The library mirrors a picture at its upper and lower border, where the program of libjxl blurs into zeros. Pictures
+    The library mirrors an image at its upper and lower border, where the program of libjxl blurs into zeros. Images
     of 256 pixels therefore score lower than there, by some 8 points at quality factor 5 and 0.3 at 90.
 
     Raises:
-        ValueError: if the shapes differ, or the picture is smaller than 8 x 8 pixels.
+        ValueError: if the shapes differ, or the image is smaller than 8 x 8 pixels.
     """
     from ssimulacra2 import compute_ssimulacra2
 
-    ours, theirs = _pair(picture, reference)
+    ours, theirs = _pair(image, reference)
     if min(ours.shape[:2]) < 8:
-        raise ValueError(f"SSIMULACRA2 needs pictures of 8 x 8 pixels or more, got {_size(ours)}")
+        raise ValueError(f"SSIMULACRA2 needs images of 8 x 8 pixels or more, got {_size(ours)}")
     streams = []
     for pixels in (theirs, ours):  # it reads files only
         streams.append(io.BytesIO())
@@ -96,25 +96,25 @@ def ssimulacra2(picture: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     return float(compute_ssimulacra2(*streams))
 
 
-def lpips(picture: npt.ArrayLike, reference: npt.ArrayLike, weights: Path | None = None) -> float:
-    """Learned perceptual distance (Zhang et al., 2018; AlexNet, version 0.1), 0 for equal pictures.
+def lpips(image: npt.ArrayLike, reference: npt.ArrayLike, weights: Path | None = None) -> float:
+    """Learned perceptual distance (Zhang et al., 2018; AlexNet, version 0.1), 0 for equal images.
 
     Args:
-        picture: 8-bit RGB.
+        image: 8-bit RGB.
         reference: of the same shape.
         weights: as of `evaluation.lpips.load`.
 
     Raises:
         OSError: if the weights cannot be read.
-        ValueError: if the shapes differ, the pictures are too small, or the weights are not those of the network.
+        ValueError: if the shapes differ, the images are too small, or the weights are not those of the network.
     """
     import torch
 
     from .lpips import load
 
-    pixels = _pair(picture, reference)
+    pixels = _pair(image, reference)
     if min(pixels[0].shape[:2]) < 31:
-        raise ValueError(f"LPIPS needs pictures of 31 x 31 pixels or more, got {_size(pixels[0])}")
+        raise ValueError(f"LPIPS needs images of 31 x 31 pixels or more, got {_size(pixels[0])}")
     pair = (torch.from_numpy(p / 127.5 - 1).permute(2, 0, 1)[None].float() for p in pixels)
     with torch.inference_mode():
         return float(load(weights)(*pair))
@@ -122,7 +122,7 @@ def lpips(picture: npt.ArrayLike, reference: npt.ArrayLike, weights: Path | None
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a picture `[H, W, 3]` and its reference, and how it is shown."""
+    """A metric of an image `[H, W, 3]` and its reference, and how it is shown."""
 
     label: str
     compute: Callable[..., float]
@@ -145,7 +145,7 @@ METRICS: dict[str, Metric] = {
     "ssimulacra2": Metric("SSIMULACRA2", ssimulacra2, 1, max, ("ssimulacra2",)),
     "lpips": Metric("LPIPS", lpips, 3, min, ("torchmetrics",)),
 }
-"""What can be computed from 8-bit pictures, by the name of its column."""
+"""What can be computed from 8-bit images, by the name of its column."""
 
 COLUMNS = {"psnr": Metric("PSNR", psnr, 2, max, unit="dB")} | METRICS
 """The same, and PSNR before rounding to 8 bits, which every evaluation has."""
@@ -163,10 +163,10 @@ def unavailable(name: str, lpips_weights: Path | None = None) -> str | None:
     return obstacle(lpips_weights)
 
 
-def _pair(picture: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    ours, theirs = np.asarray(picture, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+def _pair(image: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    ours, theirs = np.asarray(image, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if ours.shape != theirs.shape:
-        raise ValueError(f"the pictures have shapes {ours.shape} and {theirs.shape}")
+        raise ValueError(f"the images have shapes {ours.shape} and {theirs.shape}")
     return ours, theirs
 
 

@@ -1,4 +1,4 @@
-"""What decides the numbers of an evaluation, and the pictures it is of."""
+"""What decides the numbers of an evaluation, and the images it is of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..decoded_jpeg import read_picture
+from ..decoded_jpeg import read_image
 from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
 from ..settings import DEFAULT, PRESETS, Settings
 from .baselines import BASELINES
@@ -23,21 +23,21 @@ _CHOICES = {"convention": ("libjpeg", "released"), "chroma_subsampling": WRITTEN
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that decides the numbers of an evaluation, but for the prior and the pictures.
+    """All that decides the numbers of an evaluation, but for the prior and the images.
 
     Args:
         quality_factors: 1..100 each.
         convention: `"libjpeg"`: real files, written by Pillow, are read back and restored; `"released"`: `JPEGOperator`
             simulates the program released with the paper, without a file.
         chroma_subsampling: one of `WRITTEN_SUBSAMPLINGS`.
-        size: pictures are cropped to their central square and resized to this many pixels (bilinear), as in the
+        size: images are cropped to their central square and resized to this many pixels (bilinear), as in the
             paper; `None` leaves them as they are.
         preset: name in `PRESETS` of the settings, for the record; `None` for others.
         settings: of the sampler.
         metrics: names from `METRICS`, computed beside PSNR.
         lpips_weights: as of `evaluation.lpips.load`.
         baselines: names from `BASELINES`; they need files, and so the convention `"libjpeg"`.
-        seed: from which, with the name of a picture and the quality factor, each restoration's own seed is made.
+        seed: from which, with the name of an image and the quality factor, each restoration's own seed is made.
 
     Raises:
         ValueError: for a value that is not one of these.
@@ -75,14 +75,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to degrade and restore, and the set it counts for."""
+    """An image to degrade and restore, and the set it counts for."""
 
     dataset: str
     path: Path
 
 
-def find_pictures(inputs: Iterable[Path], limit: int | None = None) -> list[Picture]:
-    """The pictures of folders, and of text files that name one a line, relative to themselves.
+def find_images(inputs: Iterable[Path], limit: int | None = None) -> list[Picture]:
+    """The images of folders, and of text files that name one a line, relative to themselves.
 
     Args:
         inputs: folders and text files; the name of each, without suffix, is that of its set.
@@ -90,9 +90,9 @@ def find_pictures(inputs: Iterable[Path], limit: int | None = None) -> list[Pict
 
     Raises:
         FileNotFoundError: if one does not exist.
-        ValueError: if a set has no pictures, or two have the same name.
+        ValueError: if a set has no images, or two have the same name.
     """
-    pictures: list[Picture] = []
+    images: list[Picture] = []
     for source in inputs:
         if not source.exists():
             raise FileNotFoundError(f"{source} does not exist")
@@ -100,35 +100,35 @@ def find_pictures(inputs: Iterable[Path], limit: int | None = None) -> list[Pict
             dataset, readable = source.resolve().name, Image.registered_extensions()
             paths = sorted(path for path in source.iterdir() if path.suffix.lower() in readable)
         elif source.suffix.lower() in Image.registered_extensions():
-            raise ValueError(f"{source} is a picture; give its folder, or a text file that names it")
+            raise ValueError(f"{source} is an image; give its folder, or a text file that names it")
         else:
             dataset = source.stem
             lines = (line.strip() for line in source.read_text(encoding="utf-8").splitlines())
             paths = [source.parent / line for line in lines if line]
         if not paths:
-            raise ValueError(f"{source} holds no pictures")
-        if any(picture.dataset == dataset for picture in pictures):
+            raise ValueError(f"{source} holds no images")
+        if any(image.dataset == dataset for image in images):
             raise ValueError(f"two sets are called {dataset}; rename one")
         if limit is not None and limit < len(paths):
             paths = [paths[round(i)] for i in np.linspace(0, len(paths) - 1, limit)]
         twice = {path.name for path in paths if sum(other.name == path.name for other in paths) > 1}
         if twice:
             raise ValueError(f"{source} names {min(twice)} twice")
-        pictures.extend(Picture(dataset, path) for path in paths)
-    return pictures
+        images.extend(Picture(dataset, path) for path in paths)
+    return images
 
 
 def prepare(path: Path, size: int | None) -> Image.Image:
-    """A picture as the paper uses it: upright 8-bit RGB, its central square, resized to `size` pixels (bilinear).
+    """An image as the paper uses it: upright 8-bit RGB, its central square, resized to `size` pixels (bilinear).
 
     Raises:
         ValueError: if its values have no known range.
         OSError: if it cannot be read.
     """
-    picture = ImageOps.exif_transpose(read_picture(path)).convert("RGB")
+    image = ImageOps.exif_transpose(read_image(path)).convert("RGB")
     if size is None:
-        return picture
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    return picture if side == size else picture.resize((size, size), Image.Resampling.BILINEAR)
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return image if side == size else image.resize((size, size), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Restores the pictures of an evaluation and keeps what is measured in a folder."""
+"""Restores the images of an evaluation and keeps what is measured in a folder."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ _PACKAGES = ("torch", "diffusers", "accelerate", "jpeglib", "numpy", "pillow")
 _PACKAGES += ("scikit-image", "torchmetrics", "ssimulacra2")
 
 
-def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[dict[str, Any]]:
-    """Degrade and restore one picture at every quality factor.
+def evaluate_image(pipe: Any, image: Picture, protocol: Protocol) -> list[dict[str, Any]]:
+    """Degrade and restore one image at every quality factor.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
-        picture: what to restore.
+        image: what to restore.
         protocol: how.
 
     Returns:
         One row for each quality factor and method: what it is, `bits_per_pixel` of the file (convention `"libjpeg"`),
         `psnr` over RGB in [0, 1] before rounding (the paper's), the other metrics on 8-bit RGB, `consistency` of the
-        8-bit picture, `network_evaluations` (calls of the prior on one state), `seconds` and `seed`. A single sample
+        8-bit image, `network_evaluations` (calls of the prior on one state), `seconds` and `seed`. A single sample
         is counted as its share of the seconds of all.
 
     Raises:
-        OSError: if the picture cannot be read.
+        OSError: if the image cannot be read.
         ValueError: if it is too small for a metric, or a setting does not fit the pipeline.
         RuntimeError: if a baseline fails.
     """
-    reference = prepare(picture.path, protocol.size)
+    reference = prepare(image.path, protocol.size)
     rows = []
     for quality_factor in protocol.quality_factors:
-        seed = _seed(protocol.seed, picture.path.name, quality_factor)
+        seed = _seed(protocol.seed, image.path.name, quality_factor)
         degraded, source, operator = _degrade(reference, quality_factor, protocol)
         common = {
-            "dataset": picture.dataset,
-            "image": picture.path.name,
+            "dataset": image.dataset,
+            "image": image.path.name,
             "convention": protocol.convention,
             "chroma_subsampling": protocol.chroma_subsampling,
             "quality_factor": quality_factor,
@@ -86,7 +86,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
         samples, steps = len(result.samples[0]), len(result.timesteps[0])
         facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}
         kept = {"consistency": result.consistency_8bit[0]}
-        if samples == 1:  # with `sharpness` the picture is more than its sample
+        if samples == 1:  # with `sharpness` the image is more than its sample
             rows.append(row(SINGLE, result.images[0], **kept, **facts))
         else:
             rows.append(row(SINGLE, result.samples[0][0], **facts))
@@ -96,7 +96,7 @@ def evaluate_picture(pipe: Any, picture: Picture, protocol: Protocol) -> list[di
 
 
 def _measure(restored: np.ndarray, reference: Image.Image, protocol: Protocol) -> dict[str, float]:
-    """PSNR of a picture `[H, W, 3]` in [0, 1] as it is, and other metrics of it in 8 bits."""
+    """PSNR of an image `[H, W, 3]` in [0, 1] as it is, and other metrics of it in 8 bits."""
     restored = np.clip(restored, 0, 1)
     rounded = VaeImageProcessor.numpy_to_pil(restored)[0]
     values = {"psnr": psnr(restored, np.asarray(reference) / 255, peak=1)}
@@ -114,7 +114,7 @@ def _seed(seed: int, name: str, quality_factor: int) -> int:
 def _degrade(
     reference: Image.Image, quality_factor: int, protocol: Protocol
 ) -> tuple[np.ndarray, bytes | torch.Tensor, JPEGOperator | None]:
-    """The degraded picture `[H, W, 3]` in [0, 1], what to give the pipeline, and the operator if that is no file."""
+    """The degraded image `[H, W, 3]` in [0, 1], what to give the pipeline, and the operator if that is no file."""
     if protocol.convention == "libjpeg":
         stream = io.BytesIO()
         reference.save(stream, "JPEG", quality=quality_factor, subsampling=protocol.chroma_subsampling)
@@ -128,15 +128,15 @@ def _degrade(
 
 
 class Evaluation:
-    """A folder with the results of an evaluation, which grows picture by picture.
+    """A folder with the results of an evaluation, which grows image by image.
 
-    `images/SET/NAME.json` holds the rows of a finished picture, so a run that was stopped, or one of several
+    `images/SET/NAME.json` holds the rows of a finished image, so a run that was stopped, or one of several
     processes that was killed, costs only what was under way. `evaluation.json` holds all settings and, in the end, the
     means; `images.csv` all rows; `table.md` the tables. All processes of a run must see the same folder.
 
     Args:
         folder: made if need be.
-        protocol: how pictures are degraded, restored and measured.
+        protocol: how images are degraded, restored and measured.
         facts: what else decides the numbers (the prior, the precision, the weights of LPIPS), for the record.
 
     Raises:
@@ -157,12 +157,12 @@ class Evaluation:
                     name, was, now = _first_difference(key, earlier.get(key), value)
                     raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
 
-    def _place(self, picture: Picture) -> Path:
-        return self.folder / "images" / picture.dataset / f"{picture.path.name}.json"
+    def _place(self, image: Picture) -> Path:
+        return self.folder / "images" / image.dataset / f"{image.path.name}.json"
 
-    def pending(self, pictures: Iterable[Picture]) -> list[Picture]:
-        """The pictures without results."""
-        return [picture for picture in pictures if not self._place(picture).exists()]
+    def pending(self, images: Iterable[Picture]) -> list[Picture]:
+        """The images without results."""
+        return [image for image in images if not self._place(image).exists()]
 
     def begin(self) -> None:
         """Write down the settings; of several processes, one does so."""
@@ -170,31 +170,31 @@ class Evaluation:
             self._write("evaluation.json", json.dumps({**self._decisive, **_environment()}, indent=2) + "\n")
 
     def run(
-        self, pipe: Any, pictures: Iterable[Picture], on_picture: Callable[[], None] | None = None
+        self, pipe: Any, images: Iterable[Picture], on_picture: Callable[[], None] | None = None
     ) -> list[tuple[str, str]]:
-        """Evaluate pictures, one after the other, going on after one that fails.
+        """Evaluate images, one after the other, going on after one that fails.
 
         Returns:
-            For each picture that failed, its path and the reason in one sentence.
+            For each image that failed, its path and the reason in one sentence.
         """
         failures = []
-        for picture in pictures:
+        for image in images:
             try:
-                rows = evaluate_picture(pipe, picture, self.protocol)
+                rows = evaluate_image(pipe, image, self.protocol)
             except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
                 reason = str(error).partition("\n")[0] or type(error).__name__
-                failures.append((str(picture.path), reason))
+                failures.append((str(image.path), reason))
             else:
-                self._write(self._place(picture).relative_to(self.folder), json.dumps(rows) + "\n")
+                self._write(self._place(image).relative_to(self.folder), json.dumps(rows) + "\n")
             if on_picture is not None:
                 on_picture()
         return failures
 
-    def finish(self, pictures: Sequence[Picture], notes: Mapping[str, str] | None = None) -> str:
-        """Write the means, all rows and the tables of the pictures that have results.
+    def finish(self, images: Sequence[Picture], notes: Mapping[str, str] | None = None) -> str:
+        """Write the means, all rows and the tables of the images that have results.
 
         Args:
-            pictures: what the evaluation is of.
+            images: what the evaluation is of.
             notes: metric to the reason why it was not computed.
 
         Returns:
@@ -203,7 +203,7 @@ class Evaluation:
         Raises:
             ValueError: if a file of results is broken.
         """
-        places = [place for place in map(self._place, pictures) if place.exists()]
+        places = [place for place in map(self._place, images) if place.exists()]
         rows = [row for place in places for row in _rows(place)]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         stream = io.StringIO()
@@ -285,10 +285,10 @@ _KEY = ("convention", "chroma_subsampling", "quality_factor", "method")
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the pictures of each set, by convention, subsampling, quality factor and method, as they first appear.
+    """Means over the images of each set, by convention, subsampling, quality factor and method, as they first appear.
 
-    A mean that is not finite (equal pictures have no PSNR) is `None`. What restores has, beside them, the least gain in
-    PSNR over the JPEG that a picture has, the name of that picture, and how many pictures are worse than their JPEG.
+    A mean that is not finite (equal images have no PSNR) is `None`. What restores has, beside them, the least gain in
+    PSNR over the JPEG that an image has, the name of that image, and how many images are worse than their JPEG.
     """
     means, rows = [], list(rows)
     jpeg = {_place_of(row): row["psnr"] for row in rows if row["method"] == JPEG}
@@ -307,7 +307,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _place_of(row: Mapping[str, Any]) -> tuple:
-    """The degraded picture that a row is about."""
+    """The degraded image that a row is about."""
     return tuple(row[name] for name in ("dataset", "image", *_KEY[:-1]))
 
 

@@ -3,7 +3,7 @@
 make results PICTURES=FOLDER [LIMIT=N]
 python scripts/reports FOLDER [--limit N] [--only STAGE...] [--processes N] [--lpips-weights FILE]
 
-FOLDER holds one folder of evaluation pictures for each set. Evaluations go to build/results, so that a run that was
+FOLDER holds one folder of evaluation images for each set. Evaluations go to build/results, so that a run that was
 stopped goes on; those of other weights, presets or options have folders of their own. After a change of the code that
 changes numbers, remove build/results. The words of a page stand in scripts/reports/texts, and notes on the run that
 measured it in texts/notes. The stages, and what they write:
@@ -16,7 +16,7 @@ measured it in texts/notes. The stages, and what they write:
   graphics         docs/graphics.md
   history          docs/history.md
   rate-distortion  docs/rate_distortion.md and its plot
-  figures          docs/figures/, docs/comparison.png; takes no pictures but those of examples/
+  figures          docs/figures/, docs/comparison.png; takes no images but those of examples/
   benchmark        docs/benchmark.md, docs/benchmark.json; the same
   throughput       docs/throughput.md, docs/throughput.json
   pages            model_card.md and README.md, from docs/results.json
@@ -57,13 +57,13 @@ CURVES = "kodak24"  # the set of the rate-distortion curves and of the throughpu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, nargs="?", help="folder with a folder of pictures for each set")
-    parser.add_argument("--limit", type=int, default=1000, help="at most so many pictures of a set (all)")
+    parser.add_argument("pictures", type=Path, nargs="?", help="folder with a folder of images for each set")
+    parser.add_argument("--limit", type=int, default=1000, help="at most so many images of a set (all)")
     parser.add_argument("--only", nargs="+", default=STAGES, choices=STAGES, metavar="STAGE", help="stages (all)")
     parser.add_argument("--processes", type=int, default=1, help="processes that share an evaluation (1)")
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
     parser.add_argument("--prior", type=Path, help="folder of another prior than the embedded one")
-    parser.add_argument("--size", type=int, default=256, help="pixels a side of the pictures (256)")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side of the images (256)")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "results", help="folder of the evaluations")
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout whose docs/ and pages are written")
     arguments = parser.parse_args()
@@ -205,13 +205,13 @@ def ddrm_jpeg(command: list[str], processes: int) -> int:
     raise AssertionError("the command ends with a status")
 
 
-def find_sets(pictures: Path | None) -> list[Path]:
-    """The folders of pictures, those of published sets first."""
-    if pictures is None or not pictures.is_dir():
-        sys.exit("give a folder that holds one folder of pictures for each set: make results PICTURES=FOLDER")
-    sets = sorted(path for path in pictures.iterdir() if path.is_dir() and not path.name.startswith("."))
+def find_sets(images: Path | None) -> list[Path]:
+    """The folders of images, those of published sets first."""
+    if images is None or not images.is_dir():
+        sys.exit("give a folder that holds one folder of images for each set: make results PICTURES=FOLDER")
+    sets = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not sets:
-        sys.exit(f"{pictures} holds no folders; put the pictures of each set in one")
+        sys.exit(f"{images} holds no folders; put the images of each set in one")
     known = list(DATASETS)
     return sorted(sets, key=lambda path: known.index(path.name) if path.name in known else len(known))
 

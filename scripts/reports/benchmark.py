@@ -1,10 +1,10 @@
-"""Seconds of every stage of a restoration, and its peak memory, by picture size.
+"""Seconds of every stage of a restoration, and its peak memory, by image size.
 
 python scripts/reports/benchmark.py [--sizes 256x256 1000x1000 4000x3000 6000x4000] [--processes 2]
     [--output docs/benchmark] [--check SHARE]
 
-Each size runs in a process of its own, whose peak resident memory is what the operating system says. The picture is one
-of examples/, repeated, as a JPEG file of quality factor 30. One step of one sample is measured; of large pictures every
+Each size runs in a process of its own, whose peak resident memory is what the operating system says. The image is one
+of examples/, repeated, as a JPEG file of quality factor 30. One step of one sample is measured; of large images every
 further sample keeps a byte a channel, and the second also their spread. With --processes, twelve files of 256 x 256 are
 restored by one process and by as many as given, each in one thread. Writes OUTPUT.json and OUTPUT.md. With --check, the
 exit status is 1 if what is not the network (correction and scheduler) takes more than that share of its time: a ratio,
@@ -146,11 +146,11 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
         timed("scheduler", lambda: pipe.scheduler.step(x, 60, x, eta_b=1.0, **remaining), few)
         predict(pipe.unet, x[..., :64, :64], 0)  # warm
         timed("network", lambda: predict(pipe.unet, x, 0, window_size=384, overlap=64), few)
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.open(io.BytesIO(data)).convert("RGB")
 
     def round_trip() -> None:
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=30)
+        image.save(stream, "JPEG", quality=30)
         Image.open(stream).load()
 
     timed("pillow", round_trip, few)

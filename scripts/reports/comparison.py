@@ -2,7 +2,7 @@
 
 python scripts/reports/comparison.py FOLDER [OUTPUT]
 
-FOLDER holds the restored pictures of `examples/` by name; the drawing goes to OUTPUT, FOLDER/comparison.png by default.
+FOLDER holds the restored images of `examples/` by name; the drawing goes to OUTPUT, FOLDER/comparison.png by default.
 Where the original is known, its PSNR is printed and drawn.
 """
 
@@ -22,7 +22,7 @@ MARK = (255, 210, 0)
 
 
 def most_changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
-    """Left and top of the PATCH x PATCH window in which the two pictures differ most."""
+    """Left and top of the PATCH x PATCH window in which the two images differ most."""
     change = np.abs(before - after).mean(axis=2)
     sums = np.pad(change, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     windows = sums[PATCH:, PATCH:] - sums[:-PATCH, PATCH:] - sums[PATCH:, :-PATCH] + sums[:-PATCH, :-PATCH]
@@ -30,27 +30,27 @@ def most_changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
     return int(left), int(top)
 
 
-def panel(picture: Image.Image, label: str, left: int, top: int) -> Image.Image:
-    """The picture under its label, the window marked, and the window enlarged beside it."""
+def panel(image: Image.Image, label: str, left: int, top: int) -> Image.Image:
+    """The image under its label, the window marked, and the window enlarged beside it."""
     side = PATCH * ZOOM
-    sheet = Image.new("RGB", (picture.width + side + MARGIN, max(picture.height, side) + LABEL), "white")
+    sheet = Image.new("RGB", (image.width + side + MARGIN, max(image.height, side) + LABEL), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((0, 2), label, fill="black", font=ImageFont.load_default(14))
-    sheet.paste(picture, (0, LABEL))
+    sheet.paste(image, (0, LABEL))
     draw.rectangle((left, top + LABEL, left + PATCH, top + PATCH + LABEL), outline=MARK)
-    inset = picture.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
-    sheet.paste(inset, (picture.width + MARGIN, LABEL))
-    draw.rectangle((picture.width + MARGIN, LABEL, sheet.width - 1, LABEL + side - 1), outline=MARK)
+    inset = image.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
+    sheet.paste(inset, (image.width + MARGIN, LABEL))
+    draw.rectangle((image.width + MARGIN, LABEL, sheet.width - 1, LABEL + side - 1), outline=MARK)
     return sheet
 
 
 def row(source: Path, restored: Path) -> Image.Image:
     """JPEG and restoration of one example, and its original where there is one."""
-    pictures = {"JPEG": Image.open(source).convert("RGB"), "restored": Image.open(restored).convert("RGB")}
+    images = {"JPEG": Image.open(source).convert("RGB"), "restored": Image.open(restored).convert("RGB")}
     reference = EXAMPLES / "originals" / f"{source.stem}.png"
     if reference.exists():
-        pictures["original"] = Image.open(reference).convert("RGB")
-    arrays = {name: np.asarray(picture, dtype=np.float64) for name, picture in pictures.items()}
+        images["original"] = Image.open(reference).convert("RGB")
+    arrays = {name: np.asarray(image, dtype=np.float64) for name, image in images.items()}
     left, top = most_changed(arrays["JPEG"], arrays["restored"])
 
     labels = {"JPEG": f"JPEG, quality factor {JPEGFile.open(source).quality_factor}", "restored": "restored"}
@@ -59,18 +59,18 @@ def row(source: Path, restored: Path) -> Image.Image:
         labels = {name: f"{label}, {values[name]:.2f} dB" for name, label in labels.items()} | {"original": "original"}
         gain = values["restored"] - values["JPEG"]
         print(f"{source.stem:12} JPEG {values['JPEG']:.2f} dB, restored {values['restored']:.2f} dB ({gain:+.2f} dB)")
-    return beside([panel(pictures[name], label, left, top) for name, label in labels.items()])
+    return beside([panel(images[name], label, left, top) for name, label in labels.items()])
 
 
-def beside(pictures: list[Image.Image], down: bool = False) -> Image.Image:
-    """Pictures in a line, on white."""
-    widths, heights = [p.width for p in pictures], [p.height for p in pictures]
-    gaps = 2 * MARGIN * (len(pictures) - 1)
+def beside(images: list[Image.Image], down: bool = False) -> Image.Image:
+    """Images in a line, on white."""
+    widths, heights = [p.width for p in images], [p.height for p in images]
+    gaps = 2 * MARGIN * (len(images) - 1)
     size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
     sheet, offset = Image.new("RGB", size, "white"), 0
-    for picture in pictures:
-        sheet.paste(picture, (0, offset) if down else (offset, 0))
-        offset += (picture.height if down else picture.width) + 2 * MARGIN
+    for image in images:
+        sheet.paste(image, (0, offset) if down else (offset, 0))
+        offset += (image.height if down else image.width) + 2 * MARGIN
     return sheet
 
 

@@ -2,9 +2,9 @@
 
 python scripts/reports/corrections.py FOLDER... [--count 6] [--output docs/corrections]
 
-The middle of each picture is compressed (Pillow, 4:2:0) and restored by every rule; a row is the mean gain in PSNR over
+The middle of each image is compressed (Pillow, 4:2:0) and restored by every rule; a row is the mean gain in PSNR over
 the JPEG, of 8-bit RGB. Then the preset `balanced` at several values of `sharpness`, with LPIPS over the JPEG's where
-its weights are; and for coarse files, with twice as many pictures, the presets from several starts. OUTPUT.json keeps
+its weights are; and for coarse files, with twice as many images, the presets from several starts. OUTPUT.json keeps
 every number, and what is there of the same weights is not computed again; OUTPUT.md is made of it.
 
 The settings of the presets were chosen with `mcmaster18` and `live1`; do not choose with sets that you report on.
@@ -45,8 +45,8 @@ STARTS, COARSE = ("auto", 125, 150, 200, 250, 300), (3, 5, 7, 10)  # timesteps, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="clean pictures, one folder for each set")
-    parser.add_argument("--count", type=int, default=6, help="pictures of each folder (6)")
+    parser.add_argument("folders", type=Path, nargs="+", help="clean images, one folder for each set")
+    parser.add_argument("--count", type=int, default=6, help="images of each folder (6)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side (128)")
     parser.add_argument("--quality-factors", type=int, nargs="+", default=[5, 10, 20, 30, 40])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[2, 4, 12])
@@ -54,11 +54,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "corrections", help="without suffix")
     arguments = parser.parse_args()
 
-    pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
+    images = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     pipes = priors()
     measured = Measured(arguments.output.with_suffix(".json"), pipes["table"].unet)
 
-    where = f"{len(pictures)} of {', '.join(folder.name for folder in arguments.folders)}, {arguments.size} pixels"
+    where = f"{len(images)} of {', '.join(folder.name for folder in arguments.folders)}, {arguments.size} pixels"
     rows = [["rule", "evaluations", *(f"QF {factor}" for factor in arguments.quality_factors), "mean"]]
     for evaluations in arguments.evaluations:
         samples = SAMPLES.get(evaluations, 1)
@@ -67,7 +67,7 @@ def main() -> None:
             gains = [
                 measured(
                     f"{where}; {name}; {changed(settings)}; QF {factor}",
-                    lambda f=factor, e=error, s=settings: mean_gain(pipes[e], pictures, f, s),
+                    lambda f=factor, e=error, s=settings: mean_gain(pipes[e], images, f, s),
                 )
                 for factor in arguments.quality_factors
             ]
@@ -79,11 +79,11 @@ def main() -> None:
         settings, cells = PRESETS["balanced"] | {"sharpness": sharpness}, [f"{sharpness}"]
         for factor in arguments.quality_factors:
             key = f"{where}; sharpness {sharpness}; balanced; QF {factor}"
-            gain = measured(f"{key}; gain", lambda f=factor, s=settings: mean_gain(pipes["table"], pictures, f, s))
+            gain = measured(f"{key}; gain", lambda f=factor, s=settings: mean_gain(pipes["table"], images, f, s))
             cells.append(f"{gain:+.2f}")
             if network is not None:
                 ratio = measured(
-                    f"{key}; LPIPS", lambda f=factor, s=settings: lpips_ratio(pipes["table"], pictures, f, s, network)
+                    f"{key}; LPIPS", lambda f=factor, s=settings: lpips_ratio(pipes["table"], images, f, s, network)
                 )
                 cells[-1] += f" / {ratio:.2f}"
         dial.append(cells)
@@ -112,7 +112,7 @@ def main() -> None:
         measured.record["prior_sha256"],
         command=command,
         size=arguments.size,
-        images=len(pictures),
+        images=len(images),
         sets=" and ".join(f"`{folder.name}`" for folder in arguments.folders),
         rules=markdown(rows),
         sharpness=markdown(dial),
@@ -128,9 +128,9 @@ def spread(folder: Path, count: int) -> list[Path]:
 
 
 def crop(path: Path, size: int) -> Image.Image:
-    picture = Image.open(path).convert("RGB")
-    left, top = ((extent - size) // 2 for extent in picture.size)
-    return picture.crop((left, top, left + size, top + size))
+    image = Image.open(path).convert("RGB")
+    left, top = ((extent - size) // 2 for extent in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
 def priors() -> dict[str, DDRMJPEGPipeline]:
@@ -148,30 +148,30 @@ def priors() -> dict[str, DDRMJPEGPipeline]:
     return pipes
 
 
-def restored(pipe: Any, picture: Image.Image, factor: int, settings: Settings) -> tuple[Image.Image, Image.Image]:
+def restored(pipe: Any, image: Image.Image, factor: int, settings: Settings) -> tuple[Image.Image, Image.Image]:
     """The JPEG as Pillow decodes it, and what the pipeline makes of it."""
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=factor, subsampling="4:2:0")
+    image.save(stream, "JPEG", quality=factor, subsampling="4:2:0")
     result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), settings=settings)
     return Image.open(stream).convert("RGB"), result.images[0]
 
 
-def mean_gain(pipe: Any, pictures: list[Image.Image], factor: int, settings: Settings) -> float:
-    pairs = [(restored(pipe, picture, factor, settings), picture) for picture in pictures]
-    return round(float(np.mean([psnr(ours, picture) - psnr(jpeg, picture) for (jpeg, ours), picture in pairs])), 4)
+def mean_gain(pipe: Any, images: list[Image.Image], factor: int, settings: Settings) -> float:
+    pairs = [(restored(pipe, image, factor, settings), image) for image in images]
+    return round(float(np.mean([psnr(ours, image) - psnr(jpeg, image) for (jpeg, ours), image in pairs])), 4)
 
 
-def lpips_ratio(pipe: Any, pictures: list[Image.Image], factor: int, settings: Settings, network: Any) -> float:
+def lpips_ratio(pipe: Any, images: list[Image.Image], factor: int, settings: Settings, network: Any) -> float:
     """Mean LPIPS of the results over that of the JPEG files."""
     totals = np.zeros(2)
-    for picture in pictures:
+    for picture in images:
         both = [tensor(image) for image in restored(pipe, picture, factor, settings)]
         totals += [float(network(x, tensor(picture))) for x in both]
     return round(float(totals[1] / totals[0]), 4)
 
 
-def tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 if __name__ == "__main__":

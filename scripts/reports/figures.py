@@ -2,11 +2,11 @@
 
 python scripts/reports/figures.py [PICTURE...] [--output docs/figures]
 
-Pictures are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
-restorations. `figure_2.png`: pictures quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
+Images are public-domain originals of examples/ unless others are given. `figure_1.png`: JPEG files and their
+restorations. `figure_2.png`: images quantized to 9 bits a colour (3 a channel), and restored. `figure_4.png`:
 original, JPEG and restoration at several quality factors. `samples.png`: mean of the samples, their standard deviation
-(spread), and the error of the mean. Each picture is zoomed at its bottom right where restoration changed most.
-`defects.png`, of pictures of its own: what restoration leaves or makes worse.
+(spread), and the error of the mean. Each image is zoomed at its bottom right where restoration changed most.
+`defects.png`, of images of its own: what restoration leaves or makes worse.
 """
 
 import argparse
@@ -34,9 +34,9 @@ DEFECT = 88  # pixels a side of what is shown of a defect
 SETTINGS = {"preset": "best"}
 
 
-def jpeg(picture: Image.Image, quality_factor: int) -> bytes:
+def jpeg(image: Image.Image, quality_factor: int) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=quality_factor)
+    image.save(stream, "JPEG", quality=quality_factor)
     return stream.getvalue()
 
 
@@ -44,81 +44,81 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def labelled(picture: Image.Image, label: str) -> Image.Image:
-    sheet = Image.new("RGB", (picture.width, picture.height + LABEL), "white")
-    sheet.paste(picture, (0, LABEL))
+def labelled(image: Image.Image, label: str) -> Image.Image:
+    sheet = Image.new("RGB", (image.width, image.height + LABEL), "white")
+    sheet.paste(image, (0, LABEL))
     ImageDraw.Draw(sheet).text((0, 2), label, fill="black", font=ImageFont.load_default(14))
     return sheet
 
 
-def zoomed(picture: Image.Image, label: str, corner: tuple[int, int]) -> Image.Image:
-    """The picture under its label, with a patch of it enlarged in the bottom right."""
+def zoomed(image: Image.Image, label: str, corner: tuple[int, int]) -> Image.Image:
+    """The image under its label, with a patch of it enlarged in the bottom right."""
     left, top = corner
-    picture = picture.convert("RGB")
+    image = image.convert("RGB")
     side = PATCH * ZOOM
-    inset = picture.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
-    sheet = labelled(picture, label)
-    sheet.paste(inset, (picture.width - side, sheet.height - side))
+    inset = image.crop((left, top, left + PATCH, top + PATCH)).resize((side, side), Image.Resampling.NEAREST)
+    sheet = labelled(image, label)
+    sheet.paste(inset, (image.width - side, sheet.height - side))
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left, top + LABEL, left + PATCH, top + PATCH + LABEL), outline=MARK)
-    draw.rectangle((picture.width - side, sheet.height - side, picture.width - 1, sheet.height - 1), outline=MARK)
+    draw.rectangle((image.width - side, sheet.height - side, image.width - 1, sheet.height - 1), outline=MARK)
     return sheet
 
 
 def changed(before: Image.Image, after: Image.Image) -> tuple[int, int]:
-    return most_changed(*(np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (before, after)))
+    return most_changed(*(np.asarray(image.convert("RGB"), dtype=np.float64) for image in (before, after)))
 
 
-def figure_1(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
+def figure_1(pipe: DDRMJPEGPipeline, images: list[Image.Image]) -> Image.Image:
     """Pairs of a JPEG file of quality factor 10 and its restoration."""
     pairs = []
-    for picture in pictures:
-        data = jpeg(picture, 10)
+    for image in images:
+        data = jpeg(image, 10)
         before, after = Image.open(io.BytesIO(data)), pipe(data, generator=generator(), **SETTINGS).images[0]
         corner = changed(before, after)
         pairs.append(beside([zoomed(before, "JPEG, quality factor 10", corner), zoomed(after, "restored", corner)]))
     return beside(pairs, down=True)
 
 
-def figure_2(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
-    """Pairs of a picture of 9 bits a colour and its restoration."""
+def figure_2(pipe: DDRMJPEGPipeline, images: list[Image.Image]) -> Image.Image:
+    """Pairs of an image of 9 bits a colour and its restoration."""
     operator = QuantizationOperator(bits=3, reconstruction="center")
     pairs = []
-    for picture in pictures:
-        levels = np.asarray(picture.convert("RGB")) // operator.step
+    for image in images:
+        levels = np.asarray(image.convert("RGB")) // operator.step
         before = Image.fromarray((levels * operator.step + operator.step // 2).astype(np.uint8))
-        after = pipe(picture, operator=operator, generator=generator(), **SETTINGS).images[0]
+        after = pipe(image, operator=operator, generator=generator(), **SETTINGS).images[0]
         corner = changed(before, after)
         labels = [
-            f"{name}, {psnr(p, picture.convert('RGB')):.2f} dB" for name, p in (("9 bits", before), ("restored", after))
+            f"{name}, {psnr(p, image.convert('RGB')):.2f} dB" for name, p in (("9 bits", before), ("restored", after))
         ]
         pairs.append(beside([zoomed(before, labels[0], corner), zoomed(after, labels[1], corner)]))
     return beside(pairs, down=True)
 
 
-def figure_4(pipe: DDRMJPEGPipeline, pictures: list[Image.Image]) -> Image.Image:
+def figure_4(pipe: DDRMJPEGPipeline, images: list[Image.Image]) -> Image.Image:
     """Triplets of original, JPEG and restoration, a quality factor each."""
     rows = []
-    for picture, quality_factor in zip(pictures, (5, 10, 20, 30, 50), strict=False):
-        data = jpeg(picture, quality_factor)
+    for image, quality_factor in zip(images, (5, 10, 20, 30, 50), strict=False):
+        data = jpeg(image, quality_factor)
         before, after = Image.open(io.BytesIO(data)), pipe(data, generator=generator(), **SETTINGS).images[0]
         corner = changed(before, after)
         labels = [
-            f"{name}, {psnr(p, picture):.2f} dB"
+            f"{name}, {psnr(p, image):.2f} dB"
             for name, p in ((f"JPEG, QF {quality_factor}", before), ("restored", after))
         ]
-        panels = zip((picture, before, after), ("original", *labels), strict=True)
+        panels = zip((image, before, after), ("original", *labels), strict=True)
         rows.append(beside([zoomed(panel, label, corner) for panel, label in panels]))
     return beside(rows, down=True)
 
 
-def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 10) -> Image.Image:
+def samples(pipe: DDRMJPEGPipeline, image: Image.Image, quality_factor: int = 10) -> Image.Image:
     """JPEG, mean of the samples, their standard deviation a pixel, and the error of the mean."""
-    data = jpeg(picture, quality_factor)
+    data = jpeg(image, quality_factor)
     result = pipe(data, generator=generator(), **SETTINGS)
     before, mean = Image.open(io.BytesIO(data)), result.images[0]
     std = result.std[0].mean(axis=-1) * 255
-    error = np.abs(np.asarray(mean, dtype=np.float64) - np.asarray(picture)).reshape(*std.shape, -1).mean(axis=-1)
+    error = np.abs(np.asarray(mean, dtype=np.float64) - np.asarray(image)).reshape(*std.shape, -1).mean(axis=-1)
     corner = changed(before, mean)
     maps = []
     for values, label in ((std, "spread of the samples"), (error, "error of their mean")):
@@ -127,9 +127,9 @@ def samples(pipe: DDRMJPEGPipeline, picture: Image.Image, quality_factor: int = 
         maps.append(
             zoomed(Image.fromarray((colours * 255).astype(np.uint8)), f"{label} (0 to {top:.0f} levels)", corner)
         )
-    pictures = [zoomed(before, f"JPEG, QF {quality_factor}", corner)]
-    pictures.append(zoomed(mean, f"mean of {len(result.samples[0])} samples", corner))
-    return beside([beside(pictures), beside(maps)], down=True)
+    images = [zoomed(before, f"JPEG, QF {quality_factor}", corner)]
+    images.append(zoomed(mean, f"mean of {len(result.samples[0])} samples", corner))
+    return beside([beside(images), beside(maps)], down=True)
 
 
 def defects(pipe: DDRMJPEGPipeline) -> Image.Image:
@@ -138,14 +138,14 @@ def defects(pipe: DDRMJPEGPipeline) -> Image.Image:
     page = graphics.page(np.random.default_rng(0), 256)
     cat = Image.open(EXAMPLES / "originals" / "cat.png").convert("RGB")
     rows = []
-    for name, picture, quality_factor, (left, top) in (
+    for name, image, quality_factor, (left, top) in (
         ("patches of colour", cat, 5, (90, 150)),
         ("letters smeared", page, 5, (20, 60)),
         ("skin of wax", face, 10, (80, 70)),
     ):
-        data = jpeg(picture, quality_factor)
+        data = jpeg(image, quality_factor)
         panels = {
-            "original": picture,
+            "original": image,
             f"JPEG, QF {quality_factor}": Image.open(io.BytesIO(data)),
             f"restored: {name}": pipe(data, generator=generator()).images[0],
         }
@@ -163,18 +163,18 @@ def defects(pipe: DDRMJPEGPipeline) -> Image.Image:
 
 
 def make(pipe: DDRMJPEGPipeline, output: Path, paths: list[Path] | None = None) -> None:
-    pictures = [Image.open(path) for path in paths or sorted((EXAMPLES / "originals").glob("*.png"))]
-    pictures = [picture if picture.mode == "L" else picture.convert("RGB") for picture in pictures]
-    if min(min(picture.size) for picture in pictures) < PATCH * ZOOM:
-        sys.exit(f"pictures must have {PATCH * ZOOM} pixels or more on each side")
+    images = [Image.open(path) for path in paths or sorted((EXAMPLES / "originals").glob("*.png"))]
+    images = [image if image.mode == "L" else image.convert("RGB") for image in images]
+    if min(min(image.size) for image in images) < PATCH * ZOOM:
+        sys.exit(f"images must have {PATCH * ZOOM} pixels or more on each side")
     pipe.set_progress_bar_config(desc="figures", leave=False)
     output.mkdir(parents=True, exist_ok=True)
     figures = {
-        "figure_1": lambda: figure_1(pipe, pictures),
-        "figure_2": lambda: figure_2(pipe, pictures),
-        "figure_4": lambda: figure_4(pipe, pictures),
+        "figure_1": lambda: figure_1(pipe, images),
+        "figure_2": lambda: figure_2(pipe, images),
+        "figure_4": lambda: figure_4(pipe, images),
         "defects": lambda: defects(pipe),
-        "samples": lambda: samples(pipe, max(pictures, key=lambda picture: picture.width * picture.height)),
+        "samples": lambda: samples(pipe, max(images, key=lambda image: image.width * image.height)),
     }
     for name, draw in figures.items():
         path = output / f"{name}.png"
@@ -184,7 +184,7 @@ def make(pipe: DDRMJPEGPipeline, output: Path, paths: list[Path] | None = None) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, nargs="*", help="clean pictures (default: examples/originals)")
+    parser.add_argument("pictures", type=Path, nargs="*", help="clean images (default: examples/originals)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "figures", help="folder of the figures")
     arguments = parser.parse_args()
     make(DDRMJPEGPipeline.from_embedded(dtype="auto"), arguments.output, arguments.pictures)

@@ -1,4 +1,4 @@
-"""Draw text, diagrams and screens, a set of pictures that are no photographs.
+"""Draw text, diagrams and screens, a set of images that are no photographs.
 
 python scripts/reports/graphics.py FOLDER [--seed N] [--size N]
 
@@ -50,13 +50,13 @@ def _of_figure(figure: plt.Figure, size: int) -> Image.Image:
 
 def _text(rng: np.random.Generator, size: int, font: str, heights: tuple[int, ...], dark: bool = False) -> Image.Image:
     paper, ink = rng.choice(PAPER), rng.choice(INK)
-    picture = Image.new("RGB", (size, size), ink if dark else paper)
-    draw, top = ImageDraw.Draw(picture), 8
+    image = Image.new("RGB", (size, size), ink if dark else paper)
+    draw, top = ImageDraw.Draw(image), 8
     while top < size:
         height = int(rng.choice(heights))
         draw.text((8, top), _words(rng, 12), fill=paper if dark else ink, font=_font(font, height))
         top += int(1.4 * height)
-    return picture
+    return image
 
 
 def page(rng: np.random.Generator, size: int) -> Image.Image:
@@ -68,12 +68,12 @@ def headlines(rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def terminal(rng: np.random.Generator, size: int) -> Image.Image:
-    picture = Image.new("RGB", (size, size), "#10141a")
-    draw, font = ImageDraw.Draw(picture), _font("DejaVu Sans Mono", 11)
+    image = Image.new("RGB", (size, size), "#10141a")
+    draw, font = ImageDraw.Draw(image), _font("DejaVu Sans Mono", 11)
     for top in range(6, size, 15):
         draw.text((6, top), "$" if rng.random() < 0.3 else f"{rng.integers(10000):5d}", fill="#7fd962", font=font)
         draw.text((48, top), _words(rng, 5), fill=str(rng.choice(("#c5cdd9", "#e6b450", "#59c2ff"))), font=font)
-    return picture
+    return image
 
 
 def code(rng: np.random.Generator, size: int) -> Image.Image:
@@ -115,18 +115,18 @@ def formulas(rng: np.random.Generator, size: int) -> Image.Image:
 
 def line_art(rng: np.random.Generator, size: int) -> Image.Image:
     scale = 4
-    picture = Image.new("L", (scale * size, scale * size), 255)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("L", (scale * size, scale * size), 255)
+    draw = ImageDraw.Draw(image)
     for _ in range(26):
         steps = np.cumsum(rng.normal(scale=0.12, size=80)) + rng.uniform(0, 2 * np.pi)
         path = rng.uniform(0, size, 2) + 4 * np.cumsum(np.stack((np.cos(steps), np.sin(steps)), 1), 0)
         draw.line([tuple(point) for point in scale * path], fill=0, width=int(rng.integers(4, 10)), joint="curve")
-    return picture.resize((size, size), Image.Resampling.BOX).convert("RGB")
+    return image.resize((size, size), Image.Resampling.BOX).convert("RGB")
 
 
 def window(rng: np.random.Generator, size: int) -> Image.Image:
-    picture = Image.new("RGB", (size, size), "#d7dce2")
-    draw, font = ImageDraw.Draw(picture), _font("DejaVu Sans", 11)
+    image = Image.new("RGB", (size, size), "#d7dce2")
+    draw, font = ImageDraw.Draw(image), _font("DejaVu Sans", 11)
     draw.rectangle((0, 0, size, 22), fill=str(rng.choice(BRIGHT)))
     draw.text((8, 5), _words(rng, 3), fill="white", font=font)
     for top in range(34, size - 20, 32):
@@ -135,19 +135,19 @@ def window(rng: np.random.Generator, size: int) -> Image.Image:
         draw.text((82, top), _words(rng, 2), fill="#444444", font=font)
         draw.rounded_rectangle((size - 52, top - 4, size - 10, top + 16), 4, fill=str(rng.choice(BRIGHT)))
         draw.text((size - 44, top), "OK", fill="white", font=font)
-    return picture
+    return image
 
 
 def boxes(rng: np.random.Generator, size: int) -> Image.Image:
-    picture = Image.new("RGB", (size, size), str(rng.choice(PAPER)))
-    draw, font = ImageDraw.Draw(picture), _font("DejaVu Sans", 10)
+    image = Image.new("RGB", (size, size), str(rng.choice(PAPER)))
+    draw, font = ImageDraw.Draw(image), _font("DejaVu Sans", 10)
     places = [(x, y) for y in range(14, size - 30, 62) for x in range(10, size - 70, 84)]
     for (x, y), (to_x, to_y) in zip(places, rng.permutation(places), strict=True):
         draw.line((x + 35, y + 15, int(to_x) + 35, int(to_y) + 15), fill="#555555")
     for x, y in places:
         draw.rectangle((x, y, x + 70, y + 30), fill=str(rng.choice(BRIGHT)), outline="black", width=2)
         draw.text((x + 6, y + 9), _words(rng, 1), fill="white", font=font)
-    return picture
+    return image
 
 
 def pixels(rng: np.random.Generator, size: int) -> Image.Image:
@@ -197,7 +197,7 @@ def make(folders: dict[str, Path], with_others: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("folder", type=Path, help="where the images go")
     parser.add_argument("--seed", type=int, default=0, help="of words, colours and numbers (0)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
     arguments = parser.parse_args()

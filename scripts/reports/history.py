@@ -1,11 +1,11 @@
-"""How often the JPEG that a picture was is found, and what restoring without its file costs.
+"""How often the JPEG that an image was is found, and what restoring without its file costs.
 
 python scripts/reports/history.py PICTURES [--clean FOLDER...] [--limit N] [--restored N] [--output docs/history]
 
-PICTURES holds folders of pictures that never were JPEGs, of 256 x 256 pixels or more, as --clean may name more of.
-Writes OUTPUT.md. A picture counts as right when grid, chroma subsampling and every step that is said to be determined
+PICTURES holds folders of images that never were JPEGs, of 256 x 256 pixels or more, as --clean may name more of.
+Writes OUTPUT.md. An image counts as right when grid, chroma subsampling and every step that is said to be determined
 are; djpeg (libjpeg-turbo's own decoder) takes part where it is installed, and so does chromium (with the extra
-browser), of whose screenshots of pages with one of the pictures the picture is restored.
+browser), of whose screenshots of pages with one of the images the image is restored.
 """
 
 import argparse
@@ -38,9 +38,9 @@ SECOND_QUALITIES, FIRST_QUALITIES = (75, 85, 92, 97), (10, 20, 40, 60)
 SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def encode(picture: Image.Image, quality: int, subsampling: str = "4:2:0") -> bytes:
+def encode(image: Image.Image, quality: int, subsampling: str = "4:2:0") -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=quality, subsampling=subsampling)
+    image.save(stream, "JPEG", quality=quality, subsampling=subsampling)
     return stream.getvalue()
 
 
@@ -77,7 +77,7 @@ def share(results: Iterable[bool]) -> str:
     return f"{sum(results)}/{len(results)}"
 
 
-def detection(pictures: list[Image.Image], say: Callable[[str], None]) -> list[list[str]]:
+def detection(images: list[Image.Image], say: Callable[[str], None]) -> list[list[str]]:
     """Rows of: decoder, subsampling, crop, and for each quality the shares with right luma and with all right."""
     decoders = ["Pillow", *(DJPEG if shutil.which("djpeg") else ())]
     settings = [("Pillow", "4:2:0", crop) for crop in CROPS]
@@ -88,8 +88,8 @@ def detection(pictures: list[Image.Image], say: Callable[[str], None]) -> list[l
         cells = []
         for quality in QUALITIES:
             luma, everything = [], []
-            for picture in pictures:
-                pixels, top, left = decode(encode(picture, quality, subsampling), decoder), 0, 0
+            for image in images:
+                pixels, top, left = decode(encode(image, quality, subsampling), decoder), 0, 0
                 if crop:
                     top, left = (int(rng.integers(side - crop + 1)) for side in pixels.shape[:2])
                     pixels = pixels[top : top + crop, left : left + crop]
@@ -102,7 +102,7 @@ def detection(pictures: list[Image.Image], say: Callable[[str], None]) -> list[l
     return rows
 
 
-def second_saves(pictures: list[Image.Image]) -> list[list[str]]:
+def second_saves(images: list[Image.Image]) -> list[list[str]]:
     """Rows of: second quality, shift, and for each first quality the shares with its grid, and with it within 2."""
     rows = []
     for second in SECOND_QUALITIES:
@@ -110,8 +110,8 @@ def second_saves(pictures: list[Image.Image]) -> list[list[str]]:
             cells = []
             for first in (*FIRST_QUALITIES, None):
                 grid, quality = [], []
-                for picture in pictures:
-                    pixels = decode(encode(picture, first)) if first else np.asarray(picture)
+                for image in images:
+                    pixels = decode(encode(image, first)) if first else np.asarray(image)
                     again = decode(encode(Image.fromarray(pixels[top:, left:]), second))
                     found = estimate_earlier(again, quality_tables(second))
                     grid.append(found is not None if first is None else grid_is_right(found, top, left))
@@ -137,13 +137,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255**2 / np.square(a.astype(float) - b).mean())
 
 
-def losses(pictures: list[Image.Image]) -> list[list[str]]:
-    """Rows of: quality, and mean PSNR of the JPEG and of what is restored from its file, its picture and a crop."""
+def losses(images: list[Image.Image]) -> list[list[str]]:
+    """Rows of: quality, and mean PSNR of the JPEG and of what is restored from its file, its image and a crop."""
     restored, rows = restorer(), []
     for quality in (10, 40):
         values = []
-        for picture in pictures:
-            data, true = encode(picture, quality), np.asarray(picture)
+        for image in images:
+            data, true = encode(image, quality), np.asarray(image)
             pixels, of_file = decode(data), restored(data)
             inside = (slice(13, 213), slice(22, 222))
             if estimate_history(pixels) is None or estimate_history(pixels[inside]) is None:
@@ -163,26 +163,26 @@ def losses(pictures: list[Image.Image]) -> list[list[str]]:
     return rows
 
 
-def second_losses(pictures: list[Image.Image]) -> list[list[str]]:
-    """Rows of: first and second quality, shift, pictures, and mean PSNR of the second file and of what is restored from
+def second_losses(images: list[Image.Image]) -> list[list[str]]:
+    """Rows of: first and second quality, shift, images, and mean PSNR of the second file and of what is restored from
     the first, from the second, and from the first as the second shows it.
     """
     restored, rows = restorer(), []
     for first, second, top, left in ((20, 75, 0, 0), (40, 85, 0, 0), (20, 85, 3, 5), (40, 92, 3, 5)):
         values = []
-        for picture in pictures:
-            once, true = encode(picture, first), np.asarray(picture)[top:, left:]
+        for image in images:
+            once, true = encode(image, first), np.asarray(image)[top:, left:]
             again = encode(Image.fromarray(decode(once)[top:, left:]), second)
             if estimate_earlier(decode(again), quality_tables(second)) is not None:
                 ways = decode(again), restored(once)[top:, left:], restored(again), restored(again, history="estimate")
                 values.append([psnr(one, true) for one in ways])
         shift = f"{left}, {top}" if top else "aligned"
         means = (f"{value:.2f}" for value in np.mean(values, axis=0))
-        rows.append([str(first), str(second), shift, f"{len(values)}/{len(pictures)}", *means])
+        rows.append([str(first), str(second), shift, f"{len(values)}/{len(images)}", *means])
     return rows
 
 
-def screenshots(pictures: list[Image.Image]) -> list[list[str]]:
+def screenshots(images: list[Image.Image]) -> list[list[str]]:
     """Rows of: quality, screenshots, in how many the JPEG, and its rectangle, is found, how many pixels changed outside
     it, and mean PSNR of the JPEG and of what is restored from its file and from the screenshot.
     """
@@ -193,16 +193,16 @@ def screenshots(pictures: list[Image.Image]) -> list[list[str]]:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for quality in (10, 30, 75):
             right, exact, changed, values = 0, 0, 0, []
-            for picture in pictures:
+            for image in images:
                 across, down = rng.choice([(1024, 768), (1366, 768), (1920, 1080)])
-                true = np.asarray(picture)[: picture.height - rng.randrange(16), : picture.width - rng.randrange(16)]
+                true = np.asarray(image)[: image.height - rng.randrange(16), : image.width - rng.randrange(16)]
                 left, top = rng.randrange(across - true.shape[1]), rng.randrange(down - true.shape[0])
                 subsampling = rng.choice(["4:2:0", "4:2:2", "4:4:4"])
                 data = encode(Image.fromarray(true), quality, subsampling)
                 page = browser.new_page(viewport={"width": across, "height": down})
                 dark = "background:#1b1f24; color:#d0d7de;" if rng.random() < 0.3 else ""
                 page.set_content(
-                    f'<body style="{dark} margin:0; overflow:hidden">{"Words that stand around a picture. " * 600}'
+                    f'<body style="{dark} margin:0; overflow:hidden">{"Words that stand around a image. " * 600}'
                     f'<img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"'
                     f' style="position:absolute; left:{left}px; top:{top}px">'
                 )
@@ -222,21 +222,21 @@ def screenshots(pictures: list[Image.Image]) -> list[list[str]]:
                 changed += int(others.sum())
                 values.append([psnr(one, true) for one in (decode(data), restored(data), of_shot[inside])])
             means = (f"{value:.2f}" for value in np.mean(values, axis=0))
-            shares = [f"{right}/{len(pictures)}", f"{exact}/{len(pictures)}", str(changed)]
-            rows.append([str(quality), str(len(pictures)), *shares, *means])
+            shares = [f"{right}/{len(images)}", f"{exact}/{len(images)}", str(changed)]
+            rows.append([str(quality), str(len(images)), *shares, *means])
         browser.close()
     return rows
 
 
 def never_jpegs(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Pictures without a JPEG, or with one that resizing has destroyed, by what they are."""
+    """Images without a JPEG, or with one that resizing has destroyed, by what they are."""
     rng = np.random.default_rng(0)
     for number, path in enumerate(paths):
-        picture = Image.open(path).convert("RGB")
-        yield path.name, np.array(picture)
+        image = Image.open(path).convert("RGB")
+        yield path.name, np.array(image)
         scale = rng.uniform(0.4, 0.95)
-        size = [max(round(scale * side), 64) for side in picture.size]
-        made = picture if number % 2 else Image.fromarray(decode(encode(picture, int(rng.integers(20, 95)))))
+        size = [max(round(scale * side), 64) for side in image.size]
+        made = image if number % 2 else Image.fromarray(decode(encode(image, int(rng.integers(20, 95)))))
         yield f"{path.name}, {'' if number % 2 else 'a JPEG, '}resized", np.array(made.resize(size))
     for number in range(10):
         yield f"noise {number}", rng.integers(0, 256, (128 + number, 160, 3), dtype=np.uint8)
@@ -255,10 +255,10 @@ def pictures_of(folder: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, help="folder with a folder of pictures for each set")
+    parser.add_argument("pictures", type=Path, help="folder with a folder of images for each set")
     parser.add_argument("--clean", type=Path, nargs="*", default=[], help="more folders, for false alarms alone")
-    parser.add_argument("--most-clean", type=int, default=1000, help="about so many pictures for false alarms (1000)")
-    parser.add_argument("--limit", type=int, default=4, help="pictures of each set that are compressed (4)")
+    parser.add_argument("--most-clean", type=int, default=1000, help="about so many images for false alarms (1000)")
+    parser.add_argument("--limit", type=int, default=4, help="images of each set that are compressed (4)")
     parser.add_argument("--restored", type=int, default=4, help="how many of all these are restored (4)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "history")
     arguments = parser.parse_args()
@@ -271,22 +271,22 @@ def main() -> None:
         if estimate_history(pixels) is not None:
             alarms.append(name)
         seconds.append(time.process_time() - start)
-    print(f"{len(alarms)} of {len(seconds)} pictures that show no JPEG: {alarms}", flush=True)
+    print(f"{len(alarms)} of {len(seconds)} images that show no JPEG: {alarms}", flush=True)
 
     chosen = [[Image.open(path).convert("RGB") for path in evenly(paths, arguments.limit)] for paths in sets]
-    pictures = [picture for each in chosen for picture in each]
-    found = detection(pictures, lambda line: print(line, flush=True))
-    large = np.tile(decode(encode(pictures[0], 50)), (12, 16, 1))
+    images = [image for each in chosen for image in each]
+    found = detection(images, lambda line: print(line, flush=True))
+    large = np.tile(decode(encode(images[0], 50)), (12, 16, 1))
     start = time.process_time()
     estimate_history(large)
     large_seconds = time.process_time() - start
-    saved = evenly(pictures, 5)
+    saved = evenly(images, 5)
     again, lost_again = second_saves(saved), second_losses(saved)
-    lost = losses(evenly(pictures, arguments.restored))
+    lost = losses(evenly(images, arguments.restored))
     shot = "Left out: this needs chromium and the extra browser."
     if shutil.which("chromium") and find_spec("playwright"):
         heading = ["QF", "screenshots", "all right", "rectangle exact", "pixels changed outside"]
-        shot = markdown([[*heading, "JPEG", "its file", "the screenshot"], *screenshots(pictures)])
+        shot = markdown([[*heading, "JPEG", "its file", "the screenshot"], *screenshots(images)])
 
     heads = ["Decoder", "chroma", "size", *(f"QF {quality}" for quality in QUALITIES)]
     first = [*(f"first {quality}" for quality in FIRST_QUALITIES), "none"]
@@ -299,7 +299,7 @@ def main() -> None:
         limit=arguments.limit,
         restored=arguments.restored,
         most_clean=arguments.most_clean,
-        images=len(pictures),
+        images=len(images),
         found=markdown([heads, *found]),
         alarms=len(alarms),
         clean=len(seconds),

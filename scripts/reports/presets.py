@@ -1,4 +1,4 @@
-"""Quality against network evaluations and seconds, from evaluations of the same pictures with different presets.
+"""Quality against network evaluations and seconds, from evaluations of the same images with different presets.
 
 ddrm-jpeg evaluate FOLDER --output RESULTS/fast --preset fast       # and so on for every preset
 python scripts/reports/presets.py RESULTS/fast RESULTS/balanced ... [--output docs/presets]
@@ -120,7 +120,7 @@ def plot(rows: dict[str, dict]) -> Figure:
 
 
 def make(folders: list[Path], output: Path, larger: list[Path] | None = None) -> None:
-    """Write the page of evaluations of a few pictures, and of `larger` ones of all, of some of the same presets."""
+    """Write the page of evaluations of a few images, and of `larger` ones of all, of some of the same presets."""
     rows = {name: row for folder in folders for name, row in gains(folder).items()}
     table = gain_table(rows)
     print(table)

@@ -3,10 +3,10 @@
 ddrm-jpeg evaluate FOLDER --output RESULTS --quality 5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95
 python scripts/reports/rate_distortion.py RESULTS [--output docs/rate_distortion]
 
-Rate is bits a pixel of the real files, distortion the mean over the pictures at one quality factor. Writes the plot as
+Rate is bits a pixel of the real files, distortion the mean over the images at one quality factor. Writes the plot as
 OUTPUT.png and OUTPUT.svg, and as OUTPUT.md a table, for every metric and method, of BD-rate (per cent of the file size,
 at equal quality; negative is a saving) and BD-quality (gain at equal file size), by piecewise cubics.
-They are n/a where a curve does not rise all along, as of few small pictures.
+They are n/a where a curve does not rise all along, as of few small images.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 python scripts/reports/samplers.py FOLDER... [--count 2] [--lpips-weights FILE] [--output docs/samplers]
 
-The middle of each picture is compressed (Pillow, 4:2:0) and restored by every sampler: one sample, with as many steps
+The middle of each image is compressed (Pillow, 4:2:0) and restored by every sampler: one sample, with as many steps
 as a budget of evaluations pays for; a backward pass counts as two, so a step of PiGDM as three. Seconds are those of
 the processor, of one thread. One step is measured in a process of its own, with its peak memory as Linux tells it.
 OUTPUT.json keeps every number, and what is there is not computed again; OUTPUT.md is made of it.
@@ -41,12 +41,12 @@ METHODS: dict[str, tuple[str, Settings]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="*", help="clean pictures, one folder for each set")
-    parser.add_argument("--count", type=int, default=2, help="pictures of each folder (2)")
+    parser.add_argument("folders", type=Path, nargs="*", help="clean images, one folder for each set")
+    parser.add_argument("--count", type=int, default=2, help="images of each folder (2)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
     parser.add_argument("--quality-factors", type=int, nargs="+", default=[5, 10, 30])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[12, 30])
-    parser.add_argument("--step-sizes", type=int, nargs="+", default=[256, 384, 1024], help="pictures of one step")
+    parser.add_argument("--step-sizes", type=int, nargs="+", default=[256, 384, 1024], help="images of one step")
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samplers", help="without suffix")
     parser.add_argument("--one", nargs=3, metavar=("SAMPLER", "SIZE", "CHECKPOINTS"), help=argparse.SUPPRESS)
@@ -57,15 +57,15 @@ def main() -> None:
         print(json.dumps(one_step(sampler, int(size), checkpoints == "yes")))
         return
     if not arguments.folders:
-        sys.exit("give a folder of clean pictures, or several")
+        sys.exit("give a folder of clean images, or several")
 
-    pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
+    images = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     sets = " and ".join(f"`{folder.name}`" for folder in arguments.folders)
     network = None if lpips.obstacle(arguments.lpips_weights) else lpips.load(arguments.lpips_weights)
     pipe = load("ddrm")
     measured = Measured(arguments.output.with_suffix(".json"), pipe.unet)
 
-    where = f"{len(pictures)} of {sets}, {arguments.size} pixels"
+    where = f"{len(images)} of {sets}, {arguments.size} pixels"
     rows = [["sampler", "evaluations", "steps", *(f"QF {factor}" for factor in arguments.quality_factors), "seconds"]]
     for evaluations in arguments.evaluations:
         for name, (sampler, settings) in METHODS.items():
@@ -75,7 +75,7 @@ def main() -> None:
             found = [
                 measured(
                     f"{where}; {name}; {changed(settings)}; QF {factor}; LPIPS {network is not None}",
-                    lambda f=factor, s=settings: gains(pipe, pictures, f, s, network),
+                    lambda f=factor, s=settings: gains(pipe, images, f, s, network),
                 )
                 for factor in arguments.quality_factors
             ]
@@ -100,7 +100,7 @@ def main() -> None:
         "samplers",
         measured.record["prior_sha256"],
         size=arguments.size,
-        images=len(pictures),
+        images=len(images),
         sets=sets,
         command=f"python scripts/reports/samplers.py {names} --count {arguments.count}",
         table=markdown(rows),
@@ -117,15 +117,15 @@ def load(sampler: str) -> DDRMJPEGPipeline:
     return pipe
 
 
-def gains(pipe: Any, pictures: list, factor: int, settings: Settings, network: Any) -> dict[str, float]:
-    """PSNR over the JPEG's, LPIPS divided by the JPEG's, seconds of a picture: means."""
+def gains(pipe: Any, images: list, factor: int, settings: Settings, network: Any) -> dict[str, float]:
+    """PSNR over the JPEG's, LPIPS divided by the JPEG's, seconds of an image: means."""
     gain, perceived, start = [], np.zeros(2), time.process_time()
-    pairs = [restored(pipe, picture, factor, settings) for picture in pictures]
-    seconds = (time.process_time() - start) / len(pictures)
-    for (jpeg, ours), picture in zip(pairs, pictures, strict=True):
-        gain.append(psnr(ours, picture) - psnr(jpeg, picture))
+    pairs = [restored(pipe, image, factor, settings) for image in images]
+    seconds = (time.process_time() - start) / len(images)
+    for (jpeg, ours), image in zip(pairs, images, strict=True):
+        gain.append(psnr(ours, image) - psnr(jpeg, image))
         if network is not None:
-            perceived += [float(network(tensor(one), tensor(picture))) for one in (jpeg, ours)]
+            perceived += [float(network(tensor(one), tensor(image))) for one in (jpeg, ours)]
     values = {"gain": float(np.mean(gain)), "seconds": seconds}
     values |= {} if network is None else {"lpips": float(perceived[1] / perceived[0])}
     return {name: round(value, 4) for name, value in values.items()}
@@ -136,9 +136,9 @@ def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
     pipe = load(sampler)
     if checkpoints:
         pipe.unet.enable_gradient_checkpointing()
-    picture = crop(ROOT / "examples" / "originals" / "cat.png", 256).resize((size, size))
+    image = crop(ROOT / "examples" / "originals" / "cat.png", 256).resize((size, size))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=10)
+    image.save(stream, "JPEG", quality=10)
     start = time.process_time()
     pipe(stream.getvalue(), preset="paper", settings={"num_inference_steps": 1, "init_timestep": 100})
     seconds = time.process_time() - start

@@ -3,11 +3,11 @@
 python scripts/reports/throughput.py PICTURES [--only folders|compared] [--folders 256x256:1000 1000x500:100
     4000x3000:10] [--preset balanced] [--limit SECONDS] [--compared 3] [--quality 10] [--output docs/throughput]
 
-Each folder of --folders, so many files of so many pixels made of a picture of examples/, is restored by a process of
+Each folder of --folders, so many files of so many pixels made of an image of examples/, is restored by a process of
 its own: files and megapixels a second without loading, the share of that time in which the network works, what a file
 takes beside it, and the peak resident memory of that process (a reader has its own, 96 MiB and some bytes a pixel).
 What a folder will take is printed before; with --limit it ends after so many seconds, and what is reported is of the
-files that were finished until then. Then --compared pictures of the folder PICTURES, cut to a square, are restored from
+files that were finished until then. Then --compared images of the folder PICTURES, cut to a square, are restored from
 files of one quality factor by our presets, by the loop of the released program, written anew here, with the same
 network and dtype, and by the other programs that are installed, all in one run. Writes OUTPUT.json and OUTPUT.md; what
 --only leaves out, and folders of other sizes, are taken from OUTPUT.json, so that the whole can be made in pieces.
@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, observe
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
-from pipeline_ddrm_jpeg.evaluation.protocol import find_pictures
+from pipeline_ddrm_jpeg.evaluation.protocol import find_images
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.formatting import duration
@@ -122,7 +122,7 @@ def released(pipe: DDRMJPEGPipeline, file: Path, seed: int) -> torch.Tensor:
 
 
 def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict[str, float]]:
-    """Seconds and PSNR (8 bits) of each way, the mean over pictures."""
+    """Seconds and PSNR (8 bits) of each way, the mean over images."""
     pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
     pipe.set_progress_bar_config(disable=True)
 
@@ -139,15 +139,15 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
     found: dict[str, dict[str, float]] = {name: {"seconds": 0.0, "psnr": 0.0} for name in ways}
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "picture.jpg")
-        for picture in find_pictures([folder], count):
-            clean = ImageOps.fit(Image.open(picture.path).convert("RGB"), (size, size))
+        for image in find_images([folder], count):
+            clean = ImageOps.fit(Image.open(image.path).convert("RGB"), (size, size))
             clean.save(path, quality=quality)
             for name, way in ways.items():
                 start = time.perf_counter()
                 restored = way(path)
                 found[name]["seconds"] += (time.perf_counter() - start) / count
                 found[name]["psnr"] += float(psnr(np.asarray(restored), clean)) / count
-            print(f"{picture.path.name} done", file=sys.stderr)
+            print(f"{image.path.name} done", file=sys.stderr)
     return found
 
 
@@ -191,16 +191,16 @@ def as_page(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, help="folder of clean pictures")
+    parser.add_argument("pictures", type=Path, help="folder of clean images")
     parser.add_argument(
         "--only", choices=["folders", "compared"], help="one part; the other is kept if it is of this prior"
     )
     parser.add_argument("--folders", nargs="+", default=["256x256:1000", "1000x500:100", "4000x3000:10"])
     parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the folders (balanced)")
     parser.add_argument("--limit", type=float, default=0, metavar="SECONDS", help="of each folder; 0: none (0)")
-    parser.add_argument("--compared", type=int, default=3, metavar="N", help="pictures for the comparison (3)")
+    parser.add_argument("--compared", type=int, default=3, metavar="N", help="images for the comparison (3)")
     parser.add_argument("--quality", type=int, default=10, help="quality factor of the comparison (10)")
-    parser.add_argument("--size", type=int, default=256, help="its pictures' side in pixels (256)")
+    parser.add_argument("--size", type=int, default=256, help="its images' side in pixels (256)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput", help="without suffix")
     parser.add_argument("--one", metavar="WIDTHxHEIGHT:FILES", help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How far pictures are off, and how far they were expected to be; beside that, how far their samples differ.
+"""How far images are off, and how far they were expected to be; beside that, how far their samples differ.
 
 python scripts/reports/uncertainty.py FOLDER... [--count 6] [--quality-factors 5 10 20 40 75 92]
                                       [--output docs/uncertainty]
 
-The middle of each picture is compressed (Pillow) and restored. Squares of 8 x 8 pixels are sorted by the error that is
+The middle of each image is compressed (Pillow) and restored. Squares of 8 x 8 pixels are sorted by the error that is
 expected of them, the root mean square over pixels and channels, and compared with what it is, fifth by fifth.
 OUTPUT.json keeps every number, OUTPUT.md is made of it.
 """
@@ -35,16 +35,16 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def statistics(
-    pipe: DDRMJPEGPipeline, pictures: list[Image.Image], factor: int, subsampling: str, settings: Settings
+    pipe: DDRMJPEGPipeline, images: list[Image.Image], factor: int, subsampling: str, settings: Settings
 ) -> dict[str, Any]:
     """Expected and actual errors in grey levels: of fifths of the squares, and their ratios."""
     expected, actual, deviations = [], [], []
-    for picture in pictures:
+    for image in images:
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=factor, subsampling=subsampling)
+        image.save(stream, "JPEG", quality=factor, subsampling=subsampling)
         result = pipe(stream.getvalue(), generator=torch.Generator().manual_seed(0), settings=settings)
         expected.append(_squares(255 * result.expected_error[0]))
-        actual.append(_squares(np.asarray(picture, float) - np.asarray(result.images[0].convert("RGB"), float)))
+        actual.append(_squares(np.asarray(image, float) - np.asarray(result.images[0].convert("RGB"), float)))
         deviations.append(_squares(255 * result.std[0]))
     expected, actual, deviations = map(np.stack, (expected, actual, deviations))
     ratios = (actual.mean(axis=1) / expected.mean(axis=1)) ** 0.5
@@ -66,20 +66,20 @@ def _squares(values: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="clean pictures, one folder for each set")
-    parser.add_argument("--count", type=int, default=6, help="pictures of each folder (6)")
+    parser.add_argument("folders", type=Path, nargs="+", help="clean images, one folder for each set")
+    parser.add_argument("--count", type=int, default=6, help="images of each folder (6)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side, a multiple of 8 (128)")
     parser.add_argument("--quality-factors", type=int, nargs="+", default=[5, 10, 20, 40, 75, 92])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "uncertainty", help="without suffix")
     arguments = parser.parse_args()
 
-    pictures = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
+    images = [crop(path, arguments.size) for folder in arguments.folders for path in spread(folder, arguments.count)]
     pipe = DDRMJPEGPipeline.from_embedded()
     pipe.set_progress_bar_config(disable=True)
     record = {}
     for name, (subsampling, settings) in SETTINGS.items():
         for factor in arguments.quality_factors:
-            record[f"{name}; QF {factor}"] = statistics(pipe, pictures, factor, subsampling, settings)
+            record[f"{name}; QF {factor}"] = statistics(pipe, images, factor, subsampling, settings)
     names = " ".join(folder.name for folder in arguments.folders)
     factors = " ".join(map(str, arguments.quality_factors))
     command = f"python scripts/reports/uncertainty.py {names} --count {arguments.count} --quality-factors {factors}"
@@ -87,7 +87,7 @@ def main() -> None:
         "prior_sha256": fingerprint(pipe.unet),
         "command": command,
         "size": arguments.size,
-        "images": len(pictures),
+        "images": len(images),
         "sets": [folder.name for folder in arguments.folders],
         "found": record,
     }

@@ -167,7 +167,7 @@ def comic(rng: Rng, side: int) -> Image.Image:
 
 
 def dots(rng: Rng, side: int) -> Image.Image:
-    """A screen of dots whose size follows a smooth picture, in one or two inks."""
+    """A screen of dots whose size follows a smooth image, in one or two inks."""
     pitch, angle = rng.uniform(3, 12), rng.uniform(0, np.pi / 2)
     y, x = np.indices((side, side)) / pitch
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -10,7 +10,7 @@ def grow(unet: UNet2DModel, layers_per_block: int) -> UNet2DModel:
     """A network of `layers_per_block` residual blocks a level with the weights, and the output, of one that has fewer.
 
     What a new block adds begins at zero (as in Goyal et al., 2017, 5.1). On the way down new blocks follow the old
-    ones; on the way up, where every block takes in one more picture of the way down, they stand before the last.
+    ones; on the way up, where every block takes in one more image of the way down, they stand before the last.
 
     Args:
         unet: a network of blocks without attention.

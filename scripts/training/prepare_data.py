@@ -2,9 +2,9 @@
 
 python scripts/training/prepare_data.py PHOTOGRAPHS OUTPUT [--longest 640] [--licence CC0-1.0]
 
-A picture that was a JPEG is shrunk by two or more, which leaves nothing of its grid of 8 x 8 blocks; every picture is
+An image that was a JPEG is shrunk by two or more, which leaves nothing of its grid of 8 x 8 blocks; every image is
 shrunk until its longer side fits. OUTPUT receives lossless WebP files, and manifest.csv with the source of each; give
---licence, folder by folder, because weights are published under what those allow. Pictures that are in OUTPUT already
+--licence, folder by folder, because weights are published under what those allow. Images that are in OUTPUT already
 are left alone, so that more folders can be added and a stopped run goes on.
 
 The embedded prior's set was made so, from the sources that pipeline_ddrm_jpeg/prior/README.md lists.
@@ -25,16 +25,16 @@ SMALLEST = 160  # pixels of the shorter side; less gives too few different crops
 
 
 def prepare(source: Path, longest: int) -> tuple[Image.Image, tuple[int, int], str] | None:
-    """The picture as it is trained on, its original size and format; or None where too little would be left."""
+    """The image as it is trained on, its original size and format; or None where too little would be left."""
     with Image.open(source) as opened:
         kind = opened.format
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-    size = picture.size
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    size = image.size
     factor = max(max(size) / longest, 2.0 if kind in ("JPEG", "MPO") else 1.0)
     target = tuple(round(side / factor) for side in size)
     if min(target) < SMALLEST:
         return None
-    return picture.resize(target, Image.Resampling.LANCZOS), size, kind
+    return image.resize(target, Image.Resampling.LANCZOS), size, kind
 
 
 def main() -> None:
@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, help="folder, read with its subfolders")
     parser.add_argument("output", type=Path)
     parser.add_argument("--longest", type=int, default=640, help="pixels of the longer side (640)")
-    parser.add_argument("--licence", default="", help="of all these pictures, for the manifest")
+    parser.add_argument("--licence", default="", help="of all these images, for the manifest")
     arguments = parser.parse_args()
     suffixes = set(Image.registered_extensions())
     sources = sorted(path for path in arguments.photographs.rglob("*") if path.suffix.lower() in suffixes)
     if not sources:
-        raise SystemExit(f"{arguments.photographs}: no pictures there.")
+        raise SystemExit(f"{arguments.photographs}: no images there.")
     manifest = arguments.output / "manifest.csv"
     rows = list(csv.DictReader(manifest.open(newline=""))) if manifest.exists() else []
     known = {row["file"] for row in rows}
@@ -66,9 +66,9 @@ def main() -> None:
             if prepared is None:
                 left_out.append(f"{source}: fewer than {SMALLEST} pixels would be left of its shorter side")
                 continue
-            picture, size, kind = prepared
+            image, size, kind = prepared
             write_atomically(
-                arguments.output / name, lambda out, p=picture: p.save(out, "WEBP", lossless=True, quality=80)
+                arguments.output / name, lambda out, p=image: p.save(out, "WEBP", lossless=True, quality=80)
             )
             rows.append(dict(zip(FIELDS, (name, str(relative), arguments.licence, *size, kind), strict=True)))
     finally:  # Ctrl-C: what is there is listed
@@ -78,7 +78,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
             write_atomically(manifest, lambda out: out.write(text.getvalue().encode()))
-    print(*left_out, f"{len(rows)} pictures in {arguments.output}, {len(left_out)} left out", sep="\n")
+    print(*left_out, f"{len(rows)} images in {arguments.output}, {len(left_out)} left out", sep="\n")
 
 
 if __name__ == "__main__":

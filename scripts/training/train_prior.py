@@ -20,7 +20,7 @@ OUTPUT receives
 
   checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
   prior/           the averaged weights that restored best so far, as a pipeline for from_prior, --prior, push
-  training.csv, validation.csv, training.png, pictures/N.png (validation pictures, JPEG and restored)
+  training.csv, validation.csv, training.png, images/N.png (validation images, JPEG and restored)
 """
 
 from __future__ import annotations
@@ -72,33 +72,33 @@ class Photographs:
     """Crops of photographs, shrunk by a random factor: what is sharp at one scale is soft at another.
 
     Args:
-        pictures: RGB.
+        images: RGB.
         scales: least and greatest factor.
         grey: share of the crops that are made grey.
     """
 
-    def __init__(self, pictures: list[Image.Image], scales: tuple[float, float], grey: float = 0.0) -> None:
-        self.pictures, self.scales, self.grey = pictures, scales, grey
-        self.areas = np.array([picture.width * picture.height for picture in pictures], dtype=np.float64)
+    def __init__(self, images: list[Image.Image], scales: tuple[float, float], grey: float = 0.0) -> None:
+        self.pictures, self.scales, self.grey = images, scales, grey
+        self.areas = np.array([image.width * image.height for image in images], dtype=np.float64)
 
     def crop(self, rng: np.random.Generator, side: int) -> np.ndarray:
-        """A random crop `[side, side, 3]`, uint8. Pictures smaller than it are not used.
+        """A random crop `[side, side, 3]`, uint8. Images smaller than it are not used.
 
         Raises:
             SystemExit: if all are smaller.
         """
-        areas = np.array([min(picture.size) >= side for picture in self.pictures]) * self.areas
+        areas = np.array([min(image.size) >= side for image in self.pictures]) * self.areas
         if not areas.any():
-            raise SystemExit(f"None of the {len(self.pictures)} pictures to train on has {side} x {side} pixels.")
-        picture = self.pictures[np.searchsorted(areas.cumsum() / areas.sum(), rng.random())]
-        return self.varied(rng, self.cut(rng, picture, side))
+            raise SystemExit(f"None of the {len(self.pictures)} images to train on has {side} x {side} pixels.")
+        image = self.pictures[np.searchsorted(areas.cumsum() / areas.sum(), rng.random())]
+        return self.varied(rng, self.cut(rng, image, side))
 
-    def cut(self, rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
-        scale = max(rng.uniform(*self.scales), side / min(picture.size))
-        extent = min(side / scale, *picture.size)  # rounding may lift it above
-        left, top = rng.uniform(0, picture.width - extent), rng.uniform(0, picture.height - extent)
+    def cut(self, rng: np.random.Generator, image: Image.Image, side: int) -> np.ndarray:
+        scale = max(rng.uniform(*self.scales), side / min(image.size))
+        extent = min(side / scale, *image.size)  # rounding may lift it above
+        left, top = rng.uniform(0, image.width - extent), rng.uniform(0, image.height - extent)
         box = (left, top, left + extent, top + extent)
-        return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box))
 
     def varied(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
         pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
@@ -110,11 +110,11 @@ class Photographs:
 class Graphics(Photographs):
     """Crops of screens, drawings and text: half of them unscaled, as sharp as they were drawn, in varied colours."""
 
-    def cut(self, rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
+    def cut(self, rng: np.random.Generator, image: Image.Image, side: int) -> np.ndarray:
         if rng.random() < 0.5:
-            return super().cut(rng, picture, side)
-        left, top = (int(rng.integers(extent - side + 1)) for extent in picture.size)
-        return np.asarray(picture.crop((left, top, left + side, top + side)))
+            return super().cut(rng, image, side)
+        left, top = (int(rng.integers(extent - side + 1)) for extent in image.size)
+        return np.asarray(image.crop((left, top, left + side, top + side)))
 
     def varied(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
         pixels = super().varied(rng, pixels)[..., rng.permutation(3)]
@@ -161,7 +161,7 @@ class Crops(Dataset):
 
 
 def read(path: Path) -> Image.Image:
-    """A picture in RGB.
+    """An image in RGB.
 
     Raises:
         SystemExit: if it cannot be read.
@@ -186,24 +186,24 @@ def compile_for_training(unet: UNet2DModel) -> None:
 
 
 class Validation:
-    """How well a network denoises and restores pictures it was not trained on: always the same crops and noises."""
+    """How well a network denoises and restores images it was not trained on: always the same crops and noises."""
 
-    def __init__(self, pictures: list[Path], scheduler: DDRMScheduler) -> None:
+    def __init__(self, images: list[Path], scheduler: DDRMScheduler) -> None:
         self.scheduler = scheduler
         self.crops = []
-        for path in pictures:
-            picture = read(path)
-            if min(picture.size) < VALIDATION_CROP:
-                raise SystemExit(f"{path}: {picture.width} x {picture.height} pixels are too few to validate with.")
-            picture.thumbnail((320, 320), Image.Resampling.BICUBIC)
-            box = ((picture.width - VALIDATION_CROP) // 2, (picture.height - VALIDATION_CROP) // 2)
-            self.crops.append(picture.crop((*box, box[0] + VALIDATION_CROP, box[1] + VALIDATION_CROP)))
+        for path in images:
+            image = read(path)
+            if min(image.size) < VALIDATION_CROP:
+                raise SystemExit(f"{path}: {image.width} x {image.height} pixels are too few to validate with.")
+            image.thumbnail((320, 320), Image.Resampling.BICUBIC)
+            box = ((image.width - VALIDATION_CROP) // 2, (image.height - VALIDATION_CROP) // 2)
+            self.crops.append(image.crop((*box, box[0] + VALIDATION_CROP, box[1] + VALIDATION_CROP)))
         stacked = torch.from_numpy(np.stack([np.asarray(crop) for crop in self.crops]))
         self.clean = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
         self.noise = torch.randn(self.clean.shape, generator=torch.Generator().manual_seed(0))
 
     def __call__(self, unet: UNet2DModel) -> tuple[dict[str, float], Image.Image]:
-        """Residual over noise variance by timestep, PSNR gains over JPEG in dB by quality factor, and a picture."""
+        """Residual over noise variance by timestep, PSNR gains over JPEG in dB by quality factor, and an image."""
         found = {}
         for timestep in VALIDATION_TIMESTEPS:
             t = torch.full((len(self.clean),), timestep)
@@ -229,13 +229,13 @@ class Validation:
 
 
 def split(folder: Path, validation: int, exclude: list[str]) -> tuple[list[Path], list[Path]]:
-    """Pictures to train on and to validate with; which is which depends on the names alone."""
+    """Images to train on and to validate with; which is which depends on the names alone."""
     suffixes = set(Image.registered_extensions())
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    pictures = [path for path in pictures if not any(fnmatch(path.name, pattern) for pattern in exclude)]
-    if len(pictures) <= validation:
-        raise SystemExit(f"{folder}: {len(pictures)} pictures, and {validation} are kept for validation. Add some.")
-    by_hash = sorted(pictures, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    images = [path for path in images if not any(fnmatch(path.name, pattern) for pattern in exclude)]
+    if len(images) <= validation:
+        raise SystemExit(f"{folder}: {len(images)} images, and {validation} are kept for validation. Add some.")
+    by_hash = sorted(images, key=lambda path: hashlib.sha256(path.name.encode()).digest())
     return sorted(by_hash[validation:]), sorted(by_hash[:validation])
 
 
@@ -452,17 +452,17 @@ class Trainer:
             )
 
     def validate(self) -> None:
-        """Write a row, a plot, the pictures, and the averaged weights if none restored better (main process only)."""
+        """Write a row, a plot, the images, and the averaged weights if none restored better (main process only)."""
         best = max((float(row["gain"]) for row in self.validations.rows), default=-math.inf)
         self.average.copy_to(self.averaged.parameters())
         precision = torch.bfloat16 if self.run["precision"] == "bf16" else torch.float32
         with torch.inference_mode():
-            found, picture = self.validation(copy.deepcopy(self.averaged).to(precision))
+            found, image = self.validation(copy.deepcopy(self.averaged).to(precision))
         row = {"step": self.step, "hours": f"{self.hours:.4f}"} | {name: f"{each:.4f}" for name, each in found.items()}
         self.validations.add(row)
         self.accelerator.print(f"step {self.step}: " + ", ".join(f"{name} {each:.3f}" for name, each in found.items()))
         (self.output / "pictures").mkdir(exist_ok=True)
-        picture.save(self.output / "pictures" / f"{self.step:08d}.png")
+        image.save(self.output / "pictures" / f"{self.step:08d}.png")
         plot(self.training, self.validations, self.output / "training.png")
         if found["gain"] > best:
             save_prior(self.averaged, self.scheduler, self.output)

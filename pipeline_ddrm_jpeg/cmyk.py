@@ -1,4 +1,4 @@
-"""Files of four inks, CMYK and YCCK: their colours and their black, restored as two pictures and laid on each other."""
+"""CMYK files (and YCCK ones): their three colours and their black, restored as two images and laid on each other."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 import torch
 
 from .inputs import info_of
-from .jpeg_colour import COLOUR_SPACES, FOUR_INKS
+from .jpeg_colour import CMYK_SPACES, COLOUR_SPACES
 from .jpeg_file import JPEGFile
 from .samples import as_array, presented
 
-# The sampling of one source, for a type of output: yields states for the prior, returns the fields of its pictures.
+# The sampling of one source, for a type of output: yields states for the prior, returns the fields of its images.
 Restore = Callable[[Any, str], Coroutine[Any, None, list[dict[str, Any]]]]
 
 
 def by_separations(source: Any, restore: Restore, output_type: str) -> Coroutine[Any, None, list[dict[str, Any]]]:
-    """What `restore` makes of a source; of a file of four inks, that of the picture in RGB which they print.
+    """What `restore` makes of a source; of a CMYK file, that of the image in RGB which it prints.
 
     Args:
         source: a `JPEGFile`, or anything else that `restore` takes.
-        restore: called with the source; or with the colours of four inks and then, once these are done, with the black.
+        restore: called with the source; of a CMYK file with its colours and, once these are done, with its black.
         output_type: `"pil"`, `"np"` or `"pt"`.
     """
-    inks = getattr(source, "color_space", None) in FOUR_INKS
-    return _printed(source, restore, output_type) if inks else restore(source, output_type)
+    printed = getattr(source, "color_space", None) in CMYK_SPACES
+    return _printed(source, restore, output_type) if printed else restore(source, output_type)
 
 
 def separations(file: JPEGFile) -> tuple[JPEGFile, JPEGFile]:
-    """The three colours of a file of four inks as a file of three components, and its black as one in grey.
+    """The three colours of a CMYK file as a file of three components, and its black as one in grey.
 
     The profile goes with neither: it is for the four.
     """
@@ -55,7 +55,7 @@ def _printed(file: JPEGFile, restore: Restore, output_type: str) -> Coroutine[An
     """Light that one ink lets through meets the next, so their shares multiply.
 
     That is what viewers show who know no profile, and they take the values for inverted, as Adobe writes them. Shares
-    of coefficients are of all four inks, timesteps those of the colours.
+    of coefficients are of all four components, timesteps those of the colours.
     """
     of_colours, of_black = separations(file)
     (colours,) = yield from restore(of_colours, "pt")
