@@ -194,15 +194,14 @@ def _of_decoded(picture: DecodedJPEG, device: torch.device | str) -> Observation
     y = Coefficients(parts[0])
     if not all(map(torch.equal, parts[1], parts[2])):
         y = Coefficients(*parts)
-    carried = picture.metadata
-    info = {"exif": carried.exif, "icc_profile": carried.icc_profile, "xmp": carried.xmp}
-    info = {name: value for name, value in info.items() if value is not None}
     tint = (0.0, 0.0, 0.0) if history.color_space == "L" and picture.pixels.ndim == 3 else None
     size, surroundings = picture.part.shape[:2], None
     if history.region:
         pixels = torch.from_numpy(np.atleast_3d(picture.pixels)).permute(2, 0, 1)
         surroundings = Surroundings(pixels, history.region.top, history.region.left)
-    return Observation(operator, operator.to(y, device), size, info, history.offset, tint, surroundings)
+    return Observation(
+        operator, operator.to(y, device), size, info_of(picture.metadata), history.offset, tint, surroundings
+    )
 
 
 def _rgb(tint: tuple[float, float]) -> tuple[float, float, float]:
