@@ -64,10 +64,7 @@ def check_size(image_format: str, width: int, height: int) -> None:
 def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata | None = None) -> tuple[str, ...]:
     """Write an image, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
 
-    The file appears whole or not at all: it is written beside its place under a temporary name.
-
-    Returns:
-        What was not kept, in words.
+    The file appears whole or not at all. Returns what was not kept, in words.
 
     Raises:
         OSError: if it cannot be written.
@@ -81,15 +78,11 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
 
 
 def format_of(path: Path) -> str:
-    """The one of `FORMATS` that a name ends in.
-
-    Raises:
-        ValueError: if it ends in none of them.
-    """
-    try:
-        return FORMAT_OF_SUFFIX[path.suffix.lower()]
-    except KeyError:
-        raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}") from None
+    """The one of `FORMATS` that a name ends in; raises `ValueError` if it ends in none of them."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMAT_OF_SUFFIX:
+        raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}")
+    return FORMAT_OF_SUFFIX[suffix]
 
 
 def write(data: bytes, target: Path) -> None:
@@ -104,13 +97,8 @@ def write(data: bytes, target: Path) -> None:
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
     """An image in a format, with its metadata.
 
-    A profile stays only with pixels that it is for: a grey image with a profile for RGB becomes RGB, and any other
-    that does not fit is left out.
-
-    Args:
-        pixels: `[H, W]` or `[H, W, 3]`, uint8, or for PNG and TIFF uint16.
-        image_format: one of `FORMATS`.
-        metadata: what goes with them.
+    Pixels are `[H, W]` or `[H, W, 3]`, uint8, or uint16 where the format has 16 bits. A profile stays only with pixels
+    that it is for: a grey image with one for RGB becomes RGB, and any other that does not fit is left out.
 
     Returns:
         The bytes of the file, and in words what of the metadata is not in it.
@@ -187,7 +175,6 @@ class Format:
     suffixes: tuple[str, ...]
     """Of its files; the first is the one that they are given."""
     encode: Callable[[np.ndarray, Metadata], bytes]
-    """The file of pixels `[H, W]` or `[H, W, 3]`."""
     keeps: tuple[str, ...] | None
     """What of the metadata it has a place for, as `Metadata.not_kept` takes it."""
     depths: tuple[int, ...] = (8,)  # bits a channel

@@ -28,11 +28,10 @@ from .modular_blocks import DDRMJPEGBlocks
 from .priors import EMBEDDED, SCHEDULERS, Origin, origin_of
 
 _HERE = Path(__file__).parent
-# diffusers loads `pipeline.py` for both forms of the pipeline, and copies what it names in lines that look like
-# "from .module import", folder.module at most. In what it copies it follows such lines too: with one request for each
-# way that leads to a module, of which there are many times as many as modules. So in a repo `pipeline.py` ends with a
-# list of all that it needs, and no other line of any module looks so: a space behind the first dot is nothing to
-# Python and hides an import from diffusers.
+# diffusers copies what a module names in lines like "from .module import", folder.module at most, and follows them in
+# what it copies, with one request for each way that leads to a module. So in a repo `pipeline.py`, which it loads for
+# both forms of the pipeline, ends with a list of all modules, and a space behind the first dot, which is nothing to
+# Python, hides every other import.
 _LIST = "\n\n# What diffusers copies beside this module. It looks for such lines and does not run them.\nif False:\n"
 _MODULAR = "from .modular_blocks import DDRMJPEGBlocks  # the modular form\n"
 _RELATIVE_IMPORT = re.compile(r"^(\s*from \.)(?=[\w.])", re.MULTILINE)
@@ -107,13 +106,9 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
     """Make a repo of the components in a folder: code beside them, card, licence and example images.
 
     A repo that the prior was loaded from hands its own card on; for the embedded prior that is `model_card.md`. Any
-    other prior gets a card that claims nothing but the licence found where the prior came from.
-
-    Args:
-        folder: where `DiffusionPipeline.save_pretrained` has written.
-        unet: the prior, of which it may be known where it was loaded from. From the Hub, the documents of its repo
-            are fetched, a few hundred kilobytes, if they are not in the cache, were not forbidden to be asked for
-            (`local_files_only`), and the Hub answers in time.
+    other prior gets a card that claims nothing but the licence found where the prior came from. Of a Hub repo the
+    documents are fetched, a few hundred kilobytes, if they are not in the cache, were not forbidden to be asked for
+    (`local_files_only`), and the Hub answers in time.
     """
     _add_code(folder)
     origin = origin_of(unet)
@@ -177,18 +172,14 @@ def needed(package: Path, module: str) -> list[str]:
     found, new = set(), {package / f"{module}.py"}
     while new:
         found |= new
-        new = {other for path in new for other in _imported(path)} - found
+        named = set()
+        for path in new:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                    named |= {place, *(place / one.name for one in node.names)}  # any of them may be a module
+        new = {path for path in (place.with_suffix(".py") for place in named) if path.is_file()} - found
     return sorted(path.relative_to(package).with_suffix("").as_posix() for path in found)
-
-
-def _imported(module: Path) -> set[Path]:
-    """The modules that a module names in relative imports, as where it imports from and as what it imports."""
-    imports = (node for node in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(node, ast.ImportFrom))
-    named = set()
-    for node in (node for node in imports if node.level):
-        place = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-        named |= {place, *(place / one.name for one in node.names)}
-    return {path for path in (place.with_suffix(".py") for place in named) if path.is_file()}
 
 
 def _module_of(name: str) -> str:
@@ -223,11 +214,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
     """Write the card of a pipeline whose prior is not the embedded one.
 
-    Args:
-        folder: of the repo.
-        prior: what the prior is, in Markdown: "Restores JPEG files with ...".
-        terms: sentences on what the weights may be used for.
-        **metadata: of the YAML header: `license`, `license_name`, `license_link`, `base_model`.
+    `prior` is what the prior is, in Markdown: "Restores JPEG files with ..."; `terms` are sentences on what the weights
+    may be used for; the rest goes into the YAML header (`license`, `license_name`, `license_link`, `base_model`).
     """
     data = ModelCardData(
         library_name="diffusers", pipeline_tag="image-to-image", tags=["jpeg", "image-restoration", "ddrm"], **metadata
@@ -316,10 +304,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def assemble_space(folder: Path) -> None:
     """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
 
-    Its `requirements.txt` then names what the package needs, instead of the package.
-
-    Raises:
-        FileNotFoundError: if this is not a checkout that has it.
+    Its `requirements.txt` then names what the package needs. Raises `FileNotFoundError` where there is no `space/`.
     """
     source = _HERE.parent / "space"
     if not (source / "app.py").exists():
@@ -470,18 +455,11 @@ class PublishedPipeline:
 
         Beside components and code it has a card, a licence and example images. The card is that of the repo the
         prior was loaded from (a Hub repo is asked for it, unless it is in the cache or `local_files_only` was given),
-        or one that states no more than the prior's licence.
-
-        Args:
-            save_directory: folder, made if need be. Weights of the same variant that are there in another layout go.
-            safe_serialization: whether weights are written with safetensors, or pickled.
-            variant: name of the variant that the weights are, such as `"fp16"`.
-            max_shard_size: size above which the weights are split among files, in bytes or such as `"5GB"`.
-            push_to_hub: not here: use the method of that name, which uploads what this one writes.
-            use_flashpack: whether weights are written in the format of flashpack.
+        or one that states no more than the prior's licence. Arguments are those of diffusers; weights of the same
+        `variant` that are there in another layout go.
 
         Raises:
-            ValueError: for `push_to_hub=True`.
+            ValueError: for `push_to_hub=True`; the method of that name uploads.
             OSError: if a file cannot be written; the folder then is as it was.
         """
         if push_to_hub:
@@ -503,21 +481,10 @@ class PublishedPipeline:
         max_shard_size: int | str | None = None,
         revision: str | None = None,
     ) -> CommitInfo:
-        """Upload what `save_pretrained` writes.
+        """Upload what `save_pretrained` writes to `"owner/name"`; repo and branch (`revision`) are made if need be.
 
         Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
         variants stay where a `variant` is pushed.
-
-        Args:
-            repo_id: `"owner/name"`, made if need be.
-            commit_message: of the commit.
-            private: whether a repo that is made is private; by default as the owner has it.
-            token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
-            create_pr: open a pull request instead of committing.
-            safe_serialization: as of `save_pretrained`.
-            variant: likewise.
-            max_shard_size: likewise.
-            revision: branch, made if need be.
 
         Returns:
             The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.

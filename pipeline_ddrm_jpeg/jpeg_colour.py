@@ -22,11 +22,9 @@ class ColourSpace:
 
     name: str
     components: tuple[str, ...]
-    """Their names."""
     forward: Matrix
     """RGB of 0..255 -> components, before they are shifted; with four components, the first three of them."""
     inverse: Matrix
-    """And back."""
     reason: str = field(default="", compare=False)
     """What in the file says so, in words."""
 
@@ -60,12 +58,9 @@ RELEASED = replace(
 
 
 def colour_space_by(identifiers: bytes, jfif: bool, adobe_transform: int | None) -> ColourSpace:
-    """The colour space of a file, and why, by the rules of libjpeg (`default_decompress_parms`).
+    """The colour space of a file of one, three or four components, and why, by libjpeg's `default_decompress_parms`.
 
-    Args:
-        identifiers: of its one, three or four components.
-        jfif: whether it has a JFIF marker.
-        adobe_transform: what an Adobe marker says; `None` without one.
+    `adobe_transform` is what an Adobe marker says; `None` without one.
     """
     adobe = f"Adobe marker, transform {adobe_transform}"
     if len(identifiers) == 1:

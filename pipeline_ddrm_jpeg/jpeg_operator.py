@@ -15,12 +15,13 @@ from .operators import BIN_MARGIN, Operator
 from .posterior import LARGEST_STD, rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
 
 _PIXELS_IN_A_BAND = 2**16
-# How far texture moves large coefficients of luma (or of R, G and B) and of chroma away from zero, in standard
-# deviations of the posterior, in busy blocks and at this frequency u + v.
+# Texture's own were fitted to photographs (docs/corrections.md, "Sharpness").
+# How far it moves large coefficients of luma (or of R, G and B) and of chroma away from zero, in standard deviations of
+# the posterior, in busy blocks and at this frequency u + v.
 _EXPANSION, _USUAL_FREQUENCY = (4 / 3, 2.0), 5.0
 _UNSEEN = 0.8  # grey levels of these standard deviations that need no texture in luma
 _CAUTION = 2.5  # a block whose AC coefficients have this many times the energy that is uncertain gets half of it all
-# What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files. Found with its start.
+# What averaging chroma loses, in the sense of `uncertainty`: the largest error of fine files; fitted with its start.
 _LOST_CHROMA = 0.0085
 # A block of this activity is off by as much as the posterior says, and the variance of others grows by this power of
 # their activity: a fit to crops of mcmaster18 and live1 at quality factors 5 to 92, with 4:2:0 and 4:4:4.

@@ -266,7 +266,16 @@ class Metadata:
         else:
             parts = {"XMP in UTF-8": "XMP", "descriptive EXIF": "EXIF"}
             kept = ("JFIF", "Adobe", "extended XMP", *(parts.get(kind, kind) for kind in keeps))
-            lost = [kind for kind in kinds if kind not in kept] + self._not_whole(kinds)
+            lost = [kind for kind in kinds if kind not in kept]
+            if "EXIF" in kinds and self.exif is None:
+                lost.append("EXIF that cannot be read")
+            elif kinds.count("EXIF") > len(self._exif_parts):
+                lost.append("a second EXIF block")
+            lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
+            if kinds.count("XMP") > 1:
+                lost.append("a second XMP packet")
+            if "ICC profile" in kinds and self.icc_profile is None:
+                lost.append("ICC profile that is not whole")
             if "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp):
                 lost.append("XMP that is not UTF-8")
             if "resolution" not in keeps and self.density is not None:
@@ -282,20 +291,6 @@ class Metadata:
         lost = [*dict.fromkeys((*self.left_out, *lost))]
         more = len(lost) - _MOST_NAMED
         return (*lost[:_MOST_NAMED], *([f"{more} more"] if more > 0 else []))
-
-    def _not_whole(self, kinds: list[str]) -> list[str]:
-        """What of EXIF, XMP and profile is in the segments and not in what they say together, in words."""
-        lost = []
-        if "EXIF" in kinds and self.exif is None:
-            lost.append("EXIF that cannot be read")
-        elif kinds.count("EXIF") > len(self._exif_parts):
-            lost.append("a second EXIF block")
-        lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
-        if kinds.count("XMP") > 1:
-            lost.append("a second XMP packet")
-        if "ICC profile" in kinds and self.icc_profile is None:
-            lost.append("ICC profile that is not whole")
-        return lost
 
 
 def trailer(data: bytes, end: int) -> str:
