@@ -17,7 +17,7 @@ from huggingface_hub.file_download import http_get
 
 from .hub import write_card
 from .pipeline import DDRMJPEGPipeline
-from .scheduling_ddrm import DDRMScheduler
+from .sampling.scheduling_ddrm import DDRMScheduler
 
 # guided-diffusion, script_util.create_model: channel multipliers by image size where none are given.
 _CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}

@@ -19,17 +19,17 @@ from diffusers.modular_pipelines import (
 )
 from PIL import Image
 
-from .classification import classifier_for
-from .denoiser_error import error_from_config
-from .inputs import Observation, observe
-from .opening import Source
-from .operators import Operator
+from .decoded.opening import Source
+from .degradations.operator import Operator
 from .priors import align
-from .samples import OUTPUT_TYPES, check_choice, gather
-from .scheduling_ddrm import of_protocol
-from .session import Session, Step, chosen
-from .settings import ABOUT, DEFAULT, PRESETS, Settings
-from .tiling import State, Tiling, count_windows, labels_for, predict_together
+from .sampling.classification import classifier_for
+from .sampling.denoiser_error import error_from_config
+from .sampling.observation import Observation, observe
+from .sampling.samples import OUTPUT_TYPES, check_choice, gather
+from .sampling.scheduling_ddrm import of_protocol
+from .sampling.session import Session, Step, chosen
+from .sampling.settings import ABOUT, DEFAULT, PRESETS, Settings
+from .sampling.tiling import State, Tiling, count_windows, labels_for, predict_together
 
 _UNET = ComponentSpec("unet", UNet2DModel, description="Pixel-space prior on RGB in [-1, 1].")
 _SCHEDULER = ComponentSpec(

@@ -14,20 +14,20 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from .classification import classifier_for
-from .cmyk import by_separations
-from .denoiser_error import error_from_config
+from .decoded.history import JPEGHistory
+from .decoded.opening import Source
+from .degradations.operator import Operator
 from .hub import PublishedPipeline
-from .inputs import observe, opened
-from .jpeg_history import JPEGHistory
-from .opening import Source
-from .operators import Operator
 from .priors import EMBEDDED, align, load_prior, origin_of
-from .samples import OUTPUT_TYPES, PIXELS_IN_A_PASS, DDRMJPEGPipelineOutput, Generator, check_choice, gather
-from .scheduling_ddrm import needs_gradient, of_protocol
-from .session import Session, Step, chosen, in_step
-from .settings import Settings, moved_arguments
-from .tiling import WHOLE, State, Tiling, count_windows, labels_for, predict_together
+from .sampling.classification import classifier_for
+from .sampling.cmyk import by_separations
+from .sampling.denoiser_error import error_from_config
+from .sampling.observation import observe, opened
+from .sampling.samples import OUTPUT_TYPES, PIXELS_IN_A_PASS, DDRMJPEGPipelineOutput, Generator, check_choice, gather
+from .sampling.scheduling_ddrm import needs_gradient, of_protocol
+from .sampling.session import Session, Step, chosen, in_step
+from .sampling.settings import Settings, moved_arguments
+from .sampling.tiling import WHOLE, State, Tiling, count_windows, labels_for, predict_together
 
 
 class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from .scheduling_ddrm import DDRMScheduler
-from .scheduling_pigdm import PiGDMScheduler
+from .sampling.scheduling_ddrm import DDRMScheduler
+from .sampling.scheduling_pigdm import PiGDMScheduler
 
 EMBEDDED = Path(__file__).parent / "prior"
 SAMPLERS = {kind.name: kind for kind in (DDRMScheduler, PiGDMScheduler)}

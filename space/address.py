@@ -9,8 +9,8 @@ from gate import checked
 from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
-from pipeline_ddrm_jpeg.scheduling_ddrm import settings_taken
-from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT
+from pipeline_ddrm_jpeg.sampling.scheduling_ddrm import settings_taken
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT, DEFAULT
 
 # What only some samplers take: of another prior's sampler the page does not show it.
 _OF_POSTERIOR = ("eta_b", "error_scale", "noise_accounting")

@@ -26,9 +26,9 @@ from limits import (
 from work import AUTO, PIPE
 
 from pipeline_ddrm_jpeg import PRESETS
-from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
-from pipeline_ddrm_jpeg.jpeg_tables import WRITTEN_SUBSAMPLINGS
-from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT, About
+from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
+from pipeline_ddrm_jpeg.jpeg.tables import WRITTEN_SUBSAMPLINGS
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT, DEFAULT, About
 
 _EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLES = {

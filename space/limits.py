@@ -19,12 +19,12 @@ from PIL import Image, UnidentifiedImageError
 from reader import UNREADABLE, Opened, Refused, open_clean, open_upload, read_within
 
 from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.decoded_jpeg import NOTHING_FOUND, DecodedJPEG
-from pipeline_ddrm_jpeg.files import upright
-from pipeline_ddrm_jpeg.inputs import observe
-from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.opening import Assumed
-from pipeline_ddrm_jpeg.results import mask_of
+from pipeline_ddrm_jpeg.decoded.image import NOTHING_FOUND, DecodedJPEG
+from pipeline_ddrm_jpeg.decoded.opening import Assumed
+from pipeline_ddrm_jpeg.files.formats import upright
+from pipeline_ddrm_jpeg.files.results import mask_of
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
+from pipeline_ddrm_jpeg.sampling.observation import observe
 
 log = logging.getLogger("space")
 

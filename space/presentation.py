@@ -22,14 +22,14 @@ from PIL import Image, ImageOps
 from reader import Opened, png, read_within
 
 from pipeline_ddrm_jpeg import Settings
-from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
+from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
+from pipeline_ddrm_jpeg.decoded.opening import Assumed
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
-from pipeline_ddrm_jpeg.files import upright
+from pipeline_ddrm_jpeg.files.formats import upright
+from pipeline_ddrm_jpeg.files.results import Result
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
-from pipeline_ddrm_jpeg.jpeg_colour import CMYK_SPACES
-from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.opening import Assumed
-from pipeline_ddrm_jpeg.results import Result
+from pipeline_ddrm_jpeg.jpeg.colour import CMYK_SPACES
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored image will appear here.</p>'
@@ -321,26 +321,19 @@ def task(source: str, target: str, seed: int, repair: bool, assumed: Assumed) ->
 RESTORE = """\
 from pathlib import Path
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings
-from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.tasks import Task
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, Task, restore_file
 """
-RESTORE_ASSUMED = RESTORE.replace(
-    "from pipeline_ddrm_jpeg.tasks", "from pipeline_ddrm_jpeg.opening import Assumed\nfrom pipeline_ddrm_jpeg.tasks"
-)
+RESTORE_ASSUMED = RESTORE.replace("import DDRM", "import Assumed, DDRM")
 EXPLORE = """\
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, read_image
-from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.tasks import Task
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, Settings, Task, read_image, restore_file
 """
 DEQUANTIZE = """\
 import torch
 from PIL import Image, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, Settings, read_image
-from pipeline_ddrm_jpeg.files import save_image
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, QuantizationOperator, Settings, read_image, save_image
 """

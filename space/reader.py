@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile, read_image
-from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG, with_pillow
-from pipeline_ddrm_jpeg.files import encode
-from pipeline_ddrm_jpeg.metadata import Metadata
-from pipeline_ddrm_jpeg.opening import Assumed, open_image
+from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG, with_pillow
+from pipeline_ddrm_jpeg.decoded.opening import Assumed, open_image
+from pipeline_ddrm_jpeg.files.formats import encode
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 _SECONDS = 20  # of processor time, beyond what grows with the image and its file
 

@@ -42,15 +42,15 @@ from pipeline_ddrm_jpeg import (
     QuantizationOperator,
     Settings,
 )
-from pipeline_ddrm_jpeg.decoded_jpeg import DecodedJPEG
-from pipeline_ddrm_jpeg.files import upright
+from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
+from pipeline_ddrm_jpeg.decoded.opening import Assumed
+from pipeline_ddrm_jpeg.files.formats import upright
+from pipeline_ddrm_jpeg.files.results import Result, result_of
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.inputs import to_bytes
-from pipeline_ddrm_jpeg.jpeg_colour import CMYK_SPACES
-from pipeline_ddrm_jpeg.opening import Assumed
+from pipeline_ddrm_jpeg.jpeg.colour import CMYK_SPACES
 from pipeline_ddrm_jpeg.priors import EMBEDDED, fastest_dtype
-from pipeline_ddrm_jpeg.results import Result, result_of
-from pipeline_ddrm_jpeg.tiling import count_windows
+from pipeline_ddrm_jpeg.sampling.observation import to_bytes
+from pipeline_ddrm_jpeg.sampling.tiling import count_windows
 
 log = logging.getLogger("space")
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.cli import app
-from pipeline_ddrm_jpeg.settings import ABOUT
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT
 
 ROOT = Path(__file__).parent.parent
 

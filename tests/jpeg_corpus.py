@@ -21,11 +21,12 @@ import jpeglib  # noqa: F401  so that forks need not load it
 import numpy as np
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, jpeg_reader
-from pipeline_ddrm_jpeg.jpeg_entropy import decode_scans
-from pipeline_ddrm_jpeg.jpeg_markers import components_of, parse, plane_shapes
-from pipeline_ddrm_jpeg.jpeg_reader import _run_reader
-from pipeline_ddrm_jpeg.jpeg_tables import ZIGZAG
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.jpeg import reader as jpeg_reader
+from pipeline_ddrm_jpeg.jpeg.entropy import decode_scans
+from pipeline_ddrm_jpeg.jpeg.markers import components_of, parse, plane_shapes
+from pipeline_ddrm_jpeg.jpeg.reader import _run_reader
+from pipeline_ddrm_jpeg.jpeg.tables import ZIGZAG
 
 SECONDS = 2.0  # of processor time that a file below 1 MiB may take
 MEBIBYTES = 512  # that it may take

@@ -14,7 +14,7 @@ from hub_server import Hub
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGBlocks, DDRMJPEGPipeline, DDRMScheduler, observe
-from pipeline_ddrm_jpeg.classification import Classifier, decoded
+from pipeline_ddrm_jpeg.sampling.classification import Classifier, decoded
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}, "output_type": "pt"}
 

@@ -23,8 +23,8 @@ from pipeline_ddrm_jpeg.evaluation.metrics import psnr, ssim
 from pipeline_ddrm_jpeg.evaluation.protocol import Picture, Protocol, find_images, prepare
 from pipeline_ddrm_jpeg.evaluation.run import Evaluation, evaluate_image, fingerprint, summarize
 from pipeline_ddrm_jpeg.evaluation.tables import evaluation_tables
-from pipeline_ddrm_jpeg.restoration import restore_files
-from pipeline_ddrm_jpeg.tasks import plan
+from pipeline_ddrm_jpeg.files.restoration import restore_files
+from pipeline_ddrm_jpeg.files.tasks import plan
 
 SETTINGS = PRESETS["paper"] | {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
 LIKE_SETTINGS = ["--preset", "paper", "--init-timestep", "40", "--consistent", "--dtype", "float32"]

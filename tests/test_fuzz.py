@@ -11,7 +11,7 @@ from jpeg_corpus import corpus, judge_cases, write_jpeg
 from PIL import Image
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.jpeg_markers import bare
+from pipeline_ddrm_jpeg.jpeg.markers import bare
 
 
 def test_every_file_is_read_rightly_or_refused_within_two_seconds_and_512_mebibytes():

@@ -9,8 +9,8 @@ from PIL import Image
 from processes import run
 
 from pipeline_ddrm_jpeg import DecodedJPEG, read_image
+from pipeline_ddrm_jpeg.decoded.opening import open_image
 from pipeline_ddrm_jpeg.evaluation import prepare
-from pipeline_ddrm_jpeg.opening import open_image
 
 
 def degraded(path, _):

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, jpeg_reader, observe
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
+from pipeline_ddrm_jpeg.jpeg import reader as jpeg_reader
 
 
 def cjpeg(picture, *options):
@@ -355,7 +356,7 @@ def test_a_size_that_the_data_cannot_fill_is_refused_before_it_is_decoded(photo)
 
 
 def test_reading_does_not_load_torch():
-    code = "import sys, pipeline_ddrm_jpeg.jpeg_file; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline_ddrm_jpeg.jpeg.file; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

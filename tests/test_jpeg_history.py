@@ -26,12 +26,12 @@ from pipeline_ddrm_jpeg import (
     assume_history,
     observe,
 )
-from pipeline_ddrm_jpeg.decoded_coefficients import read_coefficients
-from pipeline_ddrm_jpeg.history_estimation import _densest, estimate_earlier, estimate_history
-from pipeline_ddrm_jpeg.jpeg_tables import quality_tables
-from pipeline_ddrm_jpeg.opening import open_image
-from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.tasks import Task
+from pipeline_ddrm_jpeg.decoded.coefficients import read_coefficients
+from pipeline_ddrm_jpeg.decoded.opening import open_image
+from pipeline_ddrm_jpeg.decoded.regions import _densest, estimate_earlier, estimate_history
+from pipeline_ddrm_jpeg.files.restoration import restore_file
+from pipeline_ddrm_jpeg.files.tasks import Task
+from pipeline_ddrm_jpeg.jpeg.tables import quality_tables
 
 ORIGINAL = Path(__file__).parent.parent / "examples" / "originals" / "cat.png"
 FAST = {"preset": "paper", "settings": {"num_inference_steps": 1, "init_timestep": 50}}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_ddrm_jpeg.jpeg_tables import (
+from pipeline_ddrm_jpeg.jpeg.tables import (
     SUBSAMPLING_FACTORS,
     ZIGZAG,
     chroma_subsampling_name,

@@ -20,9 +20,10 @@ from jpeg_corpus import encode as written
 from jpeg_corpus import segment, segments
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, shards
-from pipeline_ddrm_jpeg.files import FORMATS, encode
-from pipeline_ddrm_jpeg.opening import open_image
+from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.decoded.opening import open_image
+from pipeline_ddrm_jpeg.files import shards
+from pipeline_ddrm_jpeg.files.formats import FORMATS, encode
 
 MOST = 2.5  # times; a quadratic parser takes four
 LEAST = 0.01  # seconds that whatever is faster counts as: what is refused at once takes no time that could be doubled

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
-from pipeline_ddrm_jpeg.files import FORMATS, Format, check_depth, encode, upright
-from pipeline_ddrm_jpeg.metadata import Metadata
+from pipeline_ddrm_jpeg.files.formats import FORMATS, Format, check_depth, encode, upright
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 RDF, TIFF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://ns.adobe.com/tiff/1.0/"

@@ -208,7 +208,7 @@ for revision in (None, sys.argv[2], "modular"):
 """
     server.requests.clear()
     stranger(code, json.dumps(options), commit, server=server, home=home)
-    asked = [path for path in server.requests if path.endswith("samples.py")]
+    asked = [path for path in server.requests if path.endswith("sampling/samples.py")]
     # Four pipelines of three commits: a module is asked for once by each.
     assert 2 <= len(asked) <= 8, asked
 

@@ -8,9 +8,9 @@ from conftest import jpeg_bytes, make_unet, paper
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, DDRMScheduler, Operator
 from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_images
 from pipeline_ddrm_jpeg.evaluation.run import Evaluation
+from pipeline_ddrm_jpeg.files.restoration import restore_files
+from pipeline_ddrm_jpeg.files.tasks import plan
 from pipeline_ddrm_jpeg.modular_blocks import DDRMJPEGBlocks
-from pipeline_ddrm_jpeg.restoration import restore_files
-from pipeline_ddrm_jpeg.tasks import plan
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 

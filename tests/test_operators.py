@@ -15,7 +15,7 @@ from pipeline_ddrm_jpeg import (
     QuantizationOperator,
     observe,
 )
-from pipeline_ddrm_jpeg.jpeg_tables import SUBSAMPLING_FACTORS
+from pipeline_ddrm_jpeg.jpeg.tables import SUBSAMPLING_FACTORS
 
 REFERENCE_QUALITY_FACTORS = [5, 10, 30, 50, 90]
 

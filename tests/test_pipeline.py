@@ -33,9 +33,9 @@ from pipeline_ddrm_jpeg import (
     QuantizationOperator,
     observe,
 )
-from pipeline_ddrm_jpeg.cmyk import separations
-from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 from pipeline_ddrm_jpeg.priors import fastest_dtype
+from pipeline_ddrm_jpeg.sampling.cmyk import separations
+from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60}
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import truncnorm
 
 from pipeline_ddrm_jpeg import Coefficients, Downsampling, JPEGFile, JPEGOperator, QuantizationOperator, observe
-from pipeline_ddrm_jpeg.denoiser_error import DenoiserError, WienerError
-from pipeline_ddrm_jpeg.jpeg_operator import _ACTIVITY_POWER, _LEAST_ACTIVITY, _USUAL_ACTIVITY, _mix, block_dct
-from pipeline_ddrm_jpeg.posterior import subsampled_variance, truncated_normal, zero_bin_variance
+from pipeline_ddrm_jpeg.degradations.jpeg import _ACTIVITY_POWER, _LEAST_ACTIVITY, _USUAL_ACTIVITY, _mix, block_dct
+from pipeline_ddrm_jpeg.degradations.posterior import subsampled_variance, truncated_normal, zero_bin_variance
+from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError, WienerError
 
 
 def moments(mean, std, low, high):

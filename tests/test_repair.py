@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from jpeg_corpus import repair_bombs, write_jpeg
 from PIL import Image
 
-from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, jpeg_entropy, jpeg_file, observe
-from pipeline_ddrm_jpeg.jpeg_entropy import UNMEASURED
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, observe
+from pipeline_ddrm_jpeg.jpeg import entropy as jpeg_entropy
+from pipeline_ddrm_jpeg.jpeg import file as jpeg_file
+from pipeline_ddrm_jpeg.jpeg.entropy import UNMEASURED
 
 
 def scan_start(data: bytes) -> int:

@@ -256,7 +256,7 @@ def test_what_is_said_about_uncertainty_is_what_was_measured():
     record = json.loads((ROOT / "docs" / "uncertainty.json").read_text())["found"]
     spreads = [found["spread"] for found in record.values() if "spread" in found]
     assert round(sum(spreads) / len(spreads)) == 7
-    assert "about seven times as much" in (ROOT / "pipeline_ddrm_jpeg" / "samples.py").read_text()
+    assert "about seven times as much" in (ROOT / "pipeline_ddrm_jpeg" / "sampling" / "samples.py").read_text()
     found = [found for name, found in record.items() if "sharpness" not in name]
     assert all(0.8 < one["ratio"] < 1.25 for one in found)
     least, most = min(one["pictures"][0] for one in found), max(one["pictures"][1] for one in found)

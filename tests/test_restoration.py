@@ -19,9 +19,9 @@ from conftest import ROOT, inks, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.files import FORMATS, STREAM, save_image, write_atomically
-from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
-from pipeline_ddrm_jpeg.tasks import Task, mask_path, plan
+from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
+from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
+from pipeline_ddrm_jpeg.files.tasks import Task, mask_path, plan
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 CONSISTENT = {"preset": "paper", "settings": QUICK["settings"] | {"consistent": True}}
@@ -403,7 +403,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_whole_or_refused(photo, tm
 def test_a_process_killed_while_it_writes_leaves_a_whole_picture_or_none(tmp_path):
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
-        "from pipeline_ddrm_jpeg.files import save_image\n"
+        "from pipeline_ddrm_jpeg.files.formats import save_image\n"
         "image = Image.effect_noise((300, 300), 90)\n"
         "for i in range(10**6): save_image(image, Path(sys.argv[1], f'{i % 7}.png'))"
     )
@@ -475,8 +475,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import make_unet
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
-from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.tasks import Task
+from pipeline_ddrm_jpeg.files.restoration import restore_file
+from pipeline_ddrm_jpeg.files.tasks import Task
 
 pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
 for source in map(Path, sys.argv[2:]):

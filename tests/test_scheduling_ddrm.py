@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_ddrm_jpeg import DDRMScheduler, JPEGOperator
-from pipeline_ddrm_jpeg.jpeg_operator import quality_tables
-from pipeline_ddrm_jpeg.samples import Noise
-from pipeline_ddrm_jpeg.scheduling_ddrm import TIMESTEP_SPACINGS, scheduled
-from pipeline_ddrm_jpeg.settings import Settings
+from pipeline_ddrm_jpeg.degradations.jpeg import quality_tables
+from pipeline_ddrm_jpeg.sampling.samples import Noise
+from pipeline_ddrm_jpeg.sampling.scheduling_ddrm import TIMESTEP_SPACINGS, scheduled
+from pipeline_ddrm_jpeg.sampling.settings import Settings
 
 
 def test_alphas_are_those_of_the_paper_to_float32():

@@ -7,8 +7,8 @@ from conftest import jpeg_bytes, make_unet, paper
 from diffusers import DDIMScheduler
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, PiGDMScheduler
-from pipeline_ddrm_jpeg.operators import Downsampling
-from pipeline_ddrm_jpeg.tiling import predict
+from pipeline_ddrm_jpeg.degradations.operator import Downsampling
+from pipeline_ddrm_jpeg.sampling.tiling import predict
 
 QUICK = {"num_inference_steps": 3, "init_timestep": 60, "output_type": "pt"}
 

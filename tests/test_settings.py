@@ -11,9 +11,9 @@ from conftest import ROOT, ddrm_jpeg, jpeg_bytes
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGBlocks, DDRMJPEGPipeline, PiGDMScheduler, Settings
-from pipeline_ddrm_jpeg.scheduling_ddrm import settings_taken
-from pipeline_ddrm_jpeg.session import chosen
-from pipeline_ddrm_jpeg.settings import ABOUT, DEFAULT, settings_of
+from pipeline_ddrm_jpeg.sampling.scheduling_ddrm import settings_taken
+from pipeline_ddrm_jpeg.sampling.session import chosen
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT, DEFAULT, settings_of
 
 
 @pytest.fixture(scope="module")

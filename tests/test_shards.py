@@ -13,9 +13,10 @@ from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
 from processes import Process
 
-from pipeline_ddrm_jpeg import JPEGFile, observe, shards
-from pipeline_ddrm_jpeg.restoration import restore_file, restore_files
-from pipeline_ddrm_jpeg.tasks import Task, plan
+from pipeline_ddrm_jpeg import JPEGFile, observe
+from pipeline_ddrm_jpeg.files import shards
+from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
+from pipeline_ddrm_jpeg.files.tasks import Task, plan
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 

@@ -40,13 +40,13 @@ from pipeline_ddrm_jpeg import (
     JPEGFileError,
     PiGDMScheduler,
     Settings,
-    jpeg_markers,
 )
-from pipeline_ddrm_jpeg.files import encode
-from pipeline_ddrm_jpeg.opening import Assumed
-from pipeline_ddrm_jpeg.restoration import restore_file
-from pipeline_ddrm_jpeg.settings import ABOUT
-from pipeline_ddrm_jpeg.tasks import Task
+from pipeline_ddrm_jpeg.decoded.opening import Assumed
+from pipeline_ddrm_jpeg.files.formats import encode
+from pipeline_ddrm_jpeg.files.restoration import restore_file
+from pipeline_ddrm_jpeg.files.tasks import Task
+from pipeline_ddrm_jpeg.jpeg import markers
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT
 
 SPACE = ROOT / "space"
 SECONDS = 1000  # milliseconds, as Playwright counts
@@ -1386,7 +1386,7 @@ def test_what_reads_an_upload_parses_it_once(reader, jpeg) -> None:
     parsed = []
 
     def profile(frame: Any, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code is jpeg_markers.parse.__code__:
+        if event == "call" and frame.f_code is markers.parse.__code__:
             parsed.append(frame)
 
     sys.setprofile(profile)

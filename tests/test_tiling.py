@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import make_unet
 
-from pipeline_ddrm_jpeg.tiling import VIEWS, State, count_windows, predict, predict_together, windows_in_a_call
+from pipeline_ddrm_jpeg.sampling.tiling import VIEWS, State, count_windows, predict, predict_together, windows_in_a_call
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from train_prior import Crops, Graphics, Photographs, compile_for_training
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
+from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError
 
 TINY = [
     *("initial=null", "model.block_out_channels=[8,16]", "model.norm_num_groups=4"),

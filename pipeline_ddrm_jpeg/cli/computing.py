@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..interruption import interrupted_quietly
-from ..settings import Settings
+from ..sampling.settings import Settings
 from .options import in_options
 from .terminal import complain, fail
 
@@ -99,7 +99,7 @@ def check_settings(pipe: Any, preset: str, settings: dict[str, Any]) -> Settings
 
 def check_classifier(pipe: Any, class_label: str | None, classifier: str | None) -> None:
     """End with a sentence if the classes cannot be told, or are not the prior's; otherwise it is loaded."""
-    from ..classification import classifier_for
+    from ..sampling.classification import classifier_for
 
     try:
         classifier_for(pipe.unet, class_label if class_label == "auto" else None, classifier)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..interruption import interrupted_quietly
-from ..settings import DEFAULT, PRESETS, settings_of
+from ..sampling.settings import DEFAULT, PRESETS, settings_of
 from .computing import check_settings, dtype_of, gather, load, processes
 from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
 from .terminal import complain, fail, say

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..decoded_jpeg import DecodedJPEG
-from ..files import JPEG_SUFFIXES, write_atomically
+from ..decoded.image import DecodedJPEG
+from ..decoded.opening import REPAIR_HINT, open_image
+from ..files.formats import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
-from ..jpeg_markers import JPEGDamageError, JPEGFileError
-from ..opening import REPAIR_HINT, open_image
+from ..jpeg.markers import JPEGDamageError, JPEGFileError
 from .options import ChromaSubsampling
 from .terminal import fail, say
 
@@ -139,7 +139,7 @@ def degrade(
     with interrupted_quietly():
         from PIL import Image, ImageOps
 
-        from ..decoded_jpeg import read_image
+        from ..decoded.image import read_image
 
     target = output or image.with_name(f"{image.stem}_q{quality}.jpg")
     if target.suffix.lower() not in JPEG_SUFFIXES:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
-from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
-from ..settings import ABOUT, PRESETS, About, settings_of
+from ..jpeg.tables import WRITTEN_SUBSAMPLINGS
+from ..sampling.settings import ABOUT, PRESETS, About, settings_of
 from .terminal import fail
 
 Preset = Annotated[
@@ -23,7 +22,6 @@ Preset = Annotated[
 Subsampling = Literal[WRITTEN_SUBSAMPLINGS]
 ChromaSubsampling = Annotated[Subsampling, typer.Option(help="Chroma subsampling.")]
 DType = Literal["float32", "bfloat16", "float16"]
-_PACKAGE = Path(__file__).parents[1]
 
 
 def with_options(command: Callable) -> Callable:
@@ -52,7 +50,9 @@ def with_options(command: Callable) -> Callable:
 
 
 # Modules of the samplers are scheduling_NAME.py; to import one takes seconds.
-_SAMPLERS = tuple(sorted(path.stem.removeprefix("scheduling_") for path in _PACKAGE.glob("scheduling_*.py")))
+_SAMPLERS = tuple(
+    sorted(path.stem.removeprefix("scheduling_") for path in (_PACKAGE / "sampling").glob("scheduling_*.py"))
+)
 
 
 def _option(name: str, about: About) -> tuple[str, Any, Any]:

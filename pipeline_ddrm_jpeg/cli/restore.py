@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
-from ..files import FORMATS, STREAM, check_depth
+from ..decoded.opening import Assumed
+from ..files.formats import FORMATS, STREAM, check_depth
+from ..files.restoration import restore_files
+from ..files.results import Result
+from ..files.tasks import Task, is_other_image, mask_path, plan
 from ..formatting import duration, percent
-from ..opening import Assumed
-from ..restoration import restore_files
-from ..results import Result
-from ..settings import DEFAULT
-from ..tasks import Task, is_other_image, mask_path, plan
+from ..sampling.settings import DEFAULT
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..extras import missing
-from ..jpeg_colour import JFIF_FORWARD
+from ..jpeg.colour import JFIF_FORWARD
 
 
 def psnr(image: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:

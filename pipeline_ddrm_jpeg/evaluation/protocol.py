@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..decoded_jpeg import read_image
-from ..jpeg_tables import WRITTEN_SUBSAMPLINGS
-from ..settings import DEFAULT, PRESETS, Settings
+from ..decoded.image import read_image
+from ..jpeg.tables import WRITTEN_SUBSAMPLINGS
+from ..sampling.settings import DEFAULT, PRESETS, Settings
 from .baselines import BASELINES
 from .metrics import METRICS
 

@@ -23,8 +23,8 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from .. import __version__
-from ..files import write_atomically
-from ..jpeg_operator import JPEGOperator
+from ..degradations.jpeg import JPEGOperator
+from ..files.formats import write_atomically
 from .baselines import BASELINES
 from .metrics import COLUMNS, METRICS, psnr
 from .protocol import AVERAGE, JPEG, SINGLE, Picture, Protocol, prepare

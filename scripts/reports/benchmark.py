@@ -31,10 +31,10 @@ from common import ROOT, text, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, observe
-from pipeline_ddrm_jpeg.denoiser_error import error_from_config
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.files import save_image
-from pipeline_ddrm_jpeg.tiling import predict
+from pipeline_ddrm_jpeg.files.formats import save_image
+from pipeline_ddrm_jpeg.sampling.denoiser_error import error_from_config
+from pipeline_ddrm_jpeg.sampling.tiling import predict
 
 PICTURE = ROOT / "examples" / "originals" / "cat.png"
 ONE_STEP = {"num_inference_steps": 1}

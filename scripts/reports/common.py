@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pipeline_ddrm_jpeg import Settings
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
-from pipeline_ddrm_jpeg.files import write_atomically
+from pipeline_ddrm_jpeg.files.formats import write_atomically
 
 T = TypeVar("T")
 

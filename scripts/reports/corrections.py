@@ -21,10 +21,10 @@ from common import ROOT, Measured, changed, page_of, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, Settings
-from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
 from pipeline_ddrm_jpeg.evaluation import lpips
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError
 
 SAMPLES = {12: 2}  # of so many evaluations; else one
 _PLAIN = Settings(antithetic=True, equivariant=False, temperature=0.4)

@@ -25,11 +25,11 @@ from common import ROOT, page_of, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
+from pipeline_ddrm_jpeg.decoded.history import JPEGHistory
+from pipeline_ddrm_jpeg.decoded.regions import estimate_earlier, estimate_history
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.history_estimation import estimate_earlier, estimate_history
-from pipeline_ddrm_jpeg.jpeg_history import JPEGHistory
-from pipeline_ddrm_jpeg.jpeg_tables import SUBSAMPLING_FACTORS, quality_tables
+from pipeline_ddrm_jpeg.jpeg.tables import SUBSAMPLING_FACTORS, quality_tables
 
 QUALITIES = (5, 10, 20, 50, 75, 90)
 CROPS = (None, 200, 64)

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard
 from pipeline_ddrm_jpeg.evaluation.metrics import COLUMNS
 from pipeline_ddrm_jpeg.evaluation.protocol import AVERAGE, JPEG, SINGLE
 from pipeline_ddrm_jpeg.evaluation.tables import CONDITIONS, best_in_bold, groups, markdown, shown
-from pipeline_ddrm_jpeg.settings import ABOUT, PRESETS
+from pipeline_ddrm_jpeg.sampling.settings import ABOUT, PRESETS
 
 PRIOR = ROOT / "pipeline_ddrm_jpeg" / "prior" / "README.md"
 METRICS = ("psnr", "psnr_b", "ssim", "ssimulacra2", "lpips")

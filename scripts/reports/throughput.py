@@ -36,11 +36,11 @@ from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.protocol import find_images
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
+from pipeline_ddrm_jpeg.files.restoration import restore_files
+from pipeline_ddrm_jpeg.files.tasks import Task, plan
 from pipeline_ddrm_jpeg.formatting import duration
-from pipeline_ddrm_jpeg.inputs import to_bytes
-from pipeline_ddrm_jpeg.restoration import restore_files
-from pipeline_ddrm_jpeg.tasks import Task, plan
-from pipeline_ddrm_jpeg.tiling import count_windows
+from pipeline_ddrm_jpeg.sampling.observation import to_bytes
+from pipeline_ddrm_jpeg.sampling.tiling import count_windows
 
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
 

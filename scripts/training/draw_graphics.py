@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm.auto import tqdm
 
 from pipeline_ddrm_jpeg.extras import needs
-from pipeline_ddrm_jpeg.files import write_atomically
+from pipeline_ddrm_jpeg.files.formats import write_atomically
 
 with needs("train"):
     import matplotlib.pyplot as plt

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-from pipeline_ddrm_jpeg.denoiser_error import DenoiserError
-from pipeline_ddrm_jpeg.files import write_atomically
-from pipeline_ddrm_jpeg.jpeg_colour import JFIF_FORWARD
-from pipeline_ddrm_jpeg.jpeg_operator import block_dct
+from pipeline_ddrm_jpeg.degradations.jpeg import block_dct
+from pipeline_ddrm_jpeg.files.formats import write_atomically
+from pipeline_ddrm_jpeg.jpeg.colour import JFIF_FORWARD
+from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError
 
 TIMESTEPS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 55, 75, 100, 135, 180, 240, 320, 430, 570, 750)  # noise log-spaced
 

@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
-from pipeline_ddrm_jpeg.files import write_atomically
+from pipeline_ddrm_jpeg.files.formats import write_atomically
 
 SIZE, MIDDLE = 256, 64
 WINDOWS = (64, 128, 256)

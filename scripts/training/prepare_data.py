@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from pipeline_ddrm_jpeg.files import write_atomically
+from pipeline_ddrm_jpeg.files.formats import write_atomically
 
 FIELDS = ("file", "source", "licence", "original_width", "original_height", "original_format")
 SMALLEST = 160  # pixels of the shorter side; less gives too few different crops

@@ -55,7 +55,7 @@ from tqdm.auto import tqdm
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.evaluation.metrics import psnr
 from pipeline_ddrm_jpeg.extras import needs
-from pipeline_ddrm_jpeg.files import write_atomically
+from pipeline_ddrm_jpeg.files.formats import write_atomically
 
 with needs("train"):
     import matplotlib.pyplot as plt

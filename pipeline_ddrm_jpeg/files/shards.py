@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .files import write_atomically
-from .jpeg_file import MOST_BYTES
+from ..jpeg.file import MOST_BYTES
+from .formats import write_atomically
 
 SUFFIX = ".tar"
 BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OverflowError)

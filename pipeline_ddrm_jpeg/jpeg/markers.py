@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .jpeg_colour import ColourSpace, colour_space_by
-from .jpeg_entropy import RESTART, Scan
-from .jpeg_tables import ZIGZAG
+from .colour import ColourSpace, colour_space_by
+from .entropy import RESTART, Scan
+from .tables import ZIGZAG
 
 # Frame types of ITU-T T.81, table B.1, that are not decoded here.
 _REFUSED_FRAMES = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .jpeg_history import JPEGHistory
-from .jpeg_planes import checked, clipped, cut_blocks, decoded, framed, planes_of
+from ..jpeg.planes import checked, clipped, cut_blocks, decoded, framed, planes_of
+from .history import JPEGHistory
 
 _MISFIT = 0.45  # root mean square misfit of a block, in grey levels, above which it is not taken to be exact
 _ROUNDS, _AT_A_GLANCE = 8, 3  # of estimating what clipping took away

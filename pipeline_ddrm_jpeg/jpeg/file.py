@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from .jpeg_colour import CMYK_SPACES, ColourSpace
-from .jpeg_entropy import UNMEASURED, OutOfTime, decode_scans, impossible
-from .jpeg_markers import (
+from .colour import CMYK_SPACES, ColourSpace
+from .entropy import UNMEASURED, OutOfTime, decode_scans, impossible
+from .markers import (
     Component,
     JPEGDamageError,
     JPEGFileError,
@@ -26,9 +26,9 @@ from .jpeg_markers import (
     parse,
     plane_shapes,
 )
-from .jpeg_reader import read_coefficients
-from .jpeg_tables import chroma_subsampling_name, estimate_quality_factor
 from .metadata import Metadata, trailer
+from .reader import read_coefficients
+from .tables import chroma_subsampling_name, estimate_quality_factor
 
 MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .denoiser_error import DenoiserError, WienerError
-from .inputs import Observation
+from .observation import Observation
 from .samples import Noise
 from .settings import Settings
 

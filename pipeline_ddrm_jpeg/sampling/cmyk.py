@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .inputs import info_of
-from .jpeg_colour import CMYK_SPACES, COLOUR_SPACES
-from .jpeg_file import JPEGFile
+from ..jpeg.colour import CMYK_SPACES, COLOUR_SPACES
+from ..jpeg.file import JPEGFile
+from .observation import info_of
 from .samples import as_array, presented
 
 # The sampling of one source, for a type of output: yields states for the prior, returns the fields of its images.

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jpeg_history import JPEGHistory
-from .jpeg_planes import block_dct, checked, cut_blocks, decoded, framed, in_units, inverse_block_dct, planes_of
-from .jpeg_tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+from ..jpeg.planes import block_dct, checked, cut_blocks, decoded, framed, in_units, inverse_block_dct, planes_of
+from ..jpeg.tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+from .history import JPEGHistory
 
 _ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
 _REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders

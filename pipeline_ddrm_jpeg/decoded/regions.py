@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .decoded_coefficients import exact_blocks
-from .jpeg_detection import detect, detect_below
-from .jpeg_history import JPEGHistory, Region
-from .jpeg_planes import checked, in_units, planes_of
-from .jpeg_tables import estimate_quality_factor
+from ..jpeg.planes import checked, in_units, planes_of
+from ..jpeg.tables import estimate_quality_factor
+from .coefficients import exact_blocks
+from .detection import detect, detect_below
+from .history import JPEGHistory, Region
 
 _COARSER = 1.3  # times the steps of a file, those of an earlier one that counts
 _LOWER = 5  # and how far its quality factor is below that of the file

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .jpeg_colour import JFIF_INVERSE
+from ..jpeg.colour import JFIF_INVERSE
 
 # Gauss-Legendre nodes of a bin, or of the part of it where the density is above exp(-_LOG_RANGE) of its largest value.
 # The mean then is right to 1e-4 of half the bin or of the Gaussian's std, whichever is less; the variance to 1e-3.

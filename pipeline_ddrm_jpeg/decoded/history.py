@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jpeg_planes import checked
-from .jpeg_tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
+from ..jpeg.planes import checked
+from ..jpeg.tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
 
 
 class Region(NamedTuple):

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .jpeg_tables import DCT, ZIGZAG
+from .tables import DCT, ZIGZAG
 
 UNMEASURED = 16
 """Missing bits of a coefficient that no scan has given; coefficients have fewer."""

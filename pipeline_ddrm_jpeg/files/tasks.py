@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..jpeg.markers import image_kind
 from . import shards
-from .files import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of
-from .jpeg_markers import image_kind
+from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .decoded_jpeg import DecodedJPEG
-from .files import upright
-from .jpeg_file import JPEGFile
+from ..decoded.image import DecodedJPEG
+from ..jpeg.file import JPEGFile
+from .formats import upright
 from .tasks import Task
 
 _MOST_TOLD = 20  # remarks about members of a shard

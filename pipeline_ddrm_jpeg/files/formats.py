@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
+from ..jpeg.metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 STREAM = Path("-")

@@ -13,8 +13,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .inputs import Observation, to_bytes
-from .operators import Operator
+from ..degradations.operator import Operator
+from .observation import Observation, to_bytes
 from .settings import Settings
 
 OUTPUT_TYPES = ("pil", "np", "pt")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jpeg_colour import JFIF_FORWARD, JFIF_INVERSE
-from .jpeg_tables import DCT
+from .colour import JFIF_FORWARD, JFIF_INVERSE
+from .tables import DCT
 
 Sides = tuple[int, int]
 Padding = tuple[Sides, Sides]

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .decoded_jpeg import DecodedJPEG, read_image
-from .jpeg_colour import CMYK_SPACES, JFIF_INVERSE
-from .jpeg_entropy import UNMEASURED
-from .jpeg_file import JPEGFile
-from .jpeg_history import JPEGHistory
-from .jpeg_markers import JPEGFileError
-from .jpeg_operator import Coefficients, JPEGOperator, block_dct
-from .metadata import Metadata
-from .opening import Assumed, open_image
-from .operators import Operator
+from ..decoded.history import JPEGHistory
+from ..decoded.image import DecodedJPEG, read_image
+from ..decoded.opening import Assumed, open_image
+from ..degradations.jpeg import Coefficients, JPEGOperator, block_dct
+from ..degradations.operator import Operator
+from ..jpeg.colour import CMYK_SPACES, JFIF_INVERSE
+from ..jpeg.entropy import UNMEASURED
+from ..jpeg.file import JPEGFile
+from ..jpeg.markers import JPEGFileError
+from ..jpeg.metadata import Metadata
 
 _LARGEST_VALUE = 2.0  # of a tensor: decoded images overshoot [-1, 1] a little, 8-bit values far
 

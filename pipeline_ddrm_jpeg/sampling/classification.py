@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from .inputs import Observation
+from .observation import Observation
 
 CLASSIFIER = "microsoft/resnet-50"
 """The one that is downloaded where none is named: ResNet-50 of ImageNet, 102 MB, Apache-2.0."""

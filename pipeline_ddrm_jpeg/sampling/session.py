@@ -10,7 +10,7 @@ import torch
 
 from .corrections import Correction, final_error, first_state
 from .denoiser_error import DenoiserError, WienerError
-from .inputs import Observation
+from .observation import Observation
 from .samples import PIXELS_IN_A_PASS, Generator, Noise, Samples, passes
 from .scheduling_ddrm import needs_gradient, scheduled, settings_taken
 from .settings import Settings, settings_of

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .jpeg_colour import COLOUR_SPACES, RELEASED, ColourSpace
-from .jpeg_tables import DCT, SUBSAMPLING_FACTORS, quality_tables
-from .operators import BIN_MARGIN, Operator
+from ..jpeg.colour import COLOUR_SPACES, RELEASED, ColourSpace
+from ..jpeg.tables import DCT, SUBSAMPLING_FACTORS, quality_tables
+from .operator import BIN_MARGIN, Operator
 from .posterior import LARGEST_STD, rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
 
 _PIXELS_IN_A_BAND = 2**16

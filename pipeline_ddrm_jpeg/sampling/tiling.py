@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .priors import origin_of
+from ..priors import origin_of
 
 _MOST_WINDOWS = 64  # beyond, a GPU is busy anyway
 # The flips and rotations of a square, each a sum of 1 (left to right), 2 (upside down) and 4 (rows to columns), in an

@@ -12,12 +12,12 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .decoded_coefficients import DecodedCoefficients, read_coefficients
-from .history_estimation import estimate_earlier, estimate_history
-from .jpeg_file import read_bytes
-from .jpeg_history import JPEGHistory
-from .jpeg_markers import JPEGFileError, most_coefficients
-from .metadata import Metadata, shares_values
+from ..jpeg.file import read_bytes
+from ..jpeg.markers import JPEGFileError, most_coefficients
+from ..jpeg.metadata import Metadata, shares_values
+from .coefficients import DecodedCoefficients, read_coefficients
+from .history import JPEGHistory
+from .regions import estimate_earlier, estimate_history
 
 # Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
 _PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -11,10 +11,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .decoded_jpeg import DecodedJPEG, read_image, with_pillow
-from .jpeg_file import JPEGFile, read_bytes
-from .jpeg_history import JPEGHistory, assume_history
-from .jpeg_markers import JPEGFileError, image_kind
+from ..jpeg.file import JPEGFile, read_bytes
+from ..jpeg.markers import JPEGFileError, image_kind
+from .history import JPEGHistory, assume_history
+from .image import DecodedJPEG, read_image, with_pillow
 
 Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
 REPAIR_HINT = " (--repair restores what is left)"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..decoded.image import DecodedJPEG
+from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
+from ..jpeg.file import JPEGFile
+from ..jpeg.markers import JPEGDamageError, image_kind
+from ..jpeg.metadata import Metadata
 from . import shards
-from .decoded_jpeg import DecodedJPEG
-from .files import FORMATS, STREAM, check_depth, check_size, encode, upright, write
-from .jpeg_file import JPEGFile
-from .jpeg_markers import JPEGDamageError, image_kind
-from .metadata import Metadata
-from .opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
+from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task, mask_path
 

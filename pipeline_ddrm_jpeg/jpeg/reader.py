@@ -25,7 +25,7 @@ from typing import IO, NoReturn
 import numpy as np
 
 if __package__:  # not when this file is run as the reader process, see _run_reader
-    from .jpeg_markers import JPEGDamageError, JPEGFileError
+    from .markers import JPEGDamageError, JPEGFileError
 
 # Decoder warnings that do not put a coefficient in doubt; bytes too many anywhere but at the end do.
 _SURPLUS_WARNING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")

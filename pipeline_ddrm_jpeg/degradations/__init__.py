@@ -1,0 +1,1 @@
+"""What happened to an image: the operators, and what a measurement says of the image behind it."""

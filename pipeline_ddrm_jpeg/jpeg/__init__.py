@@ -1,0 +1,1 @@
+"""The JPEG file: what it says, without torch."""
