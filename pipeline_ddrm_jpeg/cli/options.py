@@ -50,9 +50,8 @@ def with_options(command: Callable) -> Callable:
 
 
 # Modules of the samplers are scheduling_NAME.py; to import one takes seconds.
-_SAMPLERS = tuple(
-    sorted(path.stem.removeprefix("scheduling_") for path in (_PACKAGE / "sampling").glob("scheduling_*.py"))
-)
+_MODULES = (Path(__file__).parents[1] / "sampling").glob("scheduling_*.py")
+_SAMPLERS = tuple(sorted(path.stem.removeprefix("scheduling_") for path in _MODULES))
 
 
 def _option(name: str, about: About) -> tuple[str, Any, Any]:
