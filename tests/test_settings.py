@@ -81,7 +81,7 @@ def test_the_temperature_follows_steps_and_samples_unless_it_is_given():
 
 
 def test_no_number_of_steps_or_samples_makes_an_image_worse_than_its_file(photo):
-    """With the presets made for the embedded prior; a single sample by the paper's rule can be worse, as it was there."""
+    """With the presets made for the embedded prior; single samples of the paper's rule can be worse."""
     pipe = DDRMJPEGPipeline.from_embedded(dtype="float32")
     pipe.set_progress_bar_config(disable=True)
     original = np.asarray(photo.resize((64, 64)), float)
