@@ -27,10 +27,10 @@ from .sampling.samples import OUTPUT_TYPES, PIXELS_IN_A_PASS, DDRMJPEGPipelineOu
 from .sampling.scheduling_ddrm import needs_gradient, of_protocol
 from .sampling.session import Session, Step, chosen, in_step
 from .sampling.settings import Settings, moved_arguments
-from .sampling.tiling import WHOLE, State, Tiling, count_windows, labels_for, predict_together
+from .sampling.tiling import State, TiledPipeline, count_windows, labels_for, predict_together
 
 
-class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
+class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
     """Restores JPEG files with an unconditional diffusion prior (Kawar, Song, Ermon, Elad, 2022).
 
     The prior proposes a clean image, the coefficients of the file correct it, the scheduler mixes the two; the
@@ -56,7 +56,6 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
     _callback_tensor_inputs: ClassVar = ["sample", "pred_original_sample", "preview"]
     pixels_in_a_pass: int = PIXELS_IN_A_PASS
     """Samples of one image share a pass while their states have at most this many pixels together."""
-    _tiling = Tiling()
 
     def __init__(self, unet: UNet2DModel, scheduler: Any, denoiser_error: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -111,47 +110,10 @@ class DDRMJPEGPipeline(PublishedPipeline, DiffusionPipeline):
         """Whether to stop: a callback that sets `pipe._interrupt = True` ends the sampling after its step."""
         return self._interrupt
 
-    @property
-    def tiling(self) -> Tiling:
-        """How images are cut into windows that the prior sees."""
-        return self._tiling
-
-    @property
-    def windows_in_a_call(self) -> int:
-        """Windows that a call of the prior may hold, of one image or several."""
-        return self.tiling.options(self.unet, self._execution_device)["batch_size"]
-
-    def enable_tiling(self, size: int | None = None, overlap: int | None = None, batch_size: int | None = None) -> None:
-        """Show the prior an image in windows, as it is done by default; arguments change these.
-
-        Args:
-            size: height and width of a window in pixels; by default the prior's own, but at least 256, or 384 for a
-                prior without attention.
-            overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
-            batch_size: windows in one call of the prior, also of several images that have a generator each; by default
-                one on a CPU, and as many as half of the free memory holds on a CUDA device.
-
-        Raises:
-            ValueError: for windows that the prior cannot have.
-        """
-        tiling = Tiling(size, overlap, batch_size)
-        tiling.options(self.unet, self._execution_device)
-        self._tiling = tiling
-
-    def disable_tiling(self) -> None:
-        """Show the prior the whole image at once, which takes memory in proportion to its pixels."""
-        self._tiling = WHOLE
-
     def settings_for(
         self, preset: str | None = None, settings: Settings | Mapping[str, Any] | None = None, **single: Any
     ) -> Settings:
-        """The settings that a call with these arguments has: those of the preset that the scheduler does not take are
-        left out.
-
-        Raises:
-            ValueError, TypeError: for settings that there are not, that are out of range, or that were named and that
-                the scheduler does not take.
-        """
+        """The settings that a call with these arguments has, see `sampling.session.chosen`."""
         return chosen(self.scheduler, preset, settings, single)
 
     def check_inputs(

@@ -251,8 +251,44 @@ class Tiling:
         }
 
 
-WHOLE = Tiling(2**24, 0, 1)
-"""One window, however large the image is."""
+_WHOLE = Tiling(2**24, 0, 1)  # one window, however large the image is
+
+
+class TiledPipeline:
+    """Windows as a state of a pipeline, as diffusers' autoencoders have it."""
+
+    _tiling = Tiling()
+
+    @property
+    def tiling(self) -> Tiling:
+        """How images are cut into windows that the prior sees."""
+        return self._tiling
+
+    @property
+    def windows_in_a_call(self) -> int:
+        """Windows that a call of the prior may hold, of one image or several."""
+        return self.tiling.options(self.unet, self._execution_device)["batch_size"]
+
+    def enable_tiling(self, size: int | None = None, overlap: int | None = None, batch_size: int | None = None) -> None:
+        """Show the prior an image in windows, as it is done by default; arguments change these.
+
+        Args:
+            size: height and width of a window in pixels; by default the prior's own, but at least 256, or 384 for a
+                prior without attention.
+            overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
+            batch_size: windows in one call of the prior, also of several images that have a generator each; by default
+                one on a CPU, and as many as half of the free memory holds on a CUDA device.
+
+        Raises:
+            ValueError: for windows that the prior cannot have.
+        """
+        tiling = Tiling(size, overlap, batch_size)
+        tiling.options(self.unet, self._execution_device)
+        self._tiling = tiling
+
+    def disable_tiling(self) -> None:
+        """Show the prior the whole image at once, which takes memory in proportion to its pixels."""
+        self._tiling = _WHOLE
 
 
 def views_at(numbers: Sequence[int], i: int, steps: int) -> list[int]:
