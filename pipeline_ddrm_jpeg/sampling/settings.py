@@ -42,7 +42,9 @@ class About:
             return ", ".join(self.choices)
         if self.least is None:
             return "yes or no"
-        return f"at least {self.least:g}" if self.most is None else f"{self.least:g} to {self.most:g}"
+        if self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        return f"above {self.least:g}" if self.kind is float else f"at least {self.least:g}"
 
 
 def _setting(default: Any, words: str, label: str, **about: Any) -> Any:
@@ -81,7 +83,7 @@ class Settings(Mapping):
     )  # fmt: skip
     eta_b: float | None = _setting(
         None, "Weight of the corrected image at every step.", "Corrected image", least=0, most=1, step=0.05,
-        unset="the prior's, 0.4, or 1 with the correction posterior",
+        unset="1 with posterior, else the prior's, 0.4",
     )  # fmt: skip
     temperature: float | None = _setting(
         None, "Scale of all noise; 1 is the paper's, with less a sample is nearer to the mean.", "Temperature", least=0,
