@@ -121,7 +121,7 @@ def test_readers_that_are_killed_in_the_middle_of_a_run_cost_their_own_files_at_
 
 
 def test_a_reader_that_hangs_in_the_middle_of_a_run_costs_its_file(run, expected, tmp_path):
-    process = run(tmp_path / "out", "from pipeline_ddrm_jpeg import jpeg_reader; jpeg_reader._READ_TIMEOUT = 3")
+    process = run(tmp_path / "out", "from pipeline_ddrm_jpeg.jpeg import reader; reader._READ_TIMEOUT = 3")
     server = wait_for(lambda: servers(process), process)[0]
     wait_for(lambda: (tmp_path / "out").exists() and pictures(tmp_path / "out"), process)
     server.suspend()

@@ -460,8 +460,9 @@ def test_a_forked_process_reads_by_a_server_of_its_own(photo, no_servers):
 @served
 def test_servers_end_with_the_process_that_started_them(photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo))
-    code = "import sys, os, signal; from pipeline_ddrm_jpeg import JPEGFile, jpeg_reader; JPEGFile.open(sys.argv[1])"
-    code += "; print(jpeg_reader._idle[0].process.pid, flush=True); os.kill(os.getpid(), int(sys.argv[2]))"
+    code = "import sys, os, signal; from pipeline_ddrm_jpeg.jpeg import reader\n"
+    code += "from pipeline_ddrm_jpeg import JPEGFile; JPEGFile.open(sys.argv[1])"
+    code += "; print(reader._idle[0].process.pid, flush=True); os.kill(os.getpid(), int(sys.argv[2]))"
     for number in (0, 9):  # an end in peace, and one that nobody can prepare for
         process = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg", str(number)], stdout=subprocess.PIPE)
         server = int(process.stdout)

@@ -117,7 +117,7 @@ def test_nearest_leaves_a_consistent_picture_where_it_is_and_moves_less_than_the
     torch.testing.assert_close(operator.nearest(nearest, y), nearest, atol=1e-5, rtol=0)
     if isinstance(operator, JPEGOperator):
         move, longer_move = (
-            [c - d for c, d in zip(operator._coefficients(x), operator._coefficients(other), strict=True)]
+            [c - d for c, d in zip(operator.coefficients(x), operator.coefficients(other), strict=True)]
             for other in (nearest, projected)
         )
         for short, long in zip(move, longer_move, strict=True):

@@ -38,8 +38,8 @@ def tiled(picture, height, width):
 
 def coefficients(operator, picture):
     """Of each component, of an image without offset (noise, or a difference of images), in 8-bit grey levels."""
-    zero = operator._coefficients(torch.zeros_like(picture))
-    return [c - z for c, z in zip(operator._coefficients(picture), zero, strict=True)]
+    zero = operator.coefficients(torch.zeros_like(picture))
+    return [c - z for c, z in zip(operator.coefficients(picture), zero, strict=True)]
 
 
 def test_moments_agree_with_scipy_where_scipy_is_exact():
@@ -130,7 +130,7 @@ def test_the_posterior_mean_of_gaussian_pictures_is_unbiased_with_the_announced_
     operator = JPEGOperator(20, subsampling)
     generator = torch.Generator().manual_seed(0)
     x = 0.2 * torch.randn(1, 3, 256, 256, generator=generator)
-    centre = operator._coefficients(x)
+    centre = operator.coefficients(x)
     tables, sizes = operator.quantization_tables, [part.shape for part in centre]
     std = 0.05
     errors = [127.5 * std / math.sqrt(down * across) for down, across in operator.subsampling]
@@ -140,7 +140,7 @@ def test_the_posterior_mean_of_gaussian_pictures_is_unbiased_with_the_announced_
     ]
     y = Coefficients(tuple((part / table).round() for part, table in zip(truth, tables, strict=True)))
     picture, state = operator.posterior(x, y, std)
-    for i, (ours, theirs) in enumerate(zip(operator._coefficients(picture), truth, strict=True)):
+    for i, (ours, theirs) in enumerate(zip(operator.coefficients(picture), truth, strict=True)):
         error = (ours - theirs).double()
         shares = torch.tensor(operator._forward[i]).square().sum().item() / math.prod(operator.subsampling[i])
         announced = state[i].double() * shares * 127.5**2
@@ -316,8 +316,8 @@ def test_texture_is_noise_of_the_posteriors_variance_where_a_picture_is_busy(pho
     expanded = operator.textured(mean, y, 0.05, torch.zeros_like(mean), 1.0)
     change, *chroma = coefficients(operator, textured - expanded)
     assert all(component.abs().max() < 1e-2 for component in chroma)  # grain has no colour
-    left = variance[0] * operator._noise_units[0]
-    energy = operator._coefficients(mean)[0].square().flatten(-2)[..., 1:].sum(dim=-1) / 64
+    left = variance[0] * operator.noise_units[0]
+    energy = operator.coefficients(mean)[0].square().flatten(-2)[..., 1:].sum(dim=-1) / 64
     busy = energy > 25 * left.mean(dim=(-2, -1))
     assert busy.sum() > 50
     assert change[..., 0, 0].abs().max() < 1e-2  # the mean of a block is measured well
@@ -336,8 +336,8 @@ def test_texture_moves_coefficients_away_from_zero_by_what_the_file_leaves_open(
     expanded = operator.textured(mean, y, 0.01, torch.zeros_like(mean), 1.0)
     u_v = torch.arange(8)[:, None] + torch.arange(8)
     for i, (most, unseen) in enumerate(((4 / 3, 0.8), (2, 0), (2, 0))):
-        before, after = (operator._coefficients(x)[i] for x in (mean, expanded))
-        std, change = (variance[i] * operator._noise_units[i]).sqrt(), after - before
+        before, after = (operator.coefficients(x)[i] for x in (mean, expanded))
+        std, change = (variance[i] * operator.noise_units[i]).sqrt(), after - before
         torch.testing.assert_close(change[..., 0, 0], torch.zeros_like(change[..., 0, 0]), rtol=0, atol=0.01)
         distance, size = change * before.sign(), before.abs()
         reach = most * (u_v / 5).sqrt() * (std - unseen).clamp(min=0) * (size / std).clamp(max=1)
@@ -386,6 +386,6 @@ def test_chroma_at_full_resolution_has_less_noise_than_its_bins_are_wide(photo):
     for subsampling, less in (("4:4:4", True), ("4:2:0", False)):
         seen = observe(jpeg_bytes(photo, quality=20, subsampling=subsampling))
         for i, variance in enumerate(seen.operator.decoded_variance(seen.y)):
-            uniform = seen.operator.quantization_tables[i].square() / (12 * seen.operator._noise_units[i])
+            uniform = seen.operator.quantization_tables[i].square() / (12 * seen.operator.noise_units[i])
             assert torch.allclose(variance[..., 0, 0], uniform[0, 0])
             assert bool((variance < 0.9 * uniform).any()) == (less and i > 0)

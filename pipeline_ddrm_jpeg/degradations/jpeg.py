@@ -119,7 +119,7 @@ class JPEGOperator(Operator):
         """Quantized coefficients of images `[B, 3, H, W]` in [-1, 1]; halves round to even."""
         tables = self._tables_on(x.device)
         bands = [
-            [(c / q).round().float() for c, q in zip(self._coefficients(x[..., rows, :]), tables, strict=True)]
+            [(c / q).round().float() for c, q in zip(self.coefficients(x[..., rows, :]), tables, strict=True)]
             for rows, _ in self._bands(*x.shape[-2:])
         ]
         return Coefficients(tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True)))
@@ -195,14 +195,14 @@ class JPEGOperator(Operator):
             if self.channels == 1:
                 band = _mix(_mix(band, self._forward), self._inverse)
             image[..., rows, :] = _mix(self._planes(moves), self._inverse).div_(127.5).add_(band)
-            bands.append([v.div_(unit) for v, unit in zip(variances, self._noise_units, strict=True)])
+            bands.append([v.div_(unit) for v, unit in zip(variances, self.noise_units, strict=True)])
         return image, tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
 
     def _moments(
         self, band: torch.Tensor, y: Coefficients, stds: Sequence[torch.Tensor], blocks: Sequence[slice]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """A band's coefficients, and mean and variance of each within its bin, in 8-bit grey levels."""
-        coefficients, moments = [c.float() for c in self._coefficients(band)], []
+        coefficients, moments = [c.float() for c in self.coefficients(band)], []
         parts = zip(coefficients, stds, self._tables_on(band.device), *y.bounds, blocks, strict=True)
         for c, std, table, lowest, highest, own in parts:
             reach = (0.5 - BIN_MARGIN) * table
@@ -235,7 +235,7 @@ class JPEGOperator(Operator):
                 change = c * (_EXPANSION[is_chroma] / 127.5) / (c.abs() + std_left).clamp_(min=1e-6)
                 if not is_chroma:
                     pooled = F.avg_pool2d(planes[:, i], self.subsampling[i])
-                    change.add_(block_dct(pooled), alpha=self._noise_units[i] ** -0.5)
+                    change.add_(block_dct(pooled), alpha=self.noise_units[i] ** -0.5)
                     std_left.sub_(_UNSEEN).clamp_(min=0)
                 changes.append(change.mul_(std_left).mul_(weight).mul_(share))
             result[..., rows, :] = x[..., rows, :] + scale * _mix(self._planes(changes), self._inverse)
@@ -269,7 +269,7 @@ class JPEGOperator(Operator):
         """
         tables, (low, high) = self._tables_on(y.levels[0].device), y.bounds
         variances = []
-        for i, (lowest, highest, table, unit) in enumerate(zip(low, high, tables, self._noise_units, strict=True)):
+        for i, (lowest, highest, table, unit) in enumerate(zip(low, high, tables, self.noise_units, strict=True)):
             width = (highest - lowest + 1) * table
             variance = torch.where(width.isfinite(), width.square() / 12, 0.0)
             if not self.colour.shifts[i] and self.subsampling[i] == (1, 1):
@@ -296,7 +296,7 @@ class JPEGOperator(Operator):
         return noise
 
     @property
-    def _noise_units(self) -> list[float]:
+    def noise_units(self) -> list[float]:
         """Variance in each component's coefficients (8-bit grey levels) of white noise of variance 1 on [-1, 1]."""
         return [
             127.5**2 * sum(weight * weight for weight in row) / (down * across)
@@ -347,7 +347,7 @@ class JPEGOperator(Operator):
         result = torch.empty_like(x)
         for rows, blocks in self._bands(*x.shape[-2:]):
             band = x[..., rows, :]
-            parts = zip(self._coefficients(band), tables, low, high, blocks, strict=True)
+            parts = zip(self.coefficients(band), tables, low, high, blocks, strict=True)
             planes = self._planes([move(c, q, lowest[:, own], highest[:, own]) for c, q, lowest, highest, own in parts])
             if self.channels == 1:
                 band = _mix(_mix(band, self._forward), self._inverse)
@@ -375,7 +375,7 @@ class JPEGOperator(Operator):
     def _tables_on(self, device: torch.device) -> list[torch.Tensor]:
         return [table.to(device) for table in self.quantization_tables]
 
-    def _coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
         planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
         coefficients = []
