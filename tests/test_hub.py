@@ -127,7 +127,7 @@ def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_i
     assert saved.keys() == {f"{name}.py" for name in MADE_UP if name not in ("command", "files/formats")}
     hub.copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
     assert tree(tmp_path / "again") == saved
-    index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.40.0"}
+    index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.41.0"}
     (tmp_path / "repo" / "model_index.json").write_text(json.dumps(index))
     server.repos["tester/prior"] = {"main": tree(tmp_path / "repo")}
     code = """
