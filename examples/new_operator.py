@@ -26,10 +26,10 @@ result = DDRMJPEGPipeline.from_embedded()(
     measurement=jpeg.y,
     operator=jpeg.operator @ Mirror() @ Downsampling(2),
     size=(2 * jpeg.size[0], 2 * jpeg.size[1]),
+    preset="paper",
     num_inference_steps=12,
-    init_timestep=150,
     num_samples=2,
-    consistent=True,
+    settings={"init_timestep": 150, "consistent": True},
 )
 result.images[0].save(target)
 print(f"{percent(result.consistency[0])} of the coefficients kept")

@@ -39,7 +39,8 @@ def restore(folder: Path, dtype: str, steps: int) -> None:
     """Load the converted pipeline and restore a 256 x 256 image with it."""
     pipe = DDRMJPEGPipeline.from_prior(folder, dtype=getattr(torch, dtype))
     start = time.perf_counter()
-    result = pipe(EXAMPLE, num_inference_steps=steps, consistent=True, generator=torch.Generator().manual_seed(0))
+    options = {"preset": "paper", "settings": {"consistent": True}, "num_inference_steps": steps}
+    result = pipe(EXAMPLE, **options, generator=torch.Generator().manual_seed(0))
     seconds = (time.perf_counter() - start) / steps
     print(f"{seconds:.1f} s a step in {dtype}, {percent(result.consistency[0])} of the coefficients kept", flush=True)
 

@@ -180,7 +180,7 @@ def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_
     log = folder / "log"
     done = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were not JPEG images"]
+    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were no JPEG images"]
     assert [json.loads(line)["not_kept"] for line in log.read_text().splitlines()] == [[]] * 3
     assert ddrm_jpeg("restore", folder / "notes.jpg").returncode == 1
 
@@ -192,12 +192,12 @@ def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(f
     (folder / "notes.txt").write_text("no image")
     command = ["restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK]
     plain = ddrm_jpeg(*command).stdout.splitlines()[-1]
-    assert plain == "3 files were not JPEG images, 2 of them other images (--any-format looks at these too)"
+    assert plain == "3 files were no JPEG images, 2 of them other images (--any-format looks at these too)"
     log = folder / "log"
     done = ddrm_jpeg(*command, "--any-format", "--json-log", log)
     assert done.returncode == 0, done.stderr
     assert "clean.png: its pixels show no JPEG that it went through; left as it is" in done.stdout
-    assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was not an image"]
+    assert done.stdout.splitlines()[-2:] == ["1 restored, 2 skipped, 1 untouched", "1 file was no image"]
     facts = [json.loads(line) for line in log.read_text().splitlines()]
     assert {Path(one["source"]).name: one["status"] for one in facts} == {
         "a.jpg": "skipped",

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, jpeg_bytes
 from PIL import Image
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_new_operator_doubles_the_size_and_keeps_the_file(run, capsys):
 def test_ddrm_in_thirty_lines_is_the_pipeline_with_the_papers_settings(run):
     script = ROOT / "examples" / "ddrm_in_thirty_lines.py"
     pipe = DDRMJPEGPipeline.from_embedded(dtype=torch.float32)
-    expected = pipe("small.jpg", generator=torch.Generator().manual_seed(3), output_type="pt", **PRESETS["paper"])
+    expected = pipe("small.jpg", generator=torch.Generator().manual_seed(3), output_type="pt", preset="paper")
     found = runpy.run_path(str(script))["restore"]("small.jpg", pipe.unet, torch.Generator().manual_seed(3))
     assert torch.allclose((found + 1) / 2, expected.images, rtol=0, atol=3.3e-6)
     run(script.name, "small.jpg", "out.png")
