@@ -39,15 +39,7 @@ def test_the_embedded_scheduler_has_the_papers_defaults(embedded):
 def test_restored_pictures_are_nearer_to_the_original_than_the_jpeg(embedded, photo, quality):
     original = photo.crop((60, 70, 188, 198))
     data = jpeg_bytes(original, quality=quality)
-
-    restored = embedded(
-        data,
-        num_samples=2,
-        num_inference_steps=6,
-        init_timestep=60,
-        consistent=True,
-        generator=torch.Generator().manual_seed(0),
-    )
+    restored = embedded(data, generator=torch.Generator().manual_seed(0))
     assert restored.consistency == [1.0]
     assert psnr(restored.images[0], original) > psnr(Image.open(io.BytesIO(data)), original) + 0.3
 
@@ -56,12 +48,14 @@ def test_the_borders_of_windows_cannot_be_seen(embedded, photo):
     """The step across a border, against the restoration in one window; columns between borders are the measure."""
     data = jpeg_bytes(photo.crop((0, 64, 320, 192)), quality=10)
 
-    def steps(**windows):
-        sampling = {"num_inference_steps": 3, "init_timestep": 150, "generator": torch.Generator().manual_seed(0)}
-        picture = embedded(data, output_type="pt", **sampling, **windows).images[0]
-        return (picture[..., 1:] - picture[..., :-1]).abs().mean(dim=(0, 1))
+    def steps(size, overlap=None):
+        embedded.enable_tiling(size, overlap)
+        sampling = {"preset": "paper", "settings": {"init_timestep": 150}, "num_inference_steps": 3}
+        generator = torch.Generator().manual_seed(0)
+        image = embedded(data, output_type="pt", generator=generator, **sampling).images[0]
+        return (image[..., 1:] - image[..., :-1]).abs().mean(dim=(0, 1))
 
-    ratio = steps(window_size=128, window_overlap=32) / steps(window_size=320)
+    ratio = steps(128, 32) / steps(320)
     borders = torch.tensor([x - 1 for start in (0, 96, 192) for x in (start, start + 128) if 0 < x < 320])
     elsewhere = torch.ones(len(ratio), dtype=bool).index_fill(0, borders, False)
     assert ratio[borders].mean() < 1.03 * ratio[elsewhere].mean()
