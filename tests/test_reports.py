@@ -290,7 +290,7 @@ def test_one_command_makes_every_number_anew(checkout, prior_folder):
     ("arguments", "sentence"),
     [
         ([], "give a folder that holds one folder of images for each set: make results PICTURES=FOLDER\n"),
-        (["pictures/mine"], "images/mine holds no folders; put the images of each set in one\n"),
+        (["pictures/mine"], "pictures/mine holds no folders; put the images of each set in one\n"),
     ],
 )
 def test_pictures_that_are_missing_get_one_sentence(checkout, arguments, sentence):

@@ -20,7 +20,7 @@ OUTPUT receives
 
   checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
   prior/           the averaged weights that restored best so far, as a pipeline for from_prior, --prior, push
-  training.csv, validation.csv, training.png, images/N.png (validation images, JPEG and restored)
+  training.csv, validation.csv, training.png, pictures/N.png (validation images, JPEG and restored)
 """
 
 from __future__ import annotations
