@@ -22,7 +22,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_ddrm_jpeg import (
-    PRESETS,
     Coefficients,
     DDRMJPEGPipeline,
     DDRMScheduler,
@@ -177,7 +176,7 @@ def test_the_expected_error_is_about_the_actual_one_where_it_is(photo, subsampli
     pipe = DDRMJPEGPipeline.from_embedded()
     for quality in (10, 60):
         data = jpeg_bytes(photo, quality=quality, subsampling=subsampling)
-        result = paper(pipe, data, output_type="np", generator=seeded(), **PRESETS["fast"])
+        result = pipe(data, output_type="np", generator=seeded(), preset="fast")
         error = (result.images[0] - np.asarray(photo) / 255) ** 2
         expected = result.expected_error[0] ** 2
         assert expected.shape == error.shape

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, inks, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.files.tasks import Task, mask_path, plan
@@ -716,7 +716,7 @@ def test_four_inks_are_restored_and_written_as_rgb(photo, ycck, tmp_path):
         data = inks(photo, ycck, quality=quality, exif=exif, icc_profile=profile)
         (tmp_path / "print.jpg").write_bytes(data)
         task = Task(tmp_path / "print.jpg", tmp_path / "print.png")
-        result = restore_file(pipe, task, **PRESETS["fast"])
+        result = restore_file(pipe, task, preset="fast")
         assert result.remarks == (f"the colour space {'YCCK' if ycck else 'CMYK'}, which is written as RGB",)
         assert result.not_kept
         assert result.consistency > (0.99 if quality == 12 else 0.85)  # eight bits are coarse for fine steps
@@ -733,8 +733,8 @@ def test_four_inks_are_restored_and_written_as_rgb(photo, ycck, tmp_path):
         else:
             clean = np.asarray(photo, float)
             assert ((after - clean) ** 2).mean() < 0.95 * ((before - clean) ** 2).mean()
-    restore_file(pipe, replace(task, target=tmp_path / "deep.png"), depth=16, **PRESETS["fast"])
+    restore_file(pipe, replace(task, target=tmp_path / "deep.png"), depth=16, preset="fast")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(data[: len(data) * 3 // 4])
-    mended = restore_file(pipe, Task(cut, tmp_path / "cut.png"), repair=True, **PRESETS["fast"])
+    mended = restore_file(pipe, Task(cut, tmp_path / "cut.png"), repair=True, preset="fast")
     assert 0 < mended.invented < 0.5

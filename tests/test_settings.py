@@ -111,7 +111,7 @@ def test_arguments_of_the_version_before_still_work_and_say_what_to_write(pipe, 
         old = pipe(data, generator=seeded(), output_type="np", window_size=16, window_overlap=4).images
     pipe.enable_tiling(16, 4)
     assert np.array_equal(old, pipe(data, generator=seeded(), output_type="np").images)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'image'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'picture'"):
         pipe(picture=data)
 
 
