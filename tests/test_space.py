@@ -1185,7 +1185,7 @@ def test_odd_pictures_are_read_as_everywhere(stranger, tmp_path, listener, rest)
 def test_a_picture_that_is_a_program_is_not_run(stranger, photo) -> None:
     stream = io.BytesIO()
     photo.resize((40, 30)).save(stream, "EPS")
-    (path,) = stranger.upload(("picture.png", stream.getvalue())).json()
+    (path,) = stranger.upload(("image.png", stream.getvalue())).json()
     success, said = stranger.call(stranger.index["explore"], [{"path": path}, 10, "4:2:0", 0, *SETTINGS])
     assert (success, said) == (False, "image.png: not an image that can be read.")
 
