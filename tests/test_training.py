@@ -20,7 +20,7 @@ from draw_graphics import KINDS
 from grow import grow
 from PIL import Image
 from safetensors.torch import load_file
-from train_prior import Crops, Graphics, Photographs, compile_for_training
+from train_prior import Crops, Graphics, Photographs, compile_for_training, from_nothing
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.sampling.denoiser_error import DenoiserError
@@ -241,3 +241,16 @@ def test_priors_are_measured_side_by_side(photo, prior_folder, tmp_path):
     assert list(residual) == ["whole", "window 64", "window 128", "window 256"]
     assert all(len(values) == 8 and min(values) > 0 for values in residual.values())
     assert f"| {other.name} | fast | {found[other.name]['gain']['fast'][0]:+.3f} |" in done.stdout
+
+
+def test_a_network_from_nothing_begins_as_its_shortcuts():
+    unet = from_nothing(dict(tiny_unet().config))
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    block = unet.down_blocks[1].resnets[0]
+    x = x[:, :1].expand(-1, block.conv1.in_channels, -1, -1)
+    embedding = torch.randn(2, block.time_emb_proj.in_features)
+    plain = x if block.conv_shortcut is None else block.conv_shortcut(x)
+    assert torch.equal(block(x, embedding), plain)
+    loss = unet(torch.randn(1, 3, 32, 32), 10).sample.square().mean()
+    loss.backward()
+    assert all(one.conv2.weight.grad.any() for one in unet.mid_block.resnets), "and learns from the first step on"
