@@ -143,11 +143,9 @@ class Settings(Mapping):
 
     @property
     def noise_scale(self) -> float:
-        """The temperature: as it is given, or by steps and samples.
+        """The temperature as it is given, or by steps and samples: the more steps, the less; more again for an average.
 
-        Few steps leave much of the noise that they add in the sample, so that a later one cannot take it away; a single
-        step needs all of it, or the network takes the artifacts for a clean image. Found as the presets are
-        (docs/corrections.md).
+        At the presets' own steps it is what was found best for them (docs/corrections.md).
         """
         if self.temperature is not None:
             return self.temperature

@@ -72,8 +72,8 @@ KEPT_CHECKPOINTS = 2
 def from_nothing(model: dict[str, Any]) -> UNet2DModel:
     """A network whose residual blocks begin as their shortcuts: their last convolutions are zero.
 
-    Guided diffusion begins so, diffusers does not. After 1,000 steps of the config here that is worth 0.1 dB of
-    restoration; the noise of untrained blocks reaches no output, and nothing learns to keep it out.
+    Guided diffusion begins so, diffusers does not. In one run of 1,000 steps each with the config here, the validation
+    images gained 0.97 dB so and 0.87 dB otherwise.
     """
     unet = UNet2DModel(**model)
     for block in (module for module in unet.modules() if isinstance(module, ResnetBlock2D)):
