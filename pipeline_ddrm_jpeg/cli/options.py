@@ -55,10 +55,14 @@ _MODULES = (Path(__file__).parents[1] / "sampling").glob("scheduling_*.py")
 _SAMPLERS = tuple(sorted(path.stem.removeprefix("scheduling_") for path in _MODULES))
 
 
+def _flags(name: str, about: About) -> tuple[str, ...]:
+    return about.options or ("--" + name.replace("_", "-"),)
+
+
 def _option(name: str, about: About) -> tuple[str, Any, Any]:
     """A setting as a field of `Sampling`: its name, annotated type, and default."""
     kind = about.kind
-    flags = about.options or ("--" + name.replace("_", "-"),)
+    flags = _flags(name, about)
     declared = ["/".join(flags)] if len(flags) == 2 else list(flags)
     limits = {}
     if about.choices:
@@ -116,7 +120,7 @@ def in_options(error: Exception) -> str:
     """What is wrong with settings, with the names that they have as options."""
     text = str(error)
     for name, about in ABOUT.items():
-        text = re.sub(rf"\b{name}\b", (about.options or ("--" + name.replace("_", "-"),))[0], text)
+        text = re.sub(rf"\b{name}\b", _flags(name, about)[0], text)
     return text
 
 

@@ -202,7 +202,7 @@ def screenshots(images: list[Image.Image]) -> list[list[str]]:
                 page = browser.new_page(viewport={"width": across, "height": down})
                 dark = "background:#1b1f24; color:#d0d7de;" if rng.random() < 0.3 else ""
                 page.set_content(
-                    f'<body style="{dark} margin:0; overflow:hidden">{"Words that stand around a image. " * 600}'
+                    f'<body style="{dark} margin:0; overflow:hidden">{"Words that stand around a picture. " * 600}'
                     f'<img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"'
                     f' style="position:absolute; left:{left}px; top:{top}px">'
                 )
