@@ -1,8 +1,23 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import make_unet
+from diffusers import UNet2DModel
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline_ddrm_jpeg.sampling.tiling import VIEWS, State, count_windows, predict, predict_together, windows_in_a_call
+from pipeline_ddrm_jpeg.priors import EMBEDDED
+from pipeline_ddrm_jpeg.sampling.tiling import (
+    VIEWS,
+    State,
+    Tiling,
+    count_windows,
+    predict,
+    predict_together,
+    spread,
+    windows_in_a_call,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +68,7 @@ def test_the_number_of_windows_in_a_call_changes_nothing(unet):
 def test_states_of_any_sizes_timesteps_and_views_share_calls_and_come_out_as_alone(unet):
     sizes = [(1, 24, 40), (3, 40, 24), (2, 32, 32), (1, 90, 70), (1, 5, 3)]
     views = [None, VIEWS[1:4], None, [5], [7]]
-    options = {"window_size": 32, "overlap": 8}
+    options = {"window_size": 32, "overlap": 8, "rounded_to": 32}
     states = [
         State(torch.randn(batch, 3, *size), timestep, views=own)
         for (batch, *size), own, timestep in zip(sizes, views, (3, torch.tensor(700), 50, 0, 999), strict=True)
@@ -65,7 +80,7 @@ def test_states_of_any_sizes_timesteps_and_views_share_calls_and_come_out_as_alo
     hook.remove()
     assert windows == calls
     assert sum(windows) == sum(batch * count_windows(unet, *size, **options) for batch, *size in sizes)
-    assert len(calls) < sum(windows) / 4
+    assert len(calls) == 4  # of 7, 7, 7 and 2
     for state, expected in zip(states, alone, strict=True):
         torch.testing.assert_close(state.take(), expected, atol=1e-6, rtol=0)
         assert state.sample is None, "what is taken is let go of"
@@ -105,3 +120,31 @@ def test_windows_that_do_not_fit_the_prior_are_refused(unet, window_size, overla
 def test_windows_go_one_by_one_where_more_are_slower(unet):
     assert windows_in_a_call(unet, 256, torch.device("cpu")) == 1
     assert windows_in_a_call(unet, 256, torch.device("meta")) > 1
+
+
+@given(st.integers(1, 20_000), st.integers(1, 40), st.sampled_from([8, 16, 32]), st.floats(0, 0.9))
+def test_windows_of_one_extent_cover_an_axis_evenly(size, times, multiple, share):
+    window_size, overlap = times * multiple, int(times * multiple * share)
+    starts, extent = spread(size, window_size, overlap, multiple)
+    assert extent % multiple == 0
+    assert extent <= window_size
+    steps = [after - before for before, after in pairwise(starts)]
+    assert starts[0] == 0
+    if steps:
+        assert starts[-1] + extent == size
+        assert max(steps) <= extent - overlap
+        assert max(steps) - min(steps) <= 1
+        assert len(steps) * (window_size - overlap) + overlap < size  # one fewer would not do
+    else:
+        assert size <= extent < size + multiple
+
+
+def test_the_prior_is_shown_at_most_three_tenths_more_than_the_image():
+    unet = UNet2DModel.from_pretrained(EMBEDDED, subfolder="unet")
+    options = Tiling().options(unet, torch.device("cpu"))
+    shown = []
+    for size in range(256, 9000):
+        starts, extent = spread(size, options["window_size"], options["overlap"], multiple=8)
+        shown.append((len(starts) * extent / size) ** 2)
+    assert max(shown) <= 1.3
+    assert count_windows(unet, 512, 512, **options) == 4

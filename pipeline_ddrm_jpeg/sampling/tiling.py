@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import product
+from itertools import pairwise, product
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -41,16 +41,32 @@ class _Recomputed(torch.autograd.Function):
 
 
 def count_windows(
-    unet: torch.nn.Module, height: int, width: int, window_size: int = 256, overlap: int = 64, batch_size: int = 1
+    unet: torch.nn.Module,
+    height: int,
+    width: int,
+    window_size: int = 256,
+    overlap: int = 64,
+    batch_size: int = 1,
+    rounded_to: int = 1,
 ) -> int:
     """Windows (not calls of the prior with `batch_size` of them) that `predict` makes for one state of this size."""
-    multiple = _check(unet, window_size, overlap)
-    rows, columns = (len(_starts(size + -size % multiple, window_size, overlap)[0]) for size in (height, width))
+    multiple = _check(unet, window_size, overlap, rounded_to)
+    rows, columns = (len(spread(size, window_size, overlap, multiple)[0]) for size in (height, width))
     return rows * columns
 
 
-def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
-    """What height and width of the UNet's input must be multiples of; raises `ValueError` for windows that are not."""
+def spread(size: int, window_size: int, overlap: int, multiple: int) -> tuple[list[int], int]:
+    """First pixels of the windows along an axis of `size` pixels, and the extent that all of them have.
+
+    They are as few as can be, then as small as a `multiple` can be, and lie evenly. A single one may reach beyond.
+    """
+    count = max(math.ceil((size - overlap) / (window_size - overlap)), 1)
+    extent = math.ceil((size + (count - 1) * overlap) / count / multiple) * multiple
+    return [i * (size - extent) // max(count - 1, 1) for i in range(count)], extent
+
+
+def _check(unet: torch.nn.Module, window_size: int, overlap: int, rounded_to: int = 1) -> int:
+    """What height and width of windows are multiples of; raises `ValueError` for windows that cannot be."""
     multiple = 2 ** (len(unet.config.block_out_channels) - 1)
     if window_size < multiple or window_size % multiple:
         raise ValueError(f"window_size is {window_size}; it must be a multiple of {multiple} for this prior")
@@ -58,7 +74,7 @@ def _check(unet: torch.nn.Module, window_size: int, overlap: int) -> int:
         raise ValueError(
             f"overlap is {overlap!r}; it must be a whole number of at least 0 and less than window_size ({window_size})"
         )
-    return multiple
+    return max(multiple, math.gcd(window_size, rounded_to))
 
 
 @dataclass
@@ -88,13 +104,14 @@ def predict(
     window_size: int = 256,
     overlap: int = 64,
     batch_size: int = 1,
+    rounded_to: int = 1,
     class_labels: torch.Tensor | None = None,
     on_windows: Callable[[int], None] | None = None,
     views: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Output of a `UNet2DModel` on states of one size, `[B, C, H, W]` float32; see `predict_together`."""
     state = State(sample, timestep, class_labels, views)
-    predict_together(unet, [state], window_size, overlap, batch_size, on_windows)
+    predict_together(unet, [state], window_size, overlap, batch_size, rounded_to, on_windows)
     return state.take()
 
 
@@ -104,13 +121,15 @@ def predict_together(
     window_size: int = 256,
     overlap: int = 64,
     batch_size: int = 1,
+    rounded_to: int = 1,
     on_windows: Callable[[int], None] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Give states of any sizes and timesteps their output of a `UNet2DModel`, as if its window were that large.
 
-    Windows lie on a grid of `window_size - overlap` pixels, the last ones flush with the far border, and are blended
-    with weights that rise linearly over the overlap. Windows of one extent share calls, whatever states they are of.
+    Along each axis lie as few windows as `window_size` and `overlap` allow, evenly, of one extent that is as small as
+    can be; they are blended with weights that rise linearly over what they share. Windows of one extent share calls,
+    whatever states they are of.
 
     With gradients enabled an output can be differentiated by its state. Activations are kept for a single call; of
     several calls, each is computed again on the way back, so that no more than one call's are ever there.
@@ -119,9 +138,10 @@ def predict_together(
         unet: the prior; its height and width must be multiples of `2**(levels - 1)`, to which a window that ends at a
             border is padded by mirroring.
         states: which get their `output`.
-        window_size: height and width of a window in pixels, a multiple of `2**(levels - 1)`.
-        overlap: pixels that neighbouring windows share, less than `window_size`.
+        window_size: largest height and width of a window in pixels, a multiple of `2**(levels - 1)`.
+        overlap: pixels that neighbouring windows share at least, less than `window_size`.
         batch_size: windows in one call of the prior.
+        rounded_to: extents of windows are multiples of it, if it divides `window_size`: images of many sizes have few.
         on_windows: told, after each call of the prior, how many windows it held.
         dtype: what the prior computes in, if it is known: to look it up takes milliseconds.
 
@@ -129,7 +149,7 @@ def predict_together(
         ValueError: for a window size or overlap that does not fit.
         FloatingPointError: where the prior says what is no number, such as weights that are none, or overflow.
     """
-    multiple, dtype = _check(unet, window_size, overlap), dtype or unet.dtype
+    multiple, dtype = _check(unet, window_size, overlap, rounded_to), dtype or unet.dtype
     groups: dict[tuple[int, int], list[_Window]] = {}
     for state in states:
         batch, _, *size = state.sample.shape
@@ -225,9 +245,9 @@ class Tiling:
     """How an image is cut into windows that the prior sees one by one; `None` is the default of each."""
 
     size: int | None = None
-    """Height and width of a window in pixels; the prior's own, but at least 256, or 384 for one without attention."""
+    """Largest height and width of a window in pixels; the prior's own, but at least 256, or 384 without attention."""
     overlap: int | None = None
-    """Pixels that neighbouring windows share; 64, or a quarter of a smaller window."""
+    """Pixels that neighbouring windows share at least; 32, or a quarter of a smaller window."""
     batch_size: int | None = None
     """Windows in a call of the prior; one on a CPU, and as many as half of a CUDA device's free memory holds."""
 
@@ -242,12 +262,14 @@ class Tiling:
             if value is not None and not (isinstance(value, Integral) and value >= 1):
                 raise ValueError(f"the {name} of tiling is {value!r}; it must be a whole number of at least 1")
         size = self.size or default_window_size(unet.config)
-        overlap = min(64, size // 4) if self.overlap is None else self.overlap
+        overlap = min(32, size // 4) if self.overlap is None else self.overlap
         _check(unet, size, overlap)
         return {
             "window_size": size,
             "overlap": overlap,
             "batch_size": self.batch_size or windows_in_a_call(unet, size, device),
+            # few shapes fill the calls of a GPU; a CPU, which sees windows one by one, computes no pixel more
+            "rounded_to": 1 if device.type == "cpu" else 64,
         }
 
 
@@ -273,9 +295,9 @@ class TiledPipeline:
         """Show the prior an image in windows, as it is done by default; arguments change these.
 
         Args:
-            size: height and width of a window in pixels; by default the prior's own, but at least 256, or 384 for a
-                prior without attention.
-            overlap: pixels that neighbouring windows share; by default 64, or a quarter of a smaller window.
+            size: largest height and width of a window in pixels; by default the prior's own, but at least 256, or 384
+                for a prior without attention. Windows are as few, then as small, as cover an image.
+            overlap: pixels that neighbouring windows share at least; by default 32, or a quarter of a smaller window.
             batch_size: windows in one call of the prior, also of several images that have a generator each; by default
                 one on a CPU, and as many as half of the free memory holds on a CUDA device.
 
@@ -366,31 +388,19 @@ def _mirror(image: torch.Tensor, down: int, across: int) -> torch.Tensor:
 @lru_cache(maxsize=256)
 def _spans(size: int, window_size: int, overlap: int, multiple: int, device: torch.device) -> tuple[_Span, ...]:
     """The windows along one axis of so many pixels."""
-    padded = size + -size % multiple
-    starts, extent = _starts(padded, window_size, overlap)
+    starts, extent = spread(size, window_size, overlap, multiple)
+    shared = extent - max((after - start for start, after in pairwise(starts)), default=extent)
     with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
-        ramps = [_ramp(start, extent, padded, overlap) for start in starts]
-        total = torch.zeros(padded, dtype=torch.float32)
+        # rising at the borders within the image, over all that neighbours share, and flat at the image's own
+        rise, flat = ((torch.arange(extent) + 0.5) / max(shared, 1)).clamp(max=1), torch.ones(extent)
+        ramps = [
+            torch.minimum(before, after)
+            for before, after in zip(
+                [flat] + [rise] * (len(starts) - 1), [rise.flip(0)] * (len(starts) - 1) + [flat], strict=True
+            )
+        ]
+        total = torch.zeros(starts[-1] + extent)
         for start, ramp in zip(starts, ramps, strict=True):
             total[start : start + extent] += ramp
         weights = [(ramp / total[start : start + extent]).to(device) for start, ramp in zip(starts, ramps, strict=True)]
     return tuple(_Span(start, min(start + extent, size), weight) for start, weight in zip(starts, weights, strict=True))
-
-
-def _starts(size: int, window_size: int, overlap: int) -> tuple[list[int], int]:
-    """First pixels of the windows along one axis, and the extent of a window there."""
-    if size <= window_size:
-        return [0], size
-    starts = list(range(0, size - window_size, window_size - overlap))
-    return [*starts, size - window_size], window_size
-
-
-def _ramp(start: int, extent: int, size: int, overlap: int) -> torch.Tensor:
-    """Blending weights of a window along one axis: rising at its inner borders, flat at the image's own."""
-    position = torch.arange(extent, dtype=torch.float32) + 0.5
-    weight = torch.ones_like(position)
-    if overlap and start > 0:
-        weight = weight.minimum(position / overlap)
-    if overlap and start + extent < size:
-        weight = weight.minimum((extent - position) / overlap)
-    return weight

@@ -4,8 +4,10 @@ python scripts/reports/throughput.py PICTURES [--only folders|compared] [--folde
     4000x3000:10] [--preset balanced] [--limit SECONDS] [--compared 3] [--quality 10] [--output docs/throughput]
 
 Each folder of --folders, so many files of so many pixels made of an image of examples/, is restored by a process of
-its own: files and megapixels a second without loading, the share of that time in which the network works, what a file
-takes beside it, and the peak resident memory of that process (a reader has its own, 96 MiB and some bytes a pixel).
+its own: files and megapixels a second without loading, pixels that the network is shown over pixels of the image,
+processor time for 256 x 256 of its pixels and how often that of a file of 256 x 256 it is, the share of time in which
+the network works, what a file takes beside it, and the peak resident memory of that process (a reader has its own, 96
+MiB and some bytes a pixel).
 What a folder will take is printed before; with --limit it ends after so many seconds, and what is reported is of the
 files that were finished until then. Then --compared images of the folder PICTURES, cut to a square, are restored from
 files of one quality factor by our presets, by the loop of the released program, written anew here, with the same
@@ -15,6 +17,7 @@ network and dtype, and by the other programs that are installed, all in one run.
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -49,10 +52,12 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
     """What a folder of equal files takes, in this process."""
     pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
     pipe.set_progress_bar_config(disable=True)
-    working, since = 0.0, 0.0
+    working, since, shown, asked = 0.0, 0.0, 0, 0
 
-    def begin(*_: Any) -> None:
-        nonlocal since
+    def begin(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal since, shown, asked
+        batch, _, *size = inputs[0].shape
+        shown, asked = shown + batch * math.prod(size), asked + batch
         since = time.perf_counter()
 
     def end(*_: Any) -> None:
@@ -74,7 +79,8 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
         windows = count_windows(pipe.unet, height, width, **pipe.tiling.options(pipe.unet, pipe.device))
         expected = count * windows * working
         print(f"{width}x{height}: {count} files take about {duration(expected)}", file=sys.stderr, flush=True)
-        working, start, ends = 0.0, time.perf_counter(), []
+        working, shown, asked, start, ends = 0.0, 0, 0, time.perf_counter(), []
+        processor = time.process_time()
         for result in restore_files(pipe, tasks, preset=preset):
             if result.status != "restored":
                 sys.exit(result.message)
@@ -83,6 +89,7 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
                 break
         # What was told last was written while the network was at the next: cut short, the rate is a little low.
         seconds, network = ends[-1]
+        processor = time.process_time() - processor
     return {
         "width": width,
         "height": height,
@@ -91,6 +98,8 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
         "preset": preset,
         "seconds": seconds,
         "network": network,
+        "processor": processor,
+        "shown_over_true": shown * windows / (asked * width * height),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -151,17 +160,25 @@ def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict
     return found
 
 
+def processor_time(row: dict[str, Any]) -> float:
+    """Seconds for each 256 x 256 pixels of the images."""
+    return row["processor"] * 256**2 / (row["files"] * row["width"] * row["height"])
+
+
 def as_page(record: dict[str, Any]) -> str:
     """The record as Markdown."""
     rows, compared, folders, in_other_ways = record["folders"], record["compared"], "", ""
     lines = [
         [
-            *("files", "of", "size", "preset", "files a second", "megapixels a second", "network at work"),
-            *("ms a file beside it", "peak memory, MiB"),
+            *("files", "of", "size", "preset", "files a second", "megapixels a second", "shown over true"),
+            *("processor s for 256 x 256", "over that of 256 x 256", "network at work", "ms a file beside it"),
+            "peak memory, MiB",
         ]
     ]
+    cost = {(row["preset"], row["width"], row["height"]): processor_time(row) for row in rows}
     for row in rows:
         rate = row["files"] / row["seconds"]
+        unit = cost.get((row["preset"], 256, 256))
         lines.append(
             [
                 str(row["files"]),
@@ -170,6 +187,9 @@ def as_page(record: dict[str, Any]) -> str:
                 f"`{row['preset']}`",
                 f"{rate:.2f}",
                 f"{rate * row['width'] * row['height'] / 1e6:.3f}",
+                f"{row['shown_over_true']:.3f}",
+                f"{processor_time(row):.2f}",
+                f"{processor_time(row) / unit:.2f}" if unit else "",
                 f"{100 * row['network'] / row['seconds']:.1f} %",
                 f"{1000 * (row['seconds'] - row['network']) / row['files']:.1f}",
                 f"{row['peak_memory_mib']:.0f}",
