@@ -148,3 +148,7 @@ def test_the_prior_is_shown_at_most_three_tenths_more_than_the_image():
         shown.append((len(starts) * extent / size) ** 2)
     assert max(shown) <= 1.3
     assert count_windows(unet, 512, 512, **options) == 4
+
+
+def test_images_of_many_sizes_have_few_shapes_where_windows_share_calls():
+    assert {spread(size, 384, 32, multiple=64)[1] for size in range(500, 4001)} == {320, 384}
