@@ -41,10 +41,10 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
         scheduler: a `DDRMScheduler`, a `PiGDMScheduler`, or another that follows their protocol
             (docs/architecture.md). That of a prior of the DDPM kind is converted by its config.
         denoiser_error: how far the prior is off by noise level and frequency, as `DenoiserError.to_config` writes it;
-            by default that of Wiener's filter is taken.
+            by default what another pipeline with this very `unet` has, else that of Wiener's filter.
 
     Raises:
-        ValueError: for a prior that does not take RGB, or a scheduler of another kind.
+        ValueError: for a part that is `None`, a prior that does not take RGB, or a scheduler of another kind.
 
     Example:
         >>> from pipeline_ddrm_jpeg import DDRMJPEGPipeline
@@ -59,11 +59,15 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: Any, denoiser_error: dict[str, Any] | None = None) -> None:
         super().__init__()
+        for name, part in (("unet", unet), ("scheduler", scheduler)):
+            if part is None:
+                raise ValueError(f"{name} is None; this pipeline needs one")
         if unet.config.in_channels != 3:
             raise ValueError(f"this prior takes {unet.config.in_channels} channels; it must take the 3 of RGB images")
         align(unet)
         origin_of(unet)  # while a relative path still leads there
         self.register_modules(unet=unet, scheduler=of_protocol(scheduler))
+        unet.denoiser_error = denoiser_error = denoiser_error or getattr(unet, "denoiser_error", None)
         self.register_to_config(denoiser_error=denoiser_error)
         self._error = error_from_config(denoiser_error)
         self._num_timesteps, self._interrupt = 0, False
@@ -192,8 +196,9 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
             file: another name of `image`, for `diffusers-cli run`, which would decode what is called `image`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: whether to return a `DDRMJPEGPipelineOutput` or the tuple `(images,)`.
-            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; a `sample`
-                in the dict it returns replaces the pipeline's. Or a `PipelineCallback` of diffusers.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; `sample` and
+                `pred_original_sample` in the dict it returns replace the pipeline's: the state moves by what was
+                changed of the latter. Or a `PipelineCallback` of diffusers.
             callback_on_step_end_tensor_inputs: which it is given of `"sample"`, `"pred_original_sample"`, and
                 `"preview"`, the latter cropped and tinted as the result will be, in [0, 1].
             **moved: single settings, and windows: arguments of the version before, for one release.
@@ -278,7 +283,10 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
         self._num_timesteps = len(step.session.schedule.timesteps)
         if callback is not None:
             tensors = {name: getattr(step, "denoised" if name == "pred_original_sample" else name) for name in wanted}
-            step.sample = (callback(self, step.i, step.timestep, tensors) or {}).get("sample", step.sample)
+            returned = callback(self, step.i, step.timestep, tensors) or {}
+            step.sample = returned.get("sample", step.sample).to(step.sample)
+            if "pred_original_sample" in returned:
+                step.replace_denoised(returned["pred_original_sample"].to(step.denoised))
         if self.interrupt:
             step.sample, step.is_last = step.denoised, True
         step.denoised = None  # of a large image few copies fit into memory

@@ -105,6 +105,8 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
         OSError: if there is no such folder or repo, or a part of it is missing or does not fit.
         ValueError: for a dtype that is none, or a scheduler of another kind.
     """
+    if "subfolder" in kwargs:
+        raise ValueError(f"{prior}: a prior is a whole repo, whose unet/ and scheduler/ are read; leave subfolder out")
     kwargs["dtype"] = as_dtype(dtype)
     try:
         unet = _load_unet(prior, subfolder="unet", **kwargs)

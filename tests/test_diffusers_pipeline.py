@@ -111,6 +111,10 @@ def test_components_make_another_pipeline_that_gives_the_same(pipe, data):
     again = DDRMJPEGPipeline(**pipe.components)
     assert again.unet is pipe.unet
     assert np.array_equal(restore(again, data).images, restore(pipe, data).images)
+    with_error = DDRMJPEGPipeline(
+        **pipe.components, denoiser_error=DDRMJPEGPipeline.from_embedded().config.denoiser_error
+    )
+    assert DDRMJPEGPipeline(**with_error.components).config.denoiser_error == with_error.config.denoiser_error
 
 
 def test_from_pipe_shares_the_network(pipe, data):

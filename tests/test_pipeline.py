@@ -489,6 +489,48 @@ def test_callbacks_see_every_step_and_may_change_the_state(pipe, data):
     assert torch.equal(result.images, torch.full_like(result.images, 0.5))
 
 
+def test_what_a_callback_returns_replaces_in_whatever_precision(pipe, data):
+    def half(pipeline, i, t, tensors):
+        return {name: tensor.half() for name, tensor in tensors.items()}
+
+    def grey_in_the_end(pipeline, i, t, tensors):
+        return {"pred_original_sample": tensors["pred_original_sample"] - tensors["sample"]} if i == 2 else {}
+
+    options = {"callback_on_step_end_tensor_inputs": ["sample", "pred_original_sample"], "output_type": "pt", **QUICK}
+    plain, halves, moved = (
+        paper(pipe, data, generator=seeded(), callback_on_step_end=callback, **options).images
+        for callback in (None, half, grey_in_the_end)
+    )
+    torch.testing.assert_close(halves, plain, atol=0.02, rtol=0)
+    assert torch.equal(moved, torch.full_like(moved, 0.5))
+
+
+def test_a_replaced_image_moves_the_state_by_its_share_of_the_signal(pipe, data):
+    states = []
+
+    def brighter(pipeline, i, t, tensors):
+        states.append(tensors["sample"])
+        return {"pred_original_sample": tensors["pred_original_sample"] + 0.25} if i == 0 else {}
+
+    names = ["sample", "pred_original_sample"]
+    paper(pipe, data, generator=seeded(), callback_on_step_end=lambda *_: states.append(_[3]["sample"]), **QUICK)
+    kept, states = states, []
+    unet, inputs = pipe.unet, []
+    hook = unet.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    paper(
+        pipe, data, generator=seeded(), callback_on_step_end=brighter, callback_on_step_end_tensor_inputs=names, **QUICK
+    )
+    hook.remove()
+    signal = pipe.scheduler.alphas_cumprod[20].sqrt()
+    torch.testing.assert_close(inputs[1][:, :, :38, :53], kept[0][:, :, :38, :53] + 0.25 * signal)
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler"])
+def test_a_pipeline_without_a_part_says_so(pipe, part):
+    with pytest.raises(ValueError, match=f"{part} is None"):
+        DDRMJPEGPipeline(**pipe.components | {part: None})
+
+
 def test_the_progress_bar_counts_every_step_of_every_sample(pipe, data, capsys):
     pipe.set_progress_bar_config(disable=False)
     paper(pipe, [data, data], num_samples=3, **QUICK)

@@ -168,6 +168,14 @@ class Step:
             sample, denoised = schedule.step(state.take(), self.timestep, self.sample, **options | etas)
         self.sample, self.denoised = sample.detach(), denoised.detach()
 
+    def replace_denoised(self, denoised: torch.Tensor) -> None:
+        """Have another image in place of the prior's, `[B, 3, H, W]` in [-1, 1]; the state moves by the difference."""
+        change, self.denoised = denoised - self.denoised, denoised
+        following = self.session.schedule.timesteps[self.i + 1 :]
+        if len(following):
+            change = self.session.schedule.add_noise(change, torch.zeros_like(change), following[0])
+        self.sample = self.sample + change
+
     @property
     def preview(self) -> torch.Tensor:
         """The prior's images at this step, `[B, 3, H, W]`, cropped and tinted as the result will be, on [0, 1]."""
