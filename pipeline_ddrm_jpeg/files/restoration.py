@@ -312,10 +312,10 @@ class _Run:
                 yield own.member, own.made
 
         try:
-            lost = shards.rewrite(task.source, task.target, wanted, convert)
+            shards.rewrite(task.source, task.target, wanted, convert)
         except shards.BROKEN as error:
             raise ValueError(f"it is no tar, or cut short: {error}") from None
-        job.result = result_of_shard(task, members, lost)
+        job.result = result_of_shard(task, members)
 
     def _sentence(self, error: Exception, job: _Job) -> str:
         if isinstance(error, MemoryError):
