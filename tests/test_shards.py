@@ -229,6 +229,10 @@ def test_no_two_pictures_get_one_name_and_names_keep_their_form(tmp_path):
     names = ["./k.jpg", "./k.jpeg", "./k.json", "./k.jpg.png", ".jpg", "d/"]
     kept(members(tmp_path / "a.tar", *((name, JPEG) for name in names[:2]), (names[3], b"x")), tmp_path / "b.tar")
     assert list(contents(tmp_path / "b.tar")) == ["./k.png", "./k.jpeg.png", "./k.jpg.png"]
+    forms = ["d//a.jpg", "d/./a.jpg", "a.jpg", "./a.jpg", "./a.JPG", "./b.jpg", "b.png"]
+    kept(members(tmp_path / "e.tar", *((name, JPEG[: 4 * (name != "b.png")]) for name in forms)), tmp_path / "f.tar")
+    found = ["d//a.png", "d/./a.png", "a.png", "./a.png", "./a.JPG.png", "./b.jpg.png", "b.png"]
+    assert list(contents(tmp_path / "f.tar")) == found
     kept(members(tmp_path / "c.tar", ("", JPEG), (".jpg", JPEG)), tmp_path / "d.tar")
     assert list(contents(tmp_path / "d.tar")) == [".png", ".jpg.png"]
 

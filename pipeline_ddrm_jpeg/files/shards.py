@@ -205,8 +205,8 @@ class _Writer:
 
     def __init__(self, file: IO[bytes], source: _Stream, members: Sequence[Member]) -> None:
         self._file, self._source = file, source
-        self._taken = {member.name for member in members}
         self._unwritten = {posixpath.normpath(member.name) for member in members}
+        self._taken = set(self._unwritten)
         self._renamed: dict[str, str] = {}
         """Name -> new name, of what was replaced."""
         self._waiting: dict[str, list[tarfile.TarInfo]] = {}
@@ -223,7 +223,7 @@ class _Writer:
             self._link(header)
         elif made:
             (suffix, data), *others = made
-            new = self._renamed[name] = self._renamed.get(name) or self._fresh(header.name, suffix)
+            new = self._rename(header.name, suffix)
             self._write(header, new, data)
             for suffix, data in others:
                 self._write(header, self._fresh(new, suffix), data)
@@ -252,18 +252,24 @@ class _Writer:
             place = posixpath.dirname(header.linkname) if header.issym() else posixpath.dirname(new)
             link.linkname = posixpath.join(place, posixpath.basename(new))
             if posixpath.splitext(name)[1] == posixpath.splitext(old)[1]:
-                key = posixpath.normpath(name)
-                name = self._renamed[key] = self._renamed.get(key) or self._fresh(name, posixpath.splitext(new)[1])
+                name = self._rename(name, posixpath.splitext(new)[1])
         self._write(link, name)
+
+    def _rename(self, name: str, suffix: str) -> str:
+        """The new name of a member, in the form of the old one: `./a.jpg` and `a.jpg` are one file when unpacked."""
+        key, (folder, slash, _) = posixpath.normpath(name), name.rpartition("/")
+        if key not in self._renamed:
+            self._renamed[key] = self._fresh(name, suffix)
+        return folder + slash + posixpath.basename(self._renamed[key])
 
     def _fresh(self, name: str, suffix: str) -> str:
         """A name that nothing else has, with another suffix, or with one more."""
         fresh = posixpath.splitext(name)[0] + suffix
-        if fresh != name and fresh in self._taken:
+        if fresh != name and posixpath.normpath(fresh) in self._taken:
             fresh = name + suffix
-            while fresh in self._taken:
+            while posixpath.normpath(fresh) in self._taken:
                 fresh += suffix
-        self._taken.add(fresh)
+        self._taken.add(posixpath.normpath(fresh))
         return fresh
 
     def _copy(self, start: int, end: int) -> None:
