@@ -62,14 +62,12 @@ def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert
 
     A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
     same up to the first dot; where its new name is taken, the suffix is put behind the old one. Links to it follow.
-    All else is copied byte for byte, headers included. Nothing is unpacked.
+    All else is copied byte for byte, headers included. Nothing is unpacked. The source may be compressed (gzip, bzip2,
+    xz); what is written is not.
 
-    Args:
-        source: the tar, not compressed or compressed (gzip, bzip2, xz); what is written is not.
-        target: where the new one goes.
-        wanted: tells by its first 16 bytes whether a file is to be read for `convert`.
-        convert: given all members, returns each in its order, with what takes its place, or nothing for it to stay. It
-            may ask for them ahead, and from another thread.
+    `wanted` tells by its first 16 bytes whether a file is to be read for `convert`, which is given all members and
+    returns each in its order, with what takes its place, or nothing for it to stay. It may ask for them ahead, and from
+    another thread.
 
     Raises:
         BROKEN: if the source is no tar, cut short, or out of all proportion to its bytes.

@@ -68,8 +68,7 @@ def plan(
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
-        output: file or folder.
-        recursive: whether to search the folders below a folder.
+        output, recursive: file or folder; whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
         on_error: told of each folder that cannot be listed, which is then left out.
         on_other: told of each file in a folder that does not count, but for images of earlier runs.
@@ -130,7 +129,7 @@ _real = os.path.realpath  # Path.resolve raises where links go round in a circle
 
 
 def _single(inputs: list[Path], output: Path | None, image_format: str | None, any_format: bool) -> list[Task] | None:
-    """The task of an output that is one file; `None` where it is a folder."""
+    """The task whose output is one file; `None` where the output is a folder."""
     if output is None or output.is_dir():
         return None
     if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
