@@ -9,16 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around the imports of what an extra brings: without it the program ends with a sentence, status 2.
-
-    For programs. A library function lets the `ModuleNotFoundError` through.
-
-    Args:
-        extra: its name in `pyproject.toml`.
-
-    Raises:
-        SystemExit: if a package is not installed.
-    """
+    """Around the imports of a program that an extra brings: without it that ends with a sentence, status 2."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -28,9 +19,4 @@ def needs(extra: str) -> Iterator[None]:
 
 def missing(packages: str, extra: str) -> str:
     """That packages are not installed, and how to install them."""
-    return f"{packages} is not installed; the extra {extra} brings it: {how_to_install(extra)}"
-
-
-def how_to_install(extra: str) -> str:
-    """The line for a shell."""
-    return f"pip install 'pipeline-ddrm-jpeg[{extra}]'"
+    return f"{packages} is not installed; the extra {extra} brings it: pip install 'pipeline-ddrm-jpeg[{extra}]'"

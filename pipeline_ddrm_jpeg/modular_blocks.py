@@ -35,55 +35,43 @@ _UNET = ComponentSpec("unet", UNet2DModel, description="Pixel-space prior on RGB
 _SCHEDULER = ComponentSpec(
     "scheduler", DDPMScheduler, description="Noise schedule of the prior: any of the DDPM kind, or a DDRMScheduler."
 )
-_OBSERVATION = InputParam(
-    "observation", Observation, required=True, description="Operator, measurement, true size and metadata."
+
+
+def _passed(name: str, kind: Any, description: str) -> tuple[OutputParam, InputParam]:
+    """What one block leaves for another."""
+    return OutputParam(name, kind, description), InputParam(name, kind, required=True, description=description)
+
+
+_OBSERVED, _OBSERVATION = _passed("observation", Observation, "Operator, measurement, true size and metadata.")
+_PREPARED, _SESSION = _passed("session", Session, "Schedule, passes and samples of the image.")
+_PREDICTOR, _PREDICT = _passed("predict", None, "Gives states of any size what the prior says of them.")
+_COUNTED, _WINDOWS = _passed("windows", int, "Windows that the prior sees in all.")
+_ASKED, _STATE = _passed("state", State, "What the prior is asked, with what it says.")
+_CORRECTED, _OPTIONS = _passed(
+    "step_options", dict, "Arguments of the scheduler's step: `project`, a callable x0 -> x0'."
 )
-_SESSION = InputParam("session", Session, required=True, description="Schedule, passes and samples of the image.")
-_PREDICT = InputParam("predict", required=True, description="Gives states of any size what the prior says of them.")
 _STEP = InputParam("step", Step, required=True, description="The state, its timestep and its noise.")
-_STATE = InputParam("state", State, required=True, description="What the prior is asked, with what it says.")
-_SETTINGS = [
-    InputParam(name, about.kind, description=f"{about.words} ({about.range}) By default the preset's.")
-    for name, about in ABOUT.items()
-]
 
 
 class DDRMJPEGInputStep(ModularPipelineBlocks):
-    """What is known of the image."""
+    """Reads a JPEG file, or takes a measurement: operator, measurement, true size and metadata."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "Reads a JPEG file, or takes a measurement: operator, measurement, true size and metadata."
-
-    @property
-    def expected_components(self) -> list[ComponentSpec]:
-        return [_UNET]
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        return [
-            InputParam(
-                "file",
-                Source,
-                description="A JPEG file: a path, bytes, a binary file object or a JPEGFile. With `operator`, an image"
-                " to measure instead: a path, bytes, a PIL image or a tensor in [-1, 1].",
-            ),
-            InputParam(
-                "operator", Operator, description="The degradation, where it is not a file that says so itself."
-            ),
-            InputParam("measurement", description="With `operator` and instead of `file`: what it measured."),
-            InputParam("size", tuple[int, int], description="With `measurement`: true height and width."),
-            InputParam(
-                "history",
-                description='Of an image whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.',
-            ),
-        ]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("observation", Observation, "Operator, measurement, true size and metadata.")]
+    description = __doc__
+    expected_components: ClassVar = [_UNET]
+    inputs: ClassVar = [
+        InputParam(
+            "file",
+            Source,
+            description="A JPEG file: a path, bytes, a binary file object or a JPEGFile. With `operator`, an image"
+            " to measure instead: a path, bytes, a PIL image or a tensor in [-1, 1].",
+        ),
+        InputParam("operator", Operator, description="The degradation, where it is not a file that says so itself."),
+        InputParam("measurement", description="With `operator` and instead of `file`: what it measured."),
+        InputParam("size", tuple[int, int], description="With `measurement`: true height and width."),
+        InputParam("history", description='Of an image whose JPEG file is gone: `"estimate"`, or a `JPEGHistory`.'),
+    ]
+    intermediate_outputs: ClassVar = [_OBSERVED]
 
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
@@ -101,43 +89,29 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
 
 
 class DDRMJPEGStartStep(ModularPipelineBlocks):
-    """Settings, schedule, prior and noise."""
+    """Sets the timesteps, cuts the image into the windows of the prior and prepares the noise of each sample."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "Sets the timesteps, cuts the image into the windows of the prior and prepares the noise of each sample."
-
-    @property
-    def expected_components(self) -> list[ComponentSpec]:
-        return [_UNET, _SCHEDULER]
-
-    @property
-    def expected_configs(self) -> list[ConfigSpec]:
-        return [ConfigSpec("denoiser_error", None, "How far the prior is off by noise level and frequency.")]
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        return [
-            _OBSERVATION,
-            InputParam("preset", str, description=f"Settings by name: {', '.join(PRESETS)}. By default {DEFAULT}."),
-            InputParam("settings", Settings, description="`Settings` instead of a preset, or single ones in a dict."),
-            *_SETTINGS,
-            InputParam.template("generator"),
-            InputParam("class_labels", description='The class, where the prior is class-conditional, or "auto".'),
-            InputParam("classifier", description='For "auto": folder or Hub id of an image classifier.'),
-            InputParam("tiling", dict, description="Of the windows that the prior sees: size, overlap, batch_size."),
-            InputParam.template("output_type"),
-        ]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [
-            OutputParam("session", Session, "Schedule, passes and samples of the image."),
-            OutputParam("predict", description="Gives states of any size what the prior says of them."),
-            OutputParam("windows", int, "Windows that the prior sees in all."),
-        ]
+    description = __doc__
+    expected_components: ClassVar = [_UNET, _SCHEDULER]
+    expected_configs: ClassVar = [
+        ConfigSpec("denoiser_error", None, "How far the prior is off by noise level and frequency.")
+    ]
+    inputs: ClassVar = [
+        _OBSERVATION,
+        InputParam("preset", str, description=f"Settings by name: {', '.join(PRESETS)}. By default {DEFAULT}."),
+        InputParam("settings", Settings, description="`Settings` instead of a preset, or single ones in a dict."),
+        *(
+            InputParam(name, about.kind, description=f"{about.words} ({about.range}) By default the preset's.")
+            for name, about in ABOUT.items()
+        ),
+        InputParam.template("generator"),
+        InputParam("class_labels", description='The class, where the prior is class-conditional, or "auto".'),
+        InputParam("classifier", description='For "auto": folder or Hub id of an image classifier.'),
+        InputParam("tiling", dict, description="Of the windows that the prior sees: size, overlap, batch_size."),
+        InputParam.template("output_type"),
+    ]
+    intermediate_outputs: ClassVar = [_PREPARED, _PREDICTOR, _COUNTED]
 
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
@@ -170,25 +144,13 @@ class DDRMJPEGStartStep(ModularPipelineBlocks):
 
 
 class DDRMJPEGLoopPrior(ModularPipelineBlocks):
-    """In the loop: the prior."""
+    """Within the denoising loop: what the prior predicts from the state."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "Within the denoising loop: what the prior predicts from the state."
-
-    @property
-    def expected_components(self) -> list[ComponentSpec]:
-        return [_UNET]
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        return [_PREDICT, _STEP]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("state", State, "What the prior was asked, with what it says.")]
+    description = __doc__
+    expected_components: ClassVar = [_UNET]
+    inputs: ClassVar = [_PREDICT, _STEP]
+    intermediate_outputs: ClassVar = [_ASKED]
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
@@ -199,23 +161,12 @@ class DDRMJPEGLoopPrior(ModularPipelineBlocks):
 
 
 class DDRMJPEGLoopCorrection(ModularPipelineBlocks):
-    """In the loop: the correction by the measurement; the block to put another one in place of."""
+    """Within the denoising loop: how the step corrects the denoised image by the measurement."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "Within the denoising loop: how the step corrects the denoised image by the measurement."
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        return [_STEP]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [
-            OutputParam("step_options", dict, "Arguments of the scheduler's step: `project`, a callable x0 -> x0'.")
-        ]
+    description = __doc__
+    inputs: ClassVar = [_STEP]
+    intermediate_outputs: ClassVar = [_CORRECTED]
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
@@ -224,18 +175,11 @@ class DDRMJPEGLoopCorrection(ModularPipelineBlocks):
 
 
 class DDRMJPEGLoopStep(ModularPipelineBlocks):
-    """In the loop: the scheduler's step."""
+    """Within the denoising loop: the next state, mixed by the scheduler."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "Within the denoising loop: the next state, mixed by the scheduler."
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        options = InputParam("step_options", dict, required=True, description="More arguments of the scheduler's step.")
-        return [_STEP, _STATE, options]
+    description = __doc__
+    inputs: ClassVar = [_STEP, _STATE, _OPTIONS]
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: torch.Tensor) -> tuple[Any, Any]:
@@ -244,22 +188,13 @@ class DDRMJPEGLoopStep(ModularPipelineBlocks):
 
 
 class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
-    """The sampler of the paper (section 3), once for each pass."""
+    """Denoising loop: at every timestep the prior proposes, the measurement corrects, the scheduler mixes."""
 
     model_name = "ddrm-jpeg"
+    description = __doc__
     block_classes: ClassVar = [DDRMJPEGLoopPrior, DDRMJPEGLoopCorrection, DDRMJPEGLoopStep]
     block_names: ClassVar = ["prior", "correction", "step"]
-
-    @property
-    def description(self) -> str:
-        return "Denoising loop: at every timestep the prior proposes, the measurement corrects, the scheduler mixes."
-
-    @property
-    def loop_inputs(self) -> list[InputParam]:
-        return [
-            _SESSION,
-            InputParam("windows", int, required=True, description="Windows that the prior sees in all."),
-        ]
+    loop_inputs: ClassVar = [_SESSION, _WINDOWS]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -279,32 +214,23 @@ class DDRMJPEGDenoiseStep(LoopSequentialPipelineBlocks):
 
 
 class DDRMJPEGOutputStep(ModularPipelineBlocks):
-    """Presents what was made."""
+    """The mean of the samples as an image, with their spread and how far it agrees with the measurement."""
 
     model_name = "ddrm-jpeg"
-
-    @property
-    def description(self) -> str:
-        return "The mean of the samples as an image, with their spread and how far it agrees with the measurement."
-
-    @property
-    def inputs(self) -> list[InputParam]:
-        return [_SESSION, InputParam.template("output_type")]
-
-    @property
-    def intermediate_outputs(self) -> list[OutputParam]:
-        return [
-            OutputParam(
-                "images",
-                list[Image.Image] | np.ndarray | torch.Tensor,
-                "The restored image, or images of a batch: PIL images, or values in [0, 1].",
-            ),
-            OutputParam("samples", list, "For each image the list of its samples."),
-            OutputParam("std", list, "For each image the standard deviation of its samples."),
-            OutputParam("expected_error", list, "For each image how far it is likely to be off, pixel by pixel."),
-            OutputParam("consistency", list[float], "Share of the measured values that the image keeps."),
-            OutputParam("consistency_8bit", list[float], "The same after rounding to 8 bits."),
-        ]
+    description = __doc__
+    inputs: ClassVar = [_SESSION, InputParam.template("output_type")]
+    intermediate_outputs: ClassVar = [
+        OutputParam(
+            "images",
+            list[Image.Image] | np.ndarray | torch.Tensor,
+            "The restored image, or images of a batch: PIL images, or values in [0, 1].",
+        ),
+        OutputParam("samples", list, "For each image the list of its samples."),
+        OutputParam("std", list, "For each image the standard deviation of its samples."),
+        OutputParam("expected_error", list, "For each image how far it is likely to be off, pixel by pixel."),
+        OutputParam("consistency", list[float], "Share of the measured values that the image keeps."),
+        OutputParam("consistency_8bit", list[float], "The same after rounding to 8 bits."),
+    ]
 
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
@@ -330,11 +256,5 @@ class DDRMJPEGBlocks(SequentialPipelineBlocks):
     _requirements: ClassVar = {"jpeglib": ">=1.0.2"}
     block_classes: ClassVar = [DDRMJPEGInputStep, DDRMJPEGStartStep, DDRMJPEGDenoiseStep, DDRMJPEGOutputStep]
     block_names: ClassVar = ["input", "start", "denoise", "output"]
-
-    @property
-    def description(self) -> str:
-        return "Restores a JPEG file with an unconditional diffusion prior; the file says what its compression kept."
-
-    @property
-    def outputs(self) -> list[OutputParam]:
-        return self.sub_blocks["output"].intermediate_outputs
+    description = "Restores a JPEG file with an unconditional diffusion prior; the file says what its compression kept."
+    outputs: ClassVar = DDRMJPEGOutputStep.intermediate_outputs

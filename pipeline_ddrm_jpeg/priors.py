@@ -20,10 +20,10 @@ from .sampling.scheduling_pigdm import PiGDMScheduler
 EMBEDDED = Path(__file__).parent / "prior"
 SAMPLERS = {kind.name: kind for kind in (DDRMScheduler, PiGDMScheduler)}
 """The schedulers of this package, by the names that people have for them."""
-_MOST_LAYERS = 100  # residual layers on the way down; those of ADM at 512 pixels have 14
-_LARGEST = 65_536  # channels, and classes
 SCHEDULERS = {kind.__name__: kind for kind in SAMPLERS.values()}
 """And by those that configs have."""
+_MOST_LAYERS = 100  # residual layers on the way down; those of ADM at 512 pixels have 14
+_LARGEST = 65_536  # channels, and classes
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,23 @@ def find_origin(
     local_files_only: bool = False,
     **_: Any,
 ) -> Origin | None:
-    """Where something came from that has just been loaded and so is on this disk; nothing is asked for.
+    """Where something came from that has just been loaded, so is on this disk, with these arguments; nobody is asked.
 
-    Args:
-        prior: folder or id of a Hub repo, as it was loaded.
-        revision: likewise.
-        cache_dir: likewise.
-        token: likewise; kept for the documents of the repo.
-        local_files_only: likewise; kept as well.
+    Token and `local_files_only` are kept for the documents of a repo of the Hub.
     """
-    folder = Path(prior).absolute()
-    folder = folder.parent if folder.name == "unet" else folder
-    if not folder.is_dir():
+    names = ("unet/config.json", "config.json")
+    places = [Path(prior).absolute()]
+    if not places[0].is_dir():
         try:
-            places = [
-                try_to_load_from_cache(str(prior), name, cache_dir=cache_dir, revision=revision)
-                for name in ("unet/config.json", "config.json")
+            cached = [
+                try_to_load_from_cache(str(prior), name, cache_dir=cache_dir, revision=revision) for name in names
             ]
         except HFValidationError:  # a folder that is no more
             return None
-        found = [Path(place) for place in places if isinstance(place, str)]
-        if not found:
+        places = [Path(place).parent for place in cached if isinstance(place, str)]
+        if not places:
             return None
-        folder = found[0].parent.parent if found[0].parent.name == "unet" else found[0].parent
+    folder = places[0].parent if places[0].name == "unet" else places[0]
     repo_id, name = None, folder.parts[-3] if folder.parent.name == "snapshots" else ""
     if name.startswith("models--"):
         repo_id = name.removeprefix("models--").replace("--", "/")
@@ -98,7 +92,7 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
     Args:
         prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/` as a pipeline has
             them, or everything at the root as the first DDPM repos have it. The error is in `model_index.json`.
-        dtype: what the network computes in: a torch dtype or its name, or `"auto"`: see `fastest_dtype`.
+        dtype: what the network computes in: see `as_dtype`.
         **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
     Raises:
@@ -130,10 +124,6 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
     return {"unet": unet.to(memory_format=torch.channels_last), "scheduler": scheduler, "denoiser_error": error}
 
 
-def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name != "dtype"}
-
-
 class PriorError(OSError):
     """What is there is no prior; nothing else needs to be looked for."""
 
@@ -153,8 +143,9 @@ def _told(prior: str | os.PathLike, part: str) -> Iterator[None]:
 def _config(kind: Any, prior: str | os.PathLike, **kwargs: Any) -> dict[str, Any]:
     """The config of a part of a prior: an object of JSON, since diffusers takes a text for the name of a repo."""
     part = kwargs.get("subfolder") or getattr(kind, "config_name", "config")
+    kwargs.pop("dtype", None)
     try:
-        config = kind.load_config(prior, **_without_dtype(kwargs))
+        config = kind.load_config(prior, **kwargs)
     except RecursionError:
         raise PriorError(f"{prior}: its {part} has a config that is nested without end") from None
     if not isinstance(config, dict):

@@ -77,6 +77,8 @@ def test_an_output_that_ends_like_a_picture_is_a_file_and_says_the_format(tmp_pa
 def test_pictures_of_an_earlier_run_are_no_sources(tmp_path):
     touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
     assert names(plan([tmp_path], image_format="jpeg"), tmp_path) == {"a.jpg": "a_restored.jpg"}
+    assert names(plan([tmp_path], image_format="webp"), tmp_path) == {"a.jpg": "a_restored.webp"}
+    assert names(plan([tmp_path], tmp_path), tmp_path) == {"a.jpg": "a.png", "a_restored.jpg": "a_restored.png"}
 
 
 def test_sources_of_one_name_that_would_become_one_picture_are_refused(tmp_path):

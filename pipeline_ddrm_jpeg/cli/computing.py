@@ -26,7 +26,8 @@ def processes(device: str) -> Any:
     accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
     on_cpu = device == "cpu" or not any(accelerator.is_available() for accelerator in accelerators)
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # one may be done long before another
-    if state.num_processes == 1 and _asked_for_several():
+    # accelerate launch sets the first always, the address where processes meet only for several (accelerate 1.15).
+    if state.num_processes == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
         complain(
             "accelerate launch was asked for several processes and started one, as it does on a machine without GPUs;"
             " accelerate launch --multi_gpu --num_processes N starts N there too"
@@ -34,14 +35,6 @@ def processes(device: str) -> Any:
     if device not in ("auto", state.device.type):
         fail(f"--device {device} is not what accelerate chose, {state.device.type}", 2)
     return state
-
-
-def _asked_for_several() -> bool:
-    """Whether `accelerate launch` started this process, and was told of several processes or machines.
-
-    It sets the first variable always, and the address where processes meet only for several (accelerate 1.15).
-    """
-    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
 
 
 def end(status: int | str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from ..decoded.opening import REPAIR_HINT, open_image
 from ..files.formats import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
 from ..interruption import interrupted_quietly
+from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError
 from .options import ChromaSubsampling
 from .terminal import fail, say
@@ -32,20 +34,30 @@ def inspect(
         fail(error)
     except OSError as error:
         fail(f"{file}: {error.strerror or error}")
-    if isinstance(jpeg, DecodedJPEG):
-        facts = {"file": str(file), "width": jpeg.width, "height": jpeg.height} | _history_facts(jpeg)
-        tables, determined = facts["quantization_tables"], facts["determined"]
-        if not as_json:
-            del facts["region"], facts["quantization_tables"], facts["determined"]
-        _print(facts, as_json)
-        for kind, table, shown in zip(("luma", "chroma"), tables, determined, strict=False) if not as_json else ():
-            say(f"quantization table of {kind}; in brackets: not shown by the image, but libjpeg's")
-            _print_table(table, shown)
-        return
+    decoded = isinstance(jpeg, DecodedJPEG)
+    facts = {"file": str(file), "width": jpeg.width, "height": jpeg.height}
+    facts |= _facts_of_image(jpeg) if decoded else _facts_of_file(jpeg)
+    if as_json:
+        lines = json.dumps(facts, indent=2).splitlines()
+    else:
+        facts |= {} if decoded else _in_words(jpeg)
+        told = {name: value for name, value in facts.items() if name not in _OF_PARTS}
+        lines = [f"{name.replace('_', ' '):20} {value}" for name, value in told.items()]
+        lines += _tables(facts["quantization_tables"], facts.get("determined"))
+    for line in lines:
+        say(line)
+
+
+_OF_PARTS = {
+    *("region", "determined", "quantization_tables"),
+    *("color_space_reason", "grey_stored_as_colour", "quality_factor_is_exact"),
+}
+"""Facts that are told as parts of others."""
+
+
+def _facts_of_file(jpeg: JPEGFile) -> dict[str, Any]:
+    """What a JPEG file says, for `--json`."""
     facts = {
-        "file": str(file),
-        "width": jpeg.width,
-        "height": jpeg.height,
         "file_size": jpeg.file_size,
         "bits_per_pixel": round(jpeg.bits_per_pixel, 4),
         "color_space": jpeg.color_space,
@@ -62,51 +74,48 @@ def inspect(
         "quantization_tables": [c.quantization_table.tolist() for c in jpeg.components],
     }
     if jpeg.earlier:
-        facts["double_compression"] = facts["saved_again"] = (
-            f"{jpeg.earlier.description}; then at {jpeg.quality_factor}"
-        )
+        earlier = f"{jpeg.earlier.description}; then at {jpeg.quality_factor}"
+        facts |= {"double_compression": earlier, "saved_again": earlier}
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
     if jpeg.damage:
         facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
-    if as_json:
-        _print(facts, as_json)
-        return
-    tables = facts.pop("quantization_tables")
-    facts |= {
+    return facts
+
+
+def _in_words(jpeg: JPEGFile) -> dict[str, str]:
+    """Those of its facts that a person reads in another form."""
+    grey = ", grey stored as colour" if jpeg.tint == (0, 0) else ""
+    words = {
+        "color_space": f"{jpeg.color_space} ({jpeg.colour.reason}){grey}",
         "chroma_subsampling": jpeg.chroma_subsampling or "none",
-        "sampling_factors": ", ".join(f"{h}x{v}" for h, v in facts["sampling_factors"]),
-        "quality_factor": f"{'' if facts.pop('quality_factor_is_exact') else 'about '}{jpeg.quality_factor}",
+        "sampling_factors": ", ".join(f"{c.horizontal_factor}x{c.vertical_factor}" for c in jpeg.components),
+        "quality_factor": f"{'' if jpeg.quality_factor_is_exact else 'about '}{jpeg.quality_factor}",
         "progressive": "yes" if jpeg.progressive else "no",
-        "color_space": f"{jpeg.color_space} ({facts.pop('color_space_reason')})"
-        + (", grey stored as colour" if facts.pop("grey_stored_as_colour") else ""),
-        "metadata_bytes": ", ".join(f"{name} {size}" for name, size in facts["metadata_bytes"].items()) or "none",
+        "metadata_bytes": ", ".join(f"{name} {count}" for name, count in jpeg.metadata.sizes().items()) or "none",
+        "remarks": "; ".join(jpeg.remarks),
+        "damage": "; ".join(jpeg.damage),
     }
-    for words in {"remarks", "damage"} & facts.keys():
-        facts[words] = "; ".join(facts[words])
-    _print(facts)
+    return {name: text for name, text in words.items() if text}
+
+
+def _tables(tables: list[list[list[int]]], determined: list[list[list[bool]]] | None = None) -> Iterator[str]:
+    """Lines of the quantization tables of components, or of those of an image, where some steps may not be shown."""
     for number, table in enumerate(tables):
-        if table in tables[:number]:
-            say(f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}")
+        if determined:
+            kind, shown = ("luma", "chroma")[number], determined[number]
+            yield f"quantization table of {kind}; in brackets: not shown by the image, but libjpeg's"
+        elif table in tables[:number]:
+            yield f"quantization table of component {number + 1}: as of component {tables.index(table) + 1}"
+            continue
         else:
-            say(f"quantization table of component {number + 1}")
-            _print_table(table)
+            shown = [[True] * 8] * 8
+            yield f"quantization table of component {number + 1}"
+        for steps, row in zip(table, shown, strict=True):
+            yield "".join(f"{step if sure else f'({step})':>6}" for step, sure in zip(steps, row, strict=True))
 
 
-def _print(facts: dict[str, Any], as_json: bool = False) -> None:
-    """A line for each fact, or JSON."""
-    lines = [f"{name.replace('_', ' '):20} {value}" for name, value in facts.items()]
-    for line in json.dumps(facts, indent=2).splitlines() if as_json else lines:
-        say(line)
-
-
-def _print_table(table: list[list[int]], shown: list[list[bool]] = [[True] * 8] * 8) -> None:
-    """The steps, in brackets those that are not shown."""
-    for steps, row in zip(table, shown, strict=True):
-        say("".join(f"{step if sure else f'({step})':>6}" for step, sure in zip(steps, row, strict=True)))
-
-
-def _history_facts(image: DecodedJPEG) -> dict[str, Any]:
+def _facts_of_image(image: DecodedJPEG) -> dict[str, Any]:
     """What the pixels of an image say, for `--json`."""
     history = image.history
     return {

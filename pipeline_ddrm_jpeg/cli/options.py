@@ -55,24 +55,20 @@ _MODULES = (Path(__file__).parents[1] / "sampling").glob("scheduling_*.py")
 _SAMPLERS = tuple(sorted(path.stem.removeprefix("scheduling_") for path in _MODULES))
 
 
-def _flags(name: str, about: About) -> tuple[str, ...]:
-    return about.options or ("--" + name.replace("_", "-"),)
+def _flags(name: str) -> tuple[str, ...]:
+    """Options of a setting; of two the second is its opposite."""
+    return ABOUT[name].options or ("--" + name.replace("_", "-"),)
 
 
 def _option(name: str, about: About) -> tuple[str, Any, Any]:
     """A setting as a field of `Sampling`: its name, annotated type, and default."""
-    kind = about.kind
-    flags = _flags(name, about)
-    declared = ["/".join(flags)] if len(flags) == 2 else list(flags)
-    limits = {}
+    kind = next((one for one in get_args(about.kind) if one is not NoneType), about.kind)
+    limits = {} if about.least is None else {"min": about.least, "max": about.most}
     if about.choices:
         kind = Literal[about.choices]
-    elif Literal["auto"] in get_args(kind):
+    elif Literal["auto"] in get_args(about.kind):
         kind, limits = str, {"metavar": "T"}
-    else:
-        kind = next((one for one in get_args(kind) if one is not NoneType), kind)
-        limits = {} if about.least is None else {"min": about.least, "max": about.most}
-    option = typer.Option(*declared, help=about.words, show_default="the preset's", **limits)
+    option = typer.Option("/".join(_flags(name)), help=about.words, show_default="the preset's", **limits)
     return name, Annotated[kind | None, option], field(default=None)
 
 
@@ -119,8 +115,8 @@ Sampling = make_dataclass(
 def in_options(error: Exception) -> str:
     """What is wrong with settings, with the names that they have as options."""
     text = str(error)
-    for name, about in ABOUT.items():
-        text = re.sub(rf"\b{name}\b", _flags(name, about)[0], text)
+    for name in ABOUT:
+        text = re.sub(rf"\b{name}\b", _flags(name)[0], text)
     return text
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -117,33 +118,30 @@ def restore(
     others: list[Path] = []
     try:
         tasks = plan(inputs, output, recursive, image_format, unlisted.append, others.append, any_format)
-        for task in tasks if depth == "16" else ():
-            check_depth(16, task.image_format)
+        for task in tasks:
+            check_depth(int(depth), task.image_format)
         to_stream = [task.target for task in tasks] == [STREAM]
         if to_stream and json_log == "-":
             raise ValueError("--json-log - and an image cannot both go to standard output; name a file for one")
         log = _log(json_log)
         report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
+        reported = not quiet and json_log != "-"
     except (ValueError, OSError) as error:
         fail(error, 2)
-    nothing = "no JPEG files in " + ", ".join(map(str, inputs)) + ("" if recursive else " (try --recursive)")
-    if not tasks and not any_format and any(map(is_other_image, others)):
-        nothing += "; --any-format looks at other images too"
-    if not tasks and not unlisted:
-        fail(nothing)
-
-    state = processes(computing.device)
-    statuses = {"restored": 0, "skipped": 0, "untouched": 0, "failed": 0}
-    for error in unlisted if state.is_main_process else ():
+    state = processes(computing.device) if tasks or unlisted else None
+    statuses = Counter()
+    for error in unlisted if state and state.is_main_process else ():
         statuses["failed"] += 1
         complain(f"{error.filename}: {error.strerror}")
         log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
+    other_images = 0 if any_format else sum(map(is_other_image, others))
     if not tasks:
-        fail(nothing)
-    quiet_report = quiet or json_log == "-"
+        hint = "; --any-format looks at other images too" if other_images else ""
+        fail(f"no JPEG files in {', '.join(inputs)}{'' if recursive else ' (try --recursive)'}{hint}")
     try:
-        pending = tasks if overwrite or to_stream else [task for task in tasks if not _exists(task.target)]
-        done_before = set(tasks) - set(pending)
+        anew = overwrite or to_stream
+        done_before = set() if anew else {task for task in tasks if os.path.exists(task.target)}  # noqa: PTH110 Path raises
+        pending = [task for task in tasks if task not in done_before]
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
         if pipe is not None:
@@ -160,26 +158,19 @@ def restore(
                     log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
                     if result.status == "failed":
                         complain(result.message)
-                    elif quiet_report:
-                        continue
-                    elif result.status == "skipped":
-                        report(f"{result.task.target}  exists, skipped (--overwrite replaces it)")
-                    elif result.status == "untouched":
-                        report(f"{result.message.partition(';')[0]}; left as it is")
-                    else:
+                    elif reported:
                         report(_words(result))
-        statuses = {status: sum(one[status] for one in gather(statuses)) for status in statuses}
+        statuses = sum(gather(statuses), Counter())
     except KeyboardInterrupt:
         done = sum(statuses.values()) - statuses["failed"]
         fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
-    if len(tasks) > 1 and not quiet_report and state.is_main_process:
-        report(", ".join(f"{count} {status}" for status, count in statuses.items() if count))
-    if others and not quiet_report and state.is_main_process:
-        images = 0 if any_format else sum(map(is_other_image, others))
-        hint = f", {images} of them other images (--any-format looks at these too)" if images else ""
+    if reported and state.is_main_process and len(tasks) > 1:
+        told = ("restored", "skipped", "untouched", "failed")
+        report(", ".join(f"{statuses[status]} {status}" for status in told if statuses[status]))
+    if reported and state.is_main_process and others:
+        hint = f", {other_images} of them other images (--any-format looks at these too)" if other_images else ""
         kind = "image" if any_format else "JPEG image"
-        count = f"{len(others)} files were no {kind}s" if len(others) > 1 else f"1 file was no {kind}"
-        report(count + hint)
+        report((f"{len(others)} files were no {kind}s" if len(others) > 1 else f"1 file was no {kind}") + hint)
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
 
@@ -194,13 +185,6 @@ def _assumed(quality: int | None, subsampling: str | None, grid: str | None, dou
     return Assumed(quality, subsampling or "4:2:0", place, double_compression)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name too long, for one: what is wrong is told when its turn comes
-        return False
-
-
 def _log(name: str | None) -> Lines:
     """What takes the lines of `--json-log`."""
     if name == "-":
@@ -210,17 +194,20 @@ def _log(name: str | None) -> Lines:
 
 def _words(result: Result) -> str:
     """A result as a line of the report."""
+    if result.status == "skipped":
+        return f"{result.task.target}  exists, skipped (--overwrite replaces it)"
+    if result.status == "untouched":
+        return f"{result.message.partition(';')[0]}; left as it is"
     if result.consistency is None:
         return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
-    kept = f"{percent(result.consistency)} of the coefficients kept"
-    kept = f"images restored: {result.pictures}, at least {kept} of each" if result.task.is_shard else kept
-    most = "at most " if result.task.is_shard else ""
+    kept, most, has = f"{percent(result.consistency)} of the coefficients kept", "", "the file has "
+    if result.task.is_shard:
+        kept, most, has = f"images restored: {result.pictures}, at least {kept} of each", "at most ", ""
+    history = f"{result.history}; " if result.history else ""
     made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
-    if result.history:
-        kept = f"{result.history}; {kept}"
-    remarks = "".join(f"; {'' if result.task.is_shard else 'the file has '}{remark}" for remark in result.remarks)
-    remarks += f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
-    return f"{result.task.target}  {result.seconds:.1f} s, {kept}{made_up}{remarks}"
+    remarks = "".join(f"; {has}{remark}" for remark in result.remarks)
+    lost = f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
+    return f"{result.task.target}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -247,10 +234,7 @@ def _announce(tasks: list[Task], pipe: Any, quiet: bool) -> Callable[[Task], Non
 
 
 class _Progress(tqdm):
-    """A bar on a terminal. A long restoration says how long it will take, on other streams too.
-
-    That is measured on a call of the network after the first, which is slow.
-    """
+    """A bar on a terminal. A long restoration says how long it will take, on other streams too."""
 
     def __init__(self, desc: str, quiet: bool, **options: Any) -> None:
         self.place, self.quiet = desc, quiet
@@ -263,7 +247,7 @@ class _Progress(tqdm):
             super().refresh(*arguments, **options)
 
     def update(self, calls: int = 1) -> None:
-        if self.calls == 0:
+        if self.calls == 0:  # measured is a call after the first, which is slow
             self.measured_from = time.monotonic()
         elif self.measured_from:
             expected = (time.monotonic() - self.measured_from) * (self.total - self.calls) / calls

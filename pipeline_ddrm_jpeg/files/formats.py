@@ -26,22 +26,11 @@ STREAM = Path("-")
 _PNG_LEVEL = 3  # a third of the time of the highest, for a hundredth more bytes
 _STRIP = 2**18  # bytes of pixels in a strip of a TIFF
 
-# What turns stored pixels upright, for each EXIF orientation (Exif 2.32, 4.6.4 A).
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: np.rot90(a),
-}
-
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels `[H, W]` or `[H, W, C]` turned as an EXIF orientation (1 to 8) says."""
-    return _TURNS[orientation](pixels)
+    """Pixels `[H, W]` or `[H, W, C]` turned as an EXIF orientation (1 to 8; Exif 2.32, 4.6.4 A) says."""
+    turned = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    return turned[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def check_depth(depth: int, image_format: str) -> None:
@@ -70,19 +59,17 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
         OSError: if it cannot be written.
         ValueError: if the name ends in no format's suffix, or the format does not take an image of this size.
     """
-    target = Path(target)
     carried = Metadata.from_info(image.info) if metadata is None else metadata
-    data, not_kept = encode(np.asarray(image), format_of(target), carried)
-    write(data, target)
+    data, not_kept = encode(np.asarray(image), format_of(Path(target)), carried)
+    write(data, Path(target))
     return not_kept
 
 
 def format_of(path: Path) -> str:
     """The one of `FORMATS` that a name ends in; raises `ValueError` if it ends in none of them."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMAT_OF_SUFFIX:
-        raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}")
-    return FORMAT_OF_SUFFIX[suffix]
+    if image_format := FORMAT_OF_SUFFIX.get(path.suffix.lower()):
+        return image_format
+    raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}")
 
 
 def write(data: bytes, target: Path) -> None:
@@ -95,13 +82,10 @@ def write(data: bytes, target: Path) -> None:
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
-    """An image in a format, with its metadata.
+    """The bytes of an image file, and in words what of the metadata is not in it.
 
     Pixels are `[H, W]` or `[H, W, 3]`, uint8, or uint16 where the format has 16 bits. A profile stays only with pixels
     that it is for: a grey image with one for RGB becomes RGB, and any other that does not fit is left out.
-
-    Returns:
-        The bytes of the file, and in words what of the metadata is not in it.
     """
     own = FORMATS[image_format]
     check_size(image_format, pixels.shape[1], pixels.shape[0])
@@ -116,9 +100,9 @@ def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[b
 
 
 def _png(pixels: np.ndarray, metadata: Metadata) -> bytes:
-    if pixels.dtype == np.uint16:
-        return add_to_png(_png_of_16_bits(pixels), metadata)
-    return add_to_png(_by_pillow(pixels, "png", compress_level=_PNG_LEVEL), metadata)
+    deep = pixels.dtype == np.uint16
+    image = _png_of_16_bits(pixels) if deep else _by_pillow(pixels, "png", compress_level=_PNG_LEVEL)
+    return add_to_png(image, metadata)
 
 
 def _jpeg(pixels: np.ndarray, metadata: Metadata) -> bytes:
@@ -126,8 +110,7 @@ def _jpeg(pixels: np.ndarray, metadata: Metadata) -> bytes:
 
 
 def _webp(pixels: np.ndarray, metadata: Metadata) -> bytes:
-    carried = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "xmp": metadata.xmp}
-    carried = {name: data for name, data in carried.items() if data is not None}
+    carried = {name: data for name in ("exif", "icc_profile", "xmp") if (data := getattr(metadata, name)) is not None}
     return _by_pillow(pixels, "webp", lossless=True, quality=100, method=4, **carried)
 
 

@@ -50,10 +50,7 @@ def restore_files(
         pipe: a `DDRMJPEGPipeline`.
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
-        seed: of the random numbers of each file.
-        repair: as for `restore_file`.
-        depth: as for `restore_file`.
-        assumed: as for `restore_file`.
+        seed, repair, depth, assumed: as for `restore_file`.
         on_start: told of each task when the network turns to it.
         **settings: arguments of the pipeline's call.
 
@@ -71,85 +68,8 @@ def restore_files(
                 run.attempt(run.restore_shard, job)
         return run.restored(jobs)
 
-    for job in _staged(_batches(map(run.opened, map(_Job, tasks)), run.most_pixels), restore, run.finished):
+    for job in run.staged(map(_Job, tasks), restore):
         yield job.result
-
-
-class _Job:
-    """A file, a shard, or a member of one on its way through the stages, until it has its result."""
-
-    def __init__(self, task: Task, member: shards.Member | None = None) -> None:
-        self.task, self.member = task, member
-        self.member_name = member.name if member else None
-        self.name = member.name if member else str(task.source)
-        self.is_shard = task.is_shard and not member
-        self.file: JPEGFile | DecodedJPEG | None = None
-        """What is to be restored, once it is read."""
-        self.restored: tuple[np.ndarray, float] | None = None
-        """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
-        self.made: shards.Made = ()
-        self.result: Result | None = None
-        self.seconds = 0.0
-
-
-def _batches(jobs: Iterable[_Job], most_pixels: int) -> Iterator[list[_Job]]:
-    """Files in lists that have so many pixels together or end with the one that makes them more."""
-    batch, pixels = [], 0
-    for job in jobs:
-        batch.append(job)
-        own = job.file.width * job.file.height if job.file else 0
-        own = most_pixels if job.is_shard and not job.result else own
-        own = max(own, len(job.member.data or b"")) if job.member else own
-        pixels += max(own, most_pixels // _MOST_TOGETHER)
-        if pixels >= most_pixels:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _staged(
-    batches: Iterator[list[_Job]],
-    work: Callable[[list[_Job]], list[_Job]],
-    finish: Callable[[list[_Job]], list[_Job]],
-) -> Iterator[_Job]:
-    """The jobs of `finish(work(batch))` of each batch, in order; meanwhile the next is made and the last finished.
-
-    That is done in threads, `work` in the caller's, which alone gets Ctrl-C; what was just being finished comes first.
-    """
-    ahead, behind = _begun(next, batches, None), None
-    try:
-        while (batch := ahead.result()) is not None:
-            ahead = _begun(next, batches, None)
-            done = work(batch)
-            if behind:
-                finished, behind = behind.result(), None
-                yield from finished
-            behind = _begun(finish, done)
-        if behind:
-            finished, behind = behind.result(), None
-            yield from finished
-    except KeyboardInterrupt:
-        if behind:
-            yield from behind.result()
-        raise
-    finally:
-        if behind:
-            wait([behind])
-
-
-def _begun(call: Callable, *arguments: Any) -> Future:
-    """What a call gives, in a thread, which does not keep Python from ending: a pipe may say nothing for ever."""
-    future = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
 
 
 def restore_file(
@@ -178,6 +98,52 @@ def restore_file(
     return job.result
 
 
+@dataclass
+class _Job:
+    """A file, a shard, or a member of one on its way through the stages, until it has its result."""
+
+    task: Task
+    member: shards.Member | None = None
+    file: JPEGFile | DecodedJPEG | None = None
+    """What is to be restored, once it is read."""
+    restored: tuple[np.ndarray, float] | None = None
+    """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
+    made: shards.Made = ()
+    result: Result | None = None
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.member.name if self.member else str(self.task.source)
+
+    @property
+    def is_shard(self) -> bool:
+        return self.task.is_shard and not self.member
+
+    @property
+    def pixels(self) -> int:
+        """How much it weighs among others; of a member that is only carried along, its bytes."""
+        shown = self.file.width * self.file.height if self.file else 0
+        return max(shown, len(self.member.data or b"") if self.member else 0)
+
+    def told(self, status: str, message: str = "") -> Result:
+        return Result(self.task, status, message, member=self.member and self.member.name)
+
+
+def _begun(call: Callable, *arguments: Any) -> Future:
+    """What a call gives, in a thread, which does not keep Python from ending: a pipe may say nothing for ever."""
+    future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
 @dataclass(frozen=True)
 class _Run:
     """What restores files, and in which way."""
@@ -190,16 +156,41 @@ class _Run:
     settings: dict[str, Any]
     overwrite: bool = True
 
-    @property
-    def most_pixels(self) -> int:
-        """Of the files that go to the pipeline at once: one at a time where calls of the prior hold one window."""
-        windows = self.pipe.windows_in_a_call if self.pipe else 1
-        return _PIXELS_TOGETHER if windows > 1 else 1
+    def staged(self, jobs: Iterable[_Job], work: Callable[[list[_Job]], list[_Job]]) -> Iterator[_Job]:
+        """The jobs in order, read, worked on and finished; `work` has one batch while others are read and finished.
 
-    def opened(self, job: _Job) -> _Job:
-        """A job whose file is open."""
-        self.attempt(self.read, job)
-        return job
+        That is done in threads, `work` in the caller's, which alone gets Ctrl-C; what was just being finished comes
+        first.
+        """
+        batches = self._batches(self.attempt(self.read, job) for job in jobs)
+        ahead, behind = _begun(next, batches, None), _begun(list)
+        try:
+            while (batch := ahead.result()) is not None:
+                ahead = _begun(next, batches, None)
+                done = work(batch)
+                finished, behind = behind.result(), _begun(self._finished, done)
+                yield from finished
+            finished, behind = behind.result(), _begun(list)
+            yield from finished
+        except KeyboardInterrupt:
+            yield from behind.result()
+            raise
+        finally:
+            wait([behind])
+
+    def _batches(self, jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
+        """Files that go to the pipeline at once: one where calls of the prior hold one window, a shard by itself."""
+        windows = self.pipe.windows_in_a_call if self.pipe else 1
+        most = _PIXELS_TOGETHER if windows > 1 else 1
+        batch, pixels = [], 0
+        for job in jobs:
+            batch.append(job)
+            pixels += max(job.pixels, most // _MOST_TOGETHER)
+            if pixels >= most or (job.is_shard and not job.result):
+                yield batch
+                batch, pixels = [], 0
+        if batch:
+            yield batch
 
     def restored(self, jobs: list[_Job]) -> list[_Job]:
         """Jobs whose images are sampled; their windows share calls of the prior."""
@@ -216,24 +207,22 @@ class _Run:
             self.attempt(self.sample, job)
         return jobs
 
-    def finished(self, jobs: list[_Job]) -> list[_Job]:
-        """Jobs whose images are encoded, and written but for members of a shard."""
-        for job in jobs:
-            self.attempt(self.finish, job)
-        return jobs
+    def _finished(self, jobs: list[_Job]) -> list[_Job]:
+        return [self.attempt(self.finish, job) for job in jobs]
 
-    def attempt(self, stage: Callable[[_Job], None], job: _Job) -> None:
-        """Take a job through a stage, unless it has its result; whatever is wrong with it must not cost the others."""
+    def attempt(self, stage: Callable[[_Job], None], job: _Job) -> _Job:
+        """A job after a stage, unless it has its result; whatever is wrong with it must not cost the others."""
         if job.result:
-            return
+            return job
         start = time.monotonic()
         try:
             stage(job)
         except Exception as error:
             job.file = None
-            job.result = Result(job.task, "failed", self._sentence(error, job), member=job.member_name)
+            job.result = job.told("failed", self._sentence(error, job))
         job.seconds += time.monotonic() - start
         job.result = job.result and replace(job.result, seconds=job.seconds)
+        return job
 
     def read(self, job: _Job) -> None:
         """Open the file of a job, if its image can be written in the format that it is meant for."""
@@ -245,7 +234,7 @@ class _Run:
             source.name = job.name
         else:
             if not self.overwrite and task.target != STREAM and task.target.exists():
-                job.result = Result(task, "skipped")
+                job.result = job.told("skipped")
                 return
             check_depth(self.depth, task.image_format)
             if job.is_shard:
@@ -255,7 +244,7 @@ class _Run:
         except NoJPEGError as error:
             if not task.any_format:
                 raise
-            job.result = Result(task, "untouched", self._sentence(error, job), member=job.member_name)
+            job.result = job.told("untouched", self._sentence(error, job))
             return
         sides = (job.file.width, job.file.height)
         check_size(task.image_format, *(sides if job.file.orientation < 5 else sides[::-1]))
@@ -274,12 +263,13 @@ class _Run:
         image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
         mask = encode(mask_of(file), "png", Metadata())[0] if file.damage else None
         if job.member:
-            job.made = [(FORMATS[task.image_format].suffixes[0], image), *([(".mask.png", mask)] if mask else [])]
+            job.made = [(FORMATS[task.image_format].suffixes[0], image)] + [(".mask.png", mask)] * bool(mask)
         else:
             if mask and task.target != STREAM:
                 write(mask, mask_path(task.target))
             write(image, task.target)
-        job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=job.member_name)
+        member = job.member and job.name
+        job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=member)
         job.file = job.restored = None
 
     def _generator(self) -> Any:
@@ -306,16 +296,15 @@ class _Run:
             return kind == "JPEG" or (task.any_format and kind is not None)
 
         def convert(found: Iterator[shards.Member]) -> Iterator[tuple[shards.Member, shards.Made]]:
-            read = (self.opened(_Job(task, member)) for member in found)
-            for own in _staged(_batches(read, self.most_pixels), self.restored, self.finished):
+            for own in self.staged((_Job(task, member) for member in found), self.restored):
                 members.extend([own.result] if own.result else [])
                 yield own.member, own.made
 
         try:
-            lost = shards.rewrite(task.source, task.target, wanted, convert)
+            shards.rewrite(task.source, task.target, wanted, convert)
         except shards.BROKEN as error:
             raise ValueError(f"it is no tar, or cut short: {error}") from None
-        job.result = result_of_shard(task, members, lost)
+        job.result = result_of_shard(task, members)
 
     def _sentence(self, error: Exception, job: _Job) -> str:
         if isinstance(error, MemoryError):

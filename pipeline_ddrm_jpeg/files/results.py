@@ -81,19 +81,17 @@ def mask_of(file: JPEGFile) -> np.ndarray:
     return upright(np.rint(255 * file.invented).astype(np.uint8), file.orientation)
 
 
-def result_of_shard(task: Task, members: Sequence[Result], lost: Sequence[str]) -> Result:
-    """What there is to tell of a shard, from the results of its images and from what could not be carried over."""
+def result_of_shard(task: Task, members: Sequence[Result]) -> Result:
+    """What there is to tell of a shard, from the results of its images."""
     restored, failed = ([one for one in members if one.status == status] for status in ("restored", "failed"))
-    sentences = []
+    message = ""
     if failed:
         count = f"{len(failed)} of {len(failed) + len(restored)} images"
-        sentences.append(f"{count} stay as they were, first {failed[0].message}")
-    if lost:
-        sentences.append(f"{len(lost)} members are left out, first {lost[0]}")
+        message = f"{task.source}: {count} stay as they were, first {failed[0].message}"
     return Result(
         task,
-        "failed" if sentences else "restored",
-        f"{task.source}: {'; '.join(sentences)}" if sentences else "",
+        "failed" if failed else "restored",
+        message,
         consistency=min((one.consistency for one in restored), default=None),
         remarks=_some([f"{one.member}: {words}" for one in restored for words in (*one.remarks, one.history) if words]),
         damage=_some([f"{one.member}: {words}" for one in restored for words in one.damage]),

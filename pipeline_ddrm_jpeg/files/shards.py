@@ -7,16 +7,16 @@ import copy
 import gzip
 import io
 import lzma
-import math
 import posixpath
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..jpeg.file import MOST_BYTES
 from .formats import write_atomically
@@ -32,7 +32,8 @@ _PIECE = 2**20  # bytes that are read at once; a header of more is none
 _MOST_GLOBAL = 100  # keys of global headers: tarfile gives each member a copy of all
 _LONG_NUMBER = re.compile(rb"[0-9]{65}")  # on which tarfile would search again from every digit
 _RECORD = re.compile(rb"([0-9]{1,9}) [^=\n]{1,255}=")
-_OF_THE_BYTES = ("path", "linkpath", "size", "hdrcharset")  # what an extended header says that may change
+_FORM = (tarfile.PAX_FORMAT, tarfile.ENCODING, "surrogateescape")
+_OF_THE_BYTES = re.compile(r"path|linkpath|size|hdrcharset|GNU\.sparse\..*")  # keys that hold for one member only
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class Member:
     """What a shard has under a name."""
 
     header: tarfile.TarInfo
-    data: bytes | None
+    start: int
+    end: int
+    """Where it lies in the shard, from the global headers before it to the last block of its data."""
+    data: bytes | None = None
     """Of a file that may be wanted, what is in it."""
 
     @property
@@ -53,46 +57,35 @@ Made = Sequence[tuple[str, bytes]]
 Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, Made]]]
 
 
-def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert) -> list[str]:
+def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert) -> None:
     """Write a shard anew, whole or not at all.
 
     A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
     same up to the first dot; where its new name is taken, the suffix is put behind the old one. Links to it follow.
-    Holes of sparse members are written as the zeros that they are. Nothing is unpacked.
+    All else is copied byte for byte, headers included. Nothing is unpacked. The source may be compressed (gzip, bzip2,
+    xz); what is written is not.
 
-    Args:
-        source: the tar, not compressed or compressed (gzip, bzip2, xz); what is written is not.
-        target: where the new one goes.
-        wanted: tells by its first 16 bytes whether a file is to be read for `convert`.
-        convert: given all members, returns each in its order, with what takes its place, or nothing for it to stay. It
-            may ask for them ahead, and from another thread.
-
-    Returns:
-        What could not be carried over, in a sentence each.
+    `wanted` tells by its first 16 bytes whether a file is to be read for `convert`, which is given all members and
+    returns each in its order, with what takes its place, or nothing for it to stay. It may ask for them ahead, and from
+    another thread.
 
     Raises:
         BROKEN: if the source is no tar, cut short, or out of all proportion to its bytes.
         OSError: if it cannot be read or the other not written.
     """
-    with closing(_Stream(source)) as stream, closing(_Stream(source)) as ahead, _tar(stream) as shard:
-        headers = _headers(shard, stream)
-        with _tar(ahead) as reader:
+    with closing(_Stream(source)) as stream, closing(_Stream(source)) as ahead:
+        members = _members(stream)
+        reader = tarfile.TarFile(fileobj=ahead)
+        stream.heading = ahead.heading = False
+        read = (replace(member, data=_data(reader, member.header, wanted)) for member in members)
 
-            def members() -> Iterator[Member]:
-                for header in headers:
-                    yield Member(header, _data(reader, header, wanted))
+        def write(file: io.BufferedWriter) -> None:
+            writer = _Writer(file, stream, members)
+            for member, made in convert(read):
+                writer.put(member, made)
+            writer.finish()
 
-            def write(file: io.BufferedWriter) -> None:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as written:
-                    writer = _Writer(written, headers)
-                    for member, made in convert(members()):
-                        writer.put(member.header, made, lambda one: shard.extractfile(one))
-                    writer.finish()
-                    problems.extend(writer.problems)
-
-            problems: list[str] = []
-            write_atomically(target, write)
-    return problems
+        write_atomically(target, write)
 
 
 # --- Reading ---
@@ -107,28 +100,27 @@ class _Stream:
         self.most = _FREE_BYTES + _UNPACKED_PER_BYTE * self.size
         self.heading = True
         """Whether headers are read."""
+        self._extended = False  # whether the header just read says that the next block is its continuation
         start = self._file.read(6)
         self._file.seek(0)
         self._open = next((way for magic, way in _OPENERS.items() if start.startswith(magic)), None)
         self._stream: IO[bytes] = self._open(self._file) if self._open else self._file
-        self._extended = False
+        self.tell = self._stream.tell
 
     def read(self, size: int) -> bytes:
         if size > _PIECE:
             raise tarfile.ReadError(f"it claims a header of {size} bytes")
         self._check(self.tell() + size)
         data = self._stream.read(size)
-        if self.heading and self._extended:
-            _check_extended(data)
-        self._extended = not self._extended and data[156:157] in (b"x", b"g", b"X")
+        if self.heading:
+            if self._extended:
+                _check_extended(data)
+            self._extended = not self._extended and data[156:157] in (b"x", b"g", b"X")
         return data
 
     def seek(self, position: int) -> None:
         self._check(position)
         self._stream.seek(position)
-
-    def tell(self) -> int:
-        return self._stream.tell()
 
     def seekable(self) -> bool:
         return True
@@ -154,37 +146,30 @@ def _check_extended(data: bytes) -> None:
         raise tarfile.ReadError("it has an extended header that is none")
 
 
-def _tar(stream: _Stream) -> tarfile.TarFile:
+def _members(stream: _Stream) -> list[Member]:
+    """All of them, without their data, each checked before the next is looked for."""
+    members, unpacked, end = [], 0, 0
     try:
-        return tarfile.open(fileobj=stream, mode="r:")
-    except RecursionError:
-        raise tarfile.ReadError("it has headers of headers without end") from None
-    except (ValueError, KeyError, IndexError) as error:
-        raise tarfile.ReadError(f"it has a header that is none ({error})") from None
-
-
-def _headers(shard: tarfile.TarFile, stream: _Stream) -> list[tarfile.TarInfo]:
-    """All of them, each checked before the next is looked for."""
-    headers, unpacked, end = [], 0, -1
-    try:
+        shard = tarfile.TarFile(fileobj=stream)
         for header in shard:
             if header.size < 0 or shard.offset <= end:
                 raise tarfile.ReadError(f"{header.name} claims a size below zero")
-            end = shard.offset
-            unpacked += header.size if _has_data(header) else 0
+            unpacked += header.size if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0
             if unpacked > stream.most:
                 raise stream.out_of_proportion()
             if len(shard.pax_headers) > _MOST_GLOBAL:
                 raise tarfile.ReadError(f"it has global headers with more than {_MOST_GLOBAL} keys")
+            if key := next(filter(_OF_THE_BYTES.fullmatch, shard.pax_headers), None):
+                raise tarfile.ReadError(f"it has a global header that gives all members one {key}")
             if header.sparse is not None and not _in_order(header.sparse, header.size):
                 raise tarfile.ReadError(f"{header.name} is sparse, and its parts are not one behind the other")
-            headers.append(header)
+            members.append(Member(header, end, shard.offset))
+            end = shard.offset
     except RecursionError:
         raise tarfile.ReadError("it has headers of headers without end") from None
     except (ValueError, KeyError, IndexError) as error:
         raise tarfile.ReadError(f"it has a header that is none ({error})") from None
-    stream.heading = False
-    return headers
+    return members
 
 
 def _in_order(parts: Iterable[tuple[int, int]], size: int) -> bool:
@@ -194,10 +179,6 @@ def _in_order(parts: Iterable[tuple[int, int]], size: int) -> bool:
             return False
         end = start + length if length else end
     return True
-
-
-def _has_data(header: tarfile.TarInfo) -> bool:
-    return header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
 
 
 def _data(reader: tarfile.TarFile, header: tarfile.TarInfo, wanted: Callable[[bytes], bool]) -> bytes | None:
@@ -218,113 +199,99 @@ def _data(reader: tarfile.TarFile, header: tarfile.TarInfo, wanted: Callable[[by
 
 
 class _Writer:
-    """A tar that is written: what is replaced, under names of its own, and what leads to it.
+    """A tar that is written: what is replaced, under names of its own, and what leads to it."""
 
-    Args:
-        written: the new tar.
-        headers: of the old one.
-    """
-
-    def __init__(self, written: tarfile.TarFile, headers: Sequence[tarfile.TarInfo]) -> None:
-        self.written, self.problems = written, []
-        self._taken = {header.name for header in headers}
-        self._unwritten = {_normal(header.name) for header in headers}
+    def __init__(self, file: IO[bytes], source: _Stream, members: Sequence[Member]) -> None:
+        self._file, self._source = file, source
+        self._unwritten = {posixpath.normpath(member.name) for member in members}
+        self._taken = set(self._unwritten)
         self._renamed: dict[str, str] = {}
         """Name -> new name, of what was replaced."""
         self._waiting: dict[str, list[tarfile.TarInfo]] = {}
         """Name -> symbolic links to what is still to be written under it."""
 
-    def put(self, header: tarfile.TarInfo, made: Made, opened: Callable[[tarfile.TarInfo], Any]) -> None:
-        """Write what takes the place of a member, or the member itself, with what `opened` gives for its data."""
-        name = _normal(header.name)
-        if header.issym() and _leads_to(header) in self._unwritten - {name}:
+    def put(self, member: Member, made: Made) -> None:
+        """Write what takes the place of a member, or the member itself."""
+        header, name = member.header, posixpath.normpath(member.name)
+        self._copy(member.start, header.offset)
+        if header.issym() and name != _leads_to(header) and _leads_to(header) in self._unwritten:
             self._waiting.setdefault(_leads_to(header), []).append(header)
             return
         if header.issym() or header.islnk():
             self._link(header)
         elif made:
             (suffix, data), *others = made
-            new = self._renamed[name] = self._renamed.get(name) or self._fresh(header.name, suffix)
-            self._write(header, new, len(data), io.BytesIO(data))
+            new = self._rename(header.name, suffix)
+            self._write(header, new, data)
             for suffix, data in others:
-                self._write(header, self._fresh(new, suffix), len(data), io.BytesIO(data))
-        elif _has_data(header):
-            with opened(header) as file:
-                self._write(header, header.name, header.size, file)
+                self._write(header, self._fresh(new, suffix), data)
         else:
-            self._write(header, header.name, 0, None)
-        self._settle(name)
+            self._copy(header.offset, member.end)
+        written = [name]
+        while written:  # now the links that waited for it, and those that waited for them
+            name = written.pop()
+            self._unwritten.discard(name)
+            for link in self._waiting.pop(name, []):
+                self._link(link)
+                written.append(posixpath.normpath(link.name))
 
     def finish(self) -> None:
-        """Write the links that lead to one another in a circle."""
-        for headers in list(self._waiting.values()):
-            for header in headers:
-                self._link(header)
-
-    def _settle(self, name: str) -> None:
-        """Write the links that waited for a name, and those that waited for them."""
-        names = [name]
-        while names:
-            name = names.pop()
-            self._unwritten.discard(name)
-            for header in self._waiting.pop(name, []):
-                self._link(header)
-                names.append(_normal(header.name))
+        """Write the links that lead to one another in a circle, and the end."""
+        for link in chain(*self._waiting.values()):
+            self._link(link)
+        self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
 
     def _link(self, header: tarfile.TarInfo) -> None:
         """Write a link; to what was renamed, under a name with the same suffix if it had the same before."""
-        old = _leads_to(header) if header.issym() else _normal(header.linkname)
+        old = _leads_to(header) if header.issym() else posixpath.normpath(header.linkname)
         new, link, name = self._renamed.get(old), copy.copy(header), header.name
         if new is not None:
             place = posixpath.dirname(header.linkname) if header.issym() else posixpath.dirname(new)
             link.linkname = posixpath.join(place, posixpath.basename(new))
             if posixpath.splitext(name)[1] == posixpath.splitext(old)[1]:
-                name = self._renamed.get(_normal(name)) or self._fresh(name, posixpath.splitext(new)[1])
-                self._renamed[_normal(header.name)] = name
-        self._write(link, name, 0, None)
+                name = self._rename(name, posixpath.splitext(new)[1])
+        self._write(link, name)
+
+    def _rename(self, name: str, suffix: str) -> str:
+        """The new name of a member, in the form of the old one: `./a.jpg` and `a.jpg` are one file when unpacked."""
+        key, (folder, slash, _) = posixpath.normpath(name), name.rpartition("/")
+        if key not in self._renamed:
+            self._renamed[key] = self._fresh(name, suffix)
+        return folder + slash + posixpath.basename(self._renamed[key])
 
     def _fresh(self, name: str, suffix: str) -> str:
         """A name that nothing else has, with another suffix, or with one more."""
         fresh = posixpath.splitext(name)[0] + suffix
-        if fresh != name and fresh in self._taken:
+        if fresh != name and posixpath.normpath(fresh) in self._taken:
             fresh = name + suffix
-            while fresh in self._taken:
+            while posixpath.normpath(fresh) in self._taken:
                 fresh += suffix
-        self._taken.add(fresh)
+        self._taken.add(posixpath.normpath(fresh))
         return fresh
 
-    def _write(self, header: tarfile.TarInfo, name: str, size: int, file: IO[bytes] | None) -> None:
+    def _copy(self, start: int, end: int) -> None:
+        """Write a part of the old tar."""
+        self._source.seek(start)
+        for at in range(start, end, _PIECE):
+            self._file.write(self._source.read(min(end - at, _PIECE)))
+
+    def _write(self, header: tarfile.TarInfo, name: str, data: bytes = b"") -> None:
         """Write a member under a name, so that its header says nothing but what holds for these bytes."""
         new = copy.copy(header)
-        new.name, new.size = name, size
+        new.name, new.size = name, len(data)
         new.type = tarfile.REGTYPE if header.isreg() else header.type
-        new.pax_headers = {
-            key: value
-            for key, value in header.pax_headers.items()
-            if key not in _OF_THE_BYTES and not key.startswith("GNU.sparse.")
-        }
-        if not math.isfinite(new.mtime):
-            new.mtime = 0
-            new.pax_headers.pop("mtime", None)
-        written = self.written
+        new.pax_headers = {key: said for key, said in header.pax_headers.items() if not _OF_THE_BYTES.fullmatch(key)}
         try:
-            new.tobuf(written.format, written.encoding, written.errors)
+            int(new.mtime)  # it may be infinite, or no number
+            block = new.tobuf(*_FORM)
         except (ValueError, OverflowError, TypeError, AttributeError):  # numbers and keys that no header can hold
             plain = tarfile.TarInfo(name)
-            plain.size, plain.type, plain.linkname = size, new.type, new.linkname
-            new = plain
-            try:
-                new.tobuf(written.format, written.encoding, written.errors)
-            except (ValueError, OverflowError) as error:
-                self.problems.append(f"{name}: no header can hold its name ({error})")
-                return
-        written.addfile(new, file)
-
-
-def _normal(name: str) -> str:
-    return posixpath.normpath(name)
+            plain.size, plain.type, plain.linkname = new.size, new.type, new.linkname
+            block = plain.tobuf(*_FORM)
+        self._file.write(block + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
 
 def _leads_to(header: tarfile.TarInfo) -> str:
     """The name of the member that a symbolic link leads to, if it leads to one."""
-    return _normal(posixpath.join(posixpath.dirname(header.name), header.linkname))
+    return posixpath.normpath(posixpath.join(posixpath.dirname(header.name), header.linkname))

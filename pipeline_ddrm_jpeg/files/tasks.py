@@ -68,8 +68,7 @@ def plan(
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
-        output: file or folder.
-        recursive: whether to search the folders below a folder.
+        output, recursive: file or folder; whether to search the folders below a folder.
         image_format: one of `FORMATS`; by default what `output` ends in, or PNG.
         on_error: told of each folder that cannot be listed, which is then left out.
         on_other: told of each file in a folder that does not count, but for images of earlier runs.
@@ -85,36 +84,20 @@ def plan(
     if "-" in inputs or output == "-":
         return [_streamed(inputs, output, image_format)]
     inputs = [Path(item).absolute() if Path(item) == STREAM else item for item in inputs]  # a file that is called -
-    inputs = [path for item in inputs for path in (_matching(item) or [item])]
-    folder = None if output is None else Path(output)
-    first = Path(inputs[0])
-    if folder is not None and not folder.is_dir():
-        suffix = folder.suffix.lower()
-        if suffix in Image.registered_extensions() and suffix not in FORMAT_OF_SUFFIX:
-            raise ValueError(f"{folder} ends in {suffix}; images are written as {', '.join(FORMAT_OF_SUFFIX)}")
-    if folder is not None and not folder.is_dir() and len(inputs) == 1 and _is_shard(first) and _is_shard(folder):
-        tasks = [Task(_existing(first), folder, image_format or "png", any_format)]
-    elif folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMAT_OF_SUFFIX:
-        named = FORMAT_OF_SUFFIX[folder.suffix.lower()]
-        if len(inputs) > 1 or first.is_dir():
-            raise ValueError(f"{folder} names one file, but there are several inputs; name a folder")
-        if image_format not in (None, named):
-            raise ValueError(f"{folder} ends in {folder.suffix}, but the format is {image_format}")
-        tasks = [Task(_existing(first), folder)]
-    else:
-        searched = list(_find(inputs, recursive, on_error))
-        found = {_real(path): (root, path) for root, path, counts in searched if counts}
-        tasks = _named(found.values(), folder, image_format or "png", any_format)
-        named = {_real(item) for item in inputs}
-        made = {_real(task.target) for task in tasks if _real(task.target) != _real(task.source)}
+    inputs = [Path(path) for item in inputs for path in (_matching(item) or [item])]
+    output = None if output is None else Path(output)
+    tasks = _single(inputs, output, image_format, any_format)
+    if tasks is None:
+        searched = [(_real(path), root, path, counts) for root, path, counts in _find(inputs, recursive, on_error)]
+        jpegs = {real: (root, path) for real, root, path, counts in searched if counts}
+        tasks = _named(jpegs.values(), output, image_format or "png", any_format)
         # A second run must not restore the images of the first; what was asked for by name is what was meant.
-        tasks = [t for t in tasks if _real(t.source) in named or _real(t.source) not in made]
-        made |= {_real(mask_path(task.target)) for task in tasks}
-        others = {_real(path): (root, path) for root, path, counts in searched if not counts}
-        others = {real: pair for real, pair in others.items() if real not in found and real not in made}
+        made = _made(tasks) - {_real(item) for item in inputs}
+        tasks = [task for task in tasks if _real(task.source) not in made]
+        others = {real: (root, path) for real, root, path, _ in searched if real not in jpegs and real not in made}
         if any_format:
-            tasks += _of_other_formats(others, folder, image_format or "png", tasks)
-            order = {real: place for place, real in enumerate(dict.fromkeys(_real(path) for _, path, _ in searched))}
+            tasks += _of_other_formats(others, output, image_format or "png", tasks)
+            order = {real: place for place, (real, *_) in reversed(list(enumerate(searched)))}
             tasks.sort(key=lambda task: order[_real(task.source)])
         for _, path in others.values() if on_other else ():
             on_other(path)
@@ -145,6 +128,25 @@ def _kind_of(path: Path) -> str | None:
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
 
 
+def _single(inputs: list[Path], output: Path | None, image_format: str | None, any_format: bool) -> list[Task] | None:
+    """The task whose output is one file; `None` where the output is a folder."""
+    if output is None or output.is_dir():
+        return None
+    if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
+        return [Task(_existing(inputs[0]), output, image_format or "png", any_format)]
+    suffix = output.suffix.lower()
+    named = FORMAT_OF_SUFFIX.get(suffix)
+    if named is None and suffix in Image.registered_extensions():
+        raise ValueError(f"{output} ends in {suffix}; images are written as {', '.join(FORMAT_OF_SUFFIX)}")
+    if named is None:
+        return None
+    if len(inputs) > 1 or inputs[0].is_dir():
+        raise ValueError(f"{output} names one file, but there are several inputs; name a folder")
+    if image_format not in (None, named):
+        raise ValueError(f"{output} ends in {output.suffix}, but the format is {image_format}")
+    return [Task(_existing(inputs[0]), output)]
+
+
 def _named(
     found: Iterable[tuple[Path, Path]],
     folder: Path | None,
@@ -153,39 +155,47 @@ def _named(
     taken: Container[Path] = (),
 ) -> list[Task]:
     """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
-    found, suffix, ending = list(found), FORMATS[image_format].suffixes[0], "" if folder else "_restored"
-    parents = [path.parent if folder is None else folder / path.parent.relative_to(root) for root, path in found]
-    short = [parent / f"{path.stem}{ending}{suffix}" for parent, (_, path) in zip(parents, found, strict=True)]
-    count = Counter(target for target, (_, path) in zip(short, found, strict=True) if not _is_shard(path))
+    suffix, ending = FORMATS[image_format].suffixes[0], "" if folder else "_restored"
+    places = [(path.parent if folder is None else folder / path.parent.relative_to(root), path) for root, path in found]
+    count = Counter(parent / path.stem for parent, path in places if not _is_shard(path))
     tasks = []
-    for parent, target, (_, path) in zip(parents, short, found, strict=True):
+    for parent, path in places:
         if _is_shard(path):
             tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
             continue
-        if count[target] > 1 or target in taken:
+        target = parent / f"{path.stem}{ending}{suffix}"
+        if count[parent / path.stem] > 1 or target in taken:
             target = parent / f"{path.name}{ending}{suffix}"
         tasks.append(Task(path, target))
     return tasks
+
+
+def _made(tasks: Iterable[Task]) -> set[str]:
+    """What tasks make in whatever format, masks as well, but for their own sources."""
+    made = set()
+    for task in tasks:
+        names = [task.target, mask_path(task.target)]
+        names += [] if task.is_shard else [task.target.with_suffix(own.suffixes[0]) for own in FORMATS.values()]
+        made |= set(map(_real, names)) - {_real(task.source)}
+    return made
 
 
 def _of_other_formats(
     others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
 ) -> list[Task]:
     """Tasks of the images among other files, which are taken out, as are those that earlier runs have made."""
+    output = folder and _real(folder)
     for real, (root, _) in list(others.items()):
-        if folder is not None and Path(_real(folder)) in Path(real).parents:
-            if _real(root) == _real(folder):
+        if output and Path(output) in Path(real).parents:
+            if _real(root) == output:
                 raise ValueError(
                     f"{folder} is searched for images of any format and cannot take those that are made of them;"
                     " choose another output"
                 )
             del others[real]
-    images = {real: pair for real, pair in others.items() if is_other_image(pair[1])}
-    tasks = _named(images.values(), folder, image_format, False, {task.target for task in jpegs})
-    made = {_real(task.target.with_suffix(own.suffixes[0])) for task in (*jpegs, *tasks) for own in FORMATS.values()}
-    made |= {_real(mask_path(task.target)) for task in tasks}
-    for real in images:
-        del others[real]
+    images = [others.pop(real) for real, (_, path) in list(others.items()) if is_other_image(path)]
+    tasks = _named(images, folder, image_format, False, {task.target for task in jpegs})
+    made = _made([*jpegs, *tasks])
     return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
 
 
@@ -205,9 +215,7 @@ def _existing(path: Path) -> Path:
 
 
 def _find(
-    inputs: Iterable[str | os.PathLike],
-    recursive: bool,
-    on_error: Callable[[OSError], None] | None,
+    inputs: Iterable[Path], recursive: bool, on_error: Callable[[OSError], None] | None
 ) -> Iterator[tuple[Path, Path, bool]]:
     """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
 
@@ -217,7 +225,7 @@ def _find(
     def fail(error: OSError) -> None:
         raise error
 
-    for item in map(Path, inputs):
+    for item in inputs:
         if not _existing(item).is_dir():
             yield item.parent, item, True
             continue

@@ -31,6 +31,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comparison
 import figures
@@ -45,6 +46,7 @@ from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.cli import app
 from pipeline_ddrm_jpeg.evaluation import baselines, metrics
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
+from pipeline_ddrm_jpeg.priors import EMBEDDED
 
 STAGES = (
     *("results", "presets", "corrections", "samplers", "uncertainty", "graphics", "history"),
@@ -69,9 +71,9 @@ def main() -> None:
     arguments = parser.parse_args()
     docs = arguments.root / "docs"
 
-    load = DDRMJPEGPipeline.from_embedded
-    if arguments.prior:
-        load = lambda **options: DDRMJPEGPipeline.from_prior(arguments.prior, **options)  # noqa: E731
+    load = partial(DDRMJPEGPipeline.from_prior, arguments.prior or EMBEDDED)
+    prior = ["--prior", str(arguments.prior)] if arguments.prior else []
+    lpips = ["--lpips-weights", str(arguments.lpips_weights)] if arguments.lpips_weights else []
     sets = find_sets(arguments.pictures) if set(arguments.only) - _WITHOUT_PICTURES else []
     weights = fingerprint(load().unet)
     others = [
@@ -84,13 +86,7 @@ def main() -> None:
 
     def evaluate(preset: str, sets: list[Path], limit: int, *options: str) -> Path:
         """The folder of a finished evaluation."""
-        options = (
-            *options,
-            "--size",
-            str(arguments.size),
-            *(["--prior", str(arguments.prior)] if arguments.prior else []),
-        )
-        options += ("--lpips-weights", str(arguments.lpips_weights)) if arguments.lpips_weights else ()
+        options = (*options, "--size", str(arguments.size), *prior, *lpips)
         decisive = json.dumps([weights, dict(PRESETS[preset]), [str(path.resolve()) for path in sets], options])
         folder = arguments.work / f"{preset}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
         command = ["evaluate", *map(str, sets), "--output", str(folder), "--preset", preset]
@@ -130,52 +126,40 @@ def main() -> None:
         }
         graphics.make(folders, with_others, docs / "graphics.md")
 
-    def make_comparison(name: str) -> None:
-        folders = [path for path in sets if path.name in CHOSEN_ON] or sets[:1]
-        command = [Path(__file__).with_name(f"{name}.py"), *folders, "--output", docs / name]
-        command += ["--lpips-weights", arguments.lpips_weights] if arguments.lpips_weights else []
+    def script(name: str, *options: Any) -> None:
+        """Run a script beside this one, which writes pages of its own name."""
+        command = [Path(__file__).with_name(f"{name}.py"), *options, "--output", docs / name]
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
+    def make_comparison(name: str) -> None:
+        script(name, *([path for path in sets if path.name in CHOSEN_ON] or sets[:1]), *lpips)
+
     def make_uncertainty() -> None:
-        folders = [path for path in sets if path.name not in CHOSEN_ON] or sets
-        command = [Path(__file__).with_name("uncertainty.py"), *folders, "--output", docs / "uncertainty"]
-        subprocess.run([sys.executable, *map(str, command)], check=True)
+        script("uncertainty", *([path for path in sets if path.name not in CHOSEN_ON] or sets))
+
+    def make_history() -> None:
+        script("history", arguments.pictures, "--limit", min(arguments.limit, 4))
 
     def curves() -> Path:
         return next((path for path in sets if path.name == CURVES), sets[0])
 
-    def make_history() -> None:
-        command = [Path(__file__).with_name("history.py"), arguments.pictures, "--output", docs / "history"]
-        command += ["--limit", min(arguments.limit, 4)]
-        subprocess.run([sys.executable, *map(str, command)], check=True)
-
     def make_curves() -> None:
         factors = ",".join(map(str, range(5, 100, 5)))
-        rate_distortion.make(
-            evaluate("balanced", [curves()], 8, *others, "--quality", factors), docs / "rate_distortion"
-        )
+        folder = evaluate("balanced", [curves()], 8, *others, "--quality", factors)
+        rate_distortion.make(folder, docs / "rate_distortion")
 
     def make_figures() -> None:
         figures.make(load(dtype="auto"), docs / "figures")
-        command = [
-            "restore",
-            str(ROOT / "examples"),
-            "--output",
-            str(arguments.work / "examples"),
-            "--overwrite",
-            "--quiet",
-        ]
-        command += ["--prior", str(arguments.prior)] if arguments.prior else []
-        subprocess.run([sys.executable, "-m", "pipeline_ddrm_jpeg", *command], check=True)
-        comparison.make(arguments.work / "examples", docs / "comparison.png")
+        restored = arguments.work / "examples"
+        command = ["restore", ROOT / "examples", "--output", restored, "--overwrite", "--quiet", *prior]
+        subprocess.run([sys.executable, "-m", "pipeline_ddrm_jpeg", *map(str, command)], check=True)
+        comparison.make(restored, docs / "comparison.png")
 
     def make_benchmark() -> None:
-        command = [Path(__file__).with_name("benchmark.py"), "--processes", "2", "--output", docs / "benchmark"]
-        subprocess.run([sys.executable, *command], check=True)
+        script("benchmark", "--processes", 2)
 
     def make_throughput() -> None:
-        command = [Path(__file__).with_name("throughput.py"), curves(), "--output", docs / "throughput"]
-        subprocess.run([sys.executable, *map(str, command)], check=True)
+        script("throughput", curves())
 
     def make_pages() -> None:
         for path, text in pages.make(arguments.root).items():
