@@ -1,12 +1,12 @@
 """`python -m pipeline_ddrm_jpeg` is the command `ddrm-jpeg`."""
 
-from .interruption import interrupted_quietly
+from .importing import importing
 from .threads import sleep_while_waiting
 
 
 def main() -> None:
     sleep_while_waiting()
-    with interrupted_quietly():
+    with importing():
         from .cli import app
         from .cli.computing import end
     try:

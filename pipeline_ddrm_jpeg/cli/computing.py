@@ -7,7 +7,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from ..interruption import interrupted_quietly
+from ..importing import importing
 from ..sampling.settings import Settings
 from .options import in_options
 from .terminal import complain, fail
@@ -15,7 +15,7 @@ from .terminal import complain, fail
 
 def processes(device: str) -> Any:
     """The processes that `accelerate launch` started, this one alone otherwise, and the device of this one."""
-    with interrupted_quietly():
+    with importing():
         import torch
         from accelerate import PartialState
 
@@ -62,7 +62,7 @@ def gather(value: Any) -> list[Any]:
 
 def load(prior: str | None, dtype: str, device: Any = None, sampler: str | None = None) -> Any:
     """The pipeline, computing in a dtype of torch by name, or in `"auto"`, with a sampler other than the prior's."""
-    with interrupted_quietly():
+    with importing():
         from ..pipeline import DDRMJPEGPipeline
         from ..priors import EMBEDDED, SAMPLERS, fastest_dtype
 

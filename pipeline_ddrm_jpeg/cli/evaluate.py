@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..interruption import interrupted_quietly
+from ..importing import importing
 from ..sampling.settings import DEFAULT, PRESETS, settings_of
 from .computing import check_settings, dtype_of, gather, load, processes
 from .options import ChromaSubsampling, Computing, Preset, Sampling, numbers, with_options
@@ -54,7 +54,7 @@ def evaluate(
     Every image is compressed, restored and compared with itself. The same command again goes on where it stopped.
     To use several processes or GPUs: accelerate launch --num_processes N -m pipeline_ddrm_jpeg evaluate ...
     """
-    with interrupted_quietly():
+    with importing():
         import torch
         from tqdm import tqdm
 

@@ -13,7 +13,7 @@ from ..decoded.image import DecodedJPEG
 from ..decoded.opening import REPAIR_HINT, open_image
 from ..files.formats import JPEG_SUFFIXES, write_atomically
 from ..formatting import size
-from ..interruption import interrupted_quietly
+from ..importing import importing
 from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError
 from .options import ChromaSubsampling
@@ -145,7 +145,7 @@ def degrade(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Compress an image to a JPEG file of a given quality factor, to try the restoration on."""
-    with interrupted_quietly():
+    with importing():
         from PIL import Image, ImageOps
 
         from ..decoded.image import read_image

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..formatting import size
-from ..interruption import interrupted_quietly
+from ..importing import importing
 from .computing import load
 from .options import DType, numbers, with_options
 from .terminal import fail, say
@@ -55,7 +55,7 @@ def convert(
     for name, kind in (("channel_mult", float), ("attention_resolutions", int)):
         if name in given:
             given[name] = numbers(f"--{name.replace('_', '-')}", given[name], kind)
-    with interrupted_quietly():
+    with importing():
         import torch
 
         from .. import conversion
@@ -110,7 +110,7 @@ def push(
     Weights go up in float32 and, as the variant fp16, in float16. The token is the one of `hf auth login` or HF_TOKEN.
     A second push of the same makes no commit.
     """
-    with interrupted_quietly():
+    with importing():
         from .. import hub
 
     try:
