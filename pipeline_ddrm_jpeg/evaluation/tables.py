@@ -47,9 +47,7 @@ def groups(rows: Iterable[Mapping[str, Any]], *keys: str) -> dict[tuple, list[Ma
 def evaluation_tables(means: Iterable[Mapping[str, Any]], notes: Mapping[str, str]) -> str:
     """For every set a table in the shape of the paper's Table 1, the best value of a column in bold, and the rest.
 
-    Args:
-        means: of `run.summarize`.
-        notes: metric to the reason why it was not computed.
+    `means` are those of `run.summarize`, `notes`, by metric, the reasons why one was not computed.
     """
     parts = []
     for (dataset, convention, subsampling), group in groups(means, *CONDITIONS).items():
