@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DModel
 from huggingface_hub.file_download import http_get
 
-from .hub import write_card
+from .hub import first_line, write_card
 from .pipeline import DDRMJPEGPipeline
 from .sampling.scheduling_ddrm import DDRMScheduler
 
@@ -130,27 +130,17 @@ class GuidedDiffusionFlags:
         return DDRMScheduler(self.diffusion_steps, beta_start=scale * 1e-4, beta_end=scale * 2e-2)
 
 
-_SHARED = {
-    "attention_resolutions": (32, 16, 8),
-    "learn_sigma": True,
-    "num_channels": 256,
-    "num_head_channels": 64,
-    "resblock_updown": True,
-}
-_LSUN = GuidedDiffusionFlags(**_SHARED, image_size=256)
+_LSUN = GuidedDiffusionFlags(
+    256, 256, 2, None, (32, 16, 8), num_head_channels=64, learn_sigma=True, resblock_updown=True
+)
+_CLASSES_256 = replace(_LSUN, class_cond=True)
+_CLASSES_64 = replace(_CLASSES_256, image_size=64, num_channels=192, num_res_blocks=3, noise_schedule="cosine")
 CHECKPOINTS: dict[str, GuidedDiffusionFlags] = {
     "256x256_diffusion_uncond": _LSUN,
-    "256x256_diffusion": GuidedDiffusionFlags(**_SHARED, image_size=256, class_cond=True),
-    "64x64_diffusion": GuidedDiffusionFlags(
-        **{**_SHARED, "num_channels": 192},
-        image_size=64,
-        class_cond=True,
-        num_res_blocks=3,
-        use_new_attention_order=True,
-        noise_schedule="cosine",
-    ),
-    "128x128_diffusion": GuidedDiffusionFlags(**{**_SHARED, "num_head_channels": -1}, image_size=128, class_cond=True),
-    "512x512_diffusion": GuidedDiffusionFlags(**_SHARED, image_size=512, class_cond=True),
+    "256x256_diffusion": _CLASSES_256,
+    "64x64_diffusion": replace(_CLASSES_64, use_new_attention_order=True),
+    "128x128_diffusion": replace(_CLASSES_256, image_size=128, num_head_channels=-1),
+    "512x512_diffusion": replace(_CLASSES_256, image_size=512),
     "lsun_bedroom": _LSUN,
     "lsun_cat": _LSUN,
     "lsun_horse": _LSUN,
@@ -196,8 +186,7 @@ def download(source: Download, target: str | os.PathLike) -> Path:
             try:
                 http_get(source.url, stream, resume_size=fetched, expected_size=source.size)
             except Exception as error:  # the HTTP library's own classes differ from release to release
-                reason = str(error).partition("\n")[0]
-                raise OSError(f"{source.url}: {reason} (run again to go on)") from error
+                raise OSError(f"{source.url}: {first_line(error)} (run again to go on)") from error
     try:
         _verify(source, partial)
     except ConversionError:
@@ -211,11 +200,9 @@ def _verify(source: Download, path: Path) -> None:
     if size != source.size:
         raise ConversionError(f"{path} has {size} bytes, expected {source.size}; delete it and download it again")
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != source.sha256:
-        raise ConversionError(f"{path} has SHA-256 {digest.hexdigest()}, expected {source.sha256}")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != source.sha256:
+        raise ConversionError(f"{path} has SHA-256 {digest}, expected {source.sha256}")
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -235,8 +222,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"{path}: not a checkpoint of plain tensors; nothing else is loaded, because it could run code"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
+        raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({first_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{path}: expected a dictionary of tensors, a guided-diffusion state dict")
     for name, value in state.items():
@@ -255,10 +241,8 @@ def convert(
     Raises:
         ConversionError: for flags or tensors that do not fit, naming the first one.
     """
-    with init_empty_weights():
-        unet = UNet2DModel(**flags.unet_config())
-    converted = {}
-    remaining = dict(state)
+    unet = _empty(flags)
+    converted, remaining = {}, dict(state)
     for source, targets, shape in _tensors(flags, unet):
         if source not in remaining:
             raise ConversionError(f"tensor {source} is missing; is it the checkpoint of another model?")
@@ -295,9 +279,12 @@ _RESNET = {
 
 def checkpoint_shapes(flags: GuidedDiffusionFlags) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of the guided-diffusion model with these flags."""
+    return {source: shape for source, _, shape in _tensors(flags, _empty(flags))}
+
+
+def _empty(flags: GuidedDiffusionFlags) -> UNet2DModel:
     with init_empty_weights():
-        unet = UNet2DModel(**flags.unet_config())
-    return {source: shape for source, _, shape in _tensors(flags, unet)}
+        return UNet2DModel(**flags.unet_config())
 
 
 def _tensors(flags: GuidedDiffusionFlags, unet: UNet2DModel) -> Iterator[tuple[str, list[str], tuple[int, ...]]]:
@@ -316,20 +303,17 @@ def _tensors(flags: GuidedDiffusionFlags, unet: UNet2DModel) -> Iterator[tuple[s
 def _modules(flags: GuidedDiffusionFlags) -> Iterator[tuple[str, str]]:
     """(module there, module here), in the order of the network; `+` joins what is one module there."""
 
-    def resnet(source: str, target: str) -> Iterator[tuple[str, str]]:
-        for theirs, ours in _RESNET.items():
-            yield f"{source}.{theirs}", f"{target}.{ours}"
+    def resnet(source: str, target: str) -> list[tuple[str, str]]:
+        return [(f"{source}.{theirs}", f"{target}.{ours}") for theirs, ours in _RESNET.items()]
 
     def attention(source: str, target: str) -> Iterator[tuple[str, str]]:
         yield f"{source}.norm", f"{target}.group_norm"
         yield f"{source}.qkv", "+".join(f"{target}.{name}" for name in ("to_q", "to_k", "to_v"))
         yield f"{source}.proj_out", f"{target}.to_out.0"
 
-    def resampling(source: str, convolution: str, target: str) -> Iterator[tuple[str, str]]:
-        if flags.resblock_updown:
-            yield from resnet(source, target)
-        else:
-            yield f"{source}.{convolution}", f"{target}.conv"
+    def resampling(source: str, convolution: str, target: str) -> list[tuple[str, str]]:
+        convolutional = [(f"{source}.{convolution}", f"{target}.conv")]
+        return resnet(source, target) if flags.resblock_updown else convolutional
 
     levels = len(flags.multipliers)
     yield "time_embed.0", "time_embedding.linear_1"

@@ -53,16 +53,11 @@ class JPEGOperator(Operator):
     A measurement is `Coefficients`. `encode(decode(y)) == y` holds exactly while dequantized coefficients stay below
     2**15 in size; 8-bit samples give at most 2**10.
 
-    Args:
-        quality_factor: 1..100, for the tables of Annex K scaled as `convention` does.
-        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"`, `"4:2:0"`, `"4:1:1"` or `"4:1:0"`.
-        convention: `"libjpeg"`: JFIF colour, chroma averaged over its pixels, integer table scaling.
-            `"released"`: the program released with the paper: four-digit colour matrix, chroma from the top-left
-            pixel, real-valued table scaling; it encodes in float64, so that near-ties round as in the reference
-            on every machine. Both decode chroma by repetition, the pseudo-inverse of either.
-
-    Raises:
-        ValueError: for values outside these.
+    For a quality factor of 1..100 and one of `SUBSAMPLING_FACTORS`, else `ValueError`. The convention `"libjpeg"` has
+    JFIF colour, chroma averaged over its pixels, integer table scaling; `"released"`, the program released with the
+    paper, has a four-digit colour matrix, chroma from the top-left pixel, real-valued table scaling, and encodes in
+    float64, so that near-ties round as in the reference on every machine. Both decode chroma by repetition, the
+    pseudo-inverse of either.
 
     Example:
         >>> operator = JPEGOperator(quality_factor=10)
@@ -89,13 +84,8 @@ class JPEGOperator(Operator):
     ) -> JPEGOperator:
         """The operator of a file, convention `"libjpeg"`.
 
-        Args:
-            quantization_tables: integer steps `[8, 8]` of each component, rows are vertical frequencies.
-            sampling_factors: (horizontal, vertical) of each component.
-            color_space: `"YCbCr"`, `"RGB"`, or `"L"` with one component.
-
-        Raises:
-            ValueError: for another colour space.
+        Of each component are given integer steps `[8, 8]`, rows vertical frequencies, and (horizontal, vertical)
+        sampling factors. Raises `ValueError` for a colour space other than YCbCr, RGB, or L with one component.
         """
         if color_space not in ("YCbCr", "RGB", "L"):
             raise ValueError(f"color_space is {color_space!r}; it must be YCbCr, RGB or L")
@@ -104,10 +94,8 @@ class JPEGOperator(Operator):
         return operator
 
     def _set_up(self, colour: ColourSpace, tables, factors, convention) -> None:
-        self.colour = colour
-        self.channels = len(colour.components)
+        self.colour, self.convention, self.channels = colour, convention, len(colour.components)
         self._forward, self._inverse = colour.forward, colour.inverse
-        self.convention = convention
         self._encoding_dtype = torch.float64 if convention == "released" else torch.float32
         self.quantization_tables = tuple(torch.as_tensor(table, dtype=torch.float32) for table in tables)
         most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
@@ -174,18 +162,11 @@ class JPEGOperator(Operator):
         Gaussian truncated to the bin (Kamilov, Goyal, Rangan, 2012, arXiv:1112.5070, use such a step in message
         passing; Meng and Kabashima, 2022, arXiv:2211.13006, in a score model).
 
-        Args:
-            x: denoised image `[B, 3, H, W]` in [-1, 1].
-            y: measurement, with a batch of 1 or B.
-            std: the error of `x` on the scale of [-1, 1]: one number, the standard deviation of every DCT coefficient
-                of the planes Y, Cb, Cr; or `[2, 8, 8]`, that of each coefficient of luma and of chroma **at full
-                resolution**. What averaging leaves of it in subsampled chroma, and what it is in R, G and B, is
-                derived from it.
-
-        Returns:
-            An image whose measurement is `y`, and for each component the variances
-            `[B, blocks down, blocks across, 8, 8]`, in units of what white noise of variance 1 on an image in [-1, 1]
-            has in that coefficient.
+        `std` is the error of `x` on the scale of [-1, 1]: one number, the standard deviation of every DCT coefficient
+        of the planes Y, Cb, Cr; or `[2, 8, 8]`, that of each coefficient of luma and of chroma **at full resolution**.
+        What averaging leaves of it in subsampled chroma, and what it is in R, G and B, is derived from it. Variances
+        are `[B, blocks down, blocks across, 8, 8]` of each component, in units of what white noise of variance 1 on an
+        image in [-1, 1] has in that coefficient.
         """
         stds, image, bands = self._component_std(std, x.device), torch.empty_like(x), []
         for rows, blocks in self._bands(*x.shape[-2:]):
@@ -338,10 +319,7 @@ class JPEGOperator(Operator):
     def _moved(self, x: torch.Tensor, y: Coefficients, move: Callable[..., torch.Tensor]) -> torch.Tensor:
         """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there.
 
-        Args:
-            x: image.
-            y: measurement.
-            move: coefficients, quantization table, lowest and highest level that agree with `y` -> move.
+        `move` is a function of coefficients, quantization table, lowest and highest level that agree with `y`.
         """
         tables, (low, high) = self._tables_on(x.device), y.bounds
         result = torch.empty_like(x)
@@ -390,10 +368,8 @@ class JPEGOperator(Operator):
 
     def _planes(self, coefficients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Inverse DCT and upsampling by repetition: `[B, components, H, W]`, not level-shifted."""
-        planes = []
-        for c, factors in zip(coefficients, self.subsampling, strict=True):
-            planes.append(_repeated(inverse_block_dct(c), factors))
-        return torch.stack(planes, dim=1)
+        parts = zip(coefficients, self.subsampling, strict=True)
+        return torch.stack([_repeated(inverse_block_dct(c), factors) for c, factors in parts], dim=1)
 
 
 def _activity(coefficients: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,8 @@ class Operator:
     """A degradation `y = encode(x)` with a generalised pseudo-inverse `decode`.
 
     `x` is `[B, 3, H, W]` float32 RGB, nominally in [-1, 1]. `y` is whatever the operator likes: a tensor with a batch
-    axis first, or a tuple of such (`None` among them). Both functions are pure, run on the device of what they are
-    given, and `encode(decode(y)) == y` must hold for every `y` that an image can have.
+    axis first, of 1 or B, or a tuple of such (`None` among them). Both functions are pure, run on the device of what
+    they are given, and `encode(decode(y)) == y` must hold for every `y` that an image can have.
 
     A new degradation implements `encode` and `decode`; the rest follows. `a @ b` is the degradation `b`, then `a`.
     """
@@ -48,25 +48,16 @@ class Operator:
     def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
         """The nearest image whose measurement is `y`, where an operator knows it; else `project`.
 
-        Args:
-            x: image `[B, 3, H, W]` in [-1, 1].
-            y: measurement, with a batch of 1 or B.
-            margin: how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
+        `margin` is how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
         """
         return self.project(x, y)
 
     def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
         """Mean of the images that have measurement `y` and are near `x`, and the variance that is left.
 
-        Args:
-            x: denoised image `[B, 3, H, W]` in [-1, 1].
-            y: measurement, with a batch of 1 or B.
-            std: the error of `x`: a number, or `[2, 8, 8]` for the DCT coefficients of luma and chroma (blocks of 8 x 8
-                pixels), on the scale of [-1, 1].
-
-        Returns:
-            The image, and the variance in a form that only `remaining_noise` knows; an operator that has no better
-            answer gives `nearest`, and `None`.
+        `std` is the error of `x` on the scale of [-1, 1]: a number, or `[2, 8, 8]` for the DCT coefficients of luma and
+        chroma (blocks of 8 x 8 pixels). The variance has a form that only `remaining_noise` knows. An operator that has
+        no better answer gives `nearest`, and `None`.
         """
         return self.nearest(x, y), None
 
@@ -77,44 +68,27 @@ class Operator:
     def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: Any) -> torch.Tensor:
         """The share of white noise that an image still lacks at a noise level, since its own errors are noise as well.
 
-        What an operator measures of the noise is scaled so that its variance and that of the image add up to that of
-        white noise of standard deviation `noise_to_signal`, or to zero where the image's own is more.
-
-        Args:
-            noise: white `[B, 3, H, W]`; it may be changed in place.
-            noise_to_signal: standard deviation of the noise at the next level, on an image in [-1, 1].
-            variance: of the image, as `posterior` gives it.
+        What an operator measures of the white noise `[B, 3, H, W]`, which may be changed in place, is scaled so that
+        its variance and that of the image, as `posterior` gives it, add up to that of the noise at the next level,
+        which has the standard deviation `noise_to_signal` on an image in [-1, 1]; or to zero where the image's is more.
         """
         return noise
 
     def textured(
         self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """A posterior mean made more like a sample: it is given the texture that means lack.
+        """A mean, as `posterior` gives it, made more like a sample: it is given the texture that means lack.
 
-        Args:
-            x: mean `[B, 3, H, W]` in [-1, 1], as of `posterior`.
-            y: measurement, with a batch of 1 or B.
-            std: the error of `x`, as for `posterior`.
-            noise: white, of variance 1, in the shape of `x`.
-            scale: of the texture; 1 is about as much as the posterior leaves open.
-
-        Returns:
-            An image that `nearest` may still have to bring back to the measurement; an operator that knows of no
-            texture gives `x`.
+        `noise` is white, of variance 1, in the shape of `x`; with a `scale` of 1 there is about as much texture as the
+        posterior leaves open. `nearest` may still have to bring the image back to the measurement. An operator that
+        knows of no texture gives `x`.
         """
         return x
 
     def expected_error(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> torch.Tensor | None:
-        """How far a restored image is likely to be off, pixel by pixel: standard deviations, in the shape of `x`.
+        """How far a restored image is likely to be off, pixel by pixel: standard deviations on the scale of [-1, 1].
 
-        Args:
-            x: restored image `[B, 3, H, W]` in [-1, 1].
-            y: measurement, with a batch of 1 or B.
-            std: the error of the prior that restored it, as for `posterior`.
-
-        Returns:
-            On the scale of [-1, 1]; `None` from an operator that cannot tell.
+        `std` is the error of the prior that restored it, as for `posterior`. `None` from an operator that cannot tell.
         """
         return None
 
@@ -177,16 +151,14 @@ class Operator:
 
 
 class _Composition(Operator):
-    """One degradation after another; corrections are those of the last one, carried back to the image.
-
-    Args:
-        last: the one that is measured; it may be a composition itself.
-        first: a single one.
-    """
+    """One degradation after another; corrections are those of the last one, carried back to the image."""
 
     def __init__(self, last: Operator, first: Operator) -> None:
+        """Of `last`, which is measured and may be a composition itself, after a single one."""
         self.last, self.first = last, first
         self.channels = last.channels
+        self.uncertainty, self.select, self.to = last.uncertainty, last.select, last.to
+        self.batch_size = last.batch_size
 
     def encode(self, x: torch.Tensor) -> Any:
         return self.last.encode(self.first.forward(x))
@@ -211,20 +183,8 @@ class _Composition(Operator):
     def _corrected(self, x: torch.Tensor, correct: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return self.first.adjust(x, correct(self.first.forward(x)))
 
-    def uncertainty(self) -> float | None:
-        return self.last.uncertainty()
-
     def consistency(self, x: torch.Tensor, y: Any) -> float:
         return self.last.consistency(self.first.forward(x), y)
-
-    def select(self, y: Any, index: int) -> Any:
-        return self.last.select(y, index)
-
-    def batch_size(self, y: Any) -> int:
-        return self.last.batch_size(y)
-
-    def to(self, y: Any, device: torch.device | str) -> Any:
-        return self.last.to(y, device)
 
     def aligned(self, height: int, width: int) -> tuple[int, int]:
         size = self.first.size_after(*self.first.aligned(height, width))
@@ -245,11 +205,7 @@ class ImageOperator(Operator):
 
 
 class Downsampling(ImageOperator):
-    """Every pixel the mean of `factor` x `factor`.
-
-    Raises:
-        ValueError: for a factor that is no whole number of at least 1.
-    """
+    """Every pixel the mean of `factor` x `factor`; raises `ValueError` unless that is a whole number of at least 1."""
 
     def __init__(self, factor: int) -> None:
         if not isinstance(factor, Integral) or factor < 1:
@@ -273,8 +229,7 @@ class Downsampling(ImageOperator):
 class Crop(ImageOperator):
     """An image without its first `top` rows and `left` columns, and its last `bottom` and `right`.
 
-    Raises:
-        ValueError: for negative numbers.
+    Raises `ValueError` for negative numbers.
     """
 
     def __init__(self, top: int = 0, left: int = 0, bottom: int = 0, right: int = 0) -> None:
@@ -292,18 +247,16 @@ class Crop(ImageOperator):
         return x + F.pad(image - self.encode(x), self._margins)
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
-        left, right, top, bottom = self._margins
-        return height - top - bottom, width - left - right
+        return height - sum(self._margins[2:]), width - sum(self._margins[:2])
 
     def size_before(self, height: int, width: int) -> tuple[int, int]:
-        left, right, top, bottom = self._margins
-        return height + top + bottom, width + left + right
+        return height + sum(self._margins[2:]), width + sum(self._margins[:2])
 
 
 def _tensors(y: Any) -> list[torch.Tensor]:
-    return (
-        [y] if isinstance(y, torch.Tensor) else [tensor for part in y if part is not None for tensor in _tensors(part)]
-    )
+    if y is None or isinstance(y, torch.Tensor):
+        return [] if y is None else [y]
+    return [tensor for part in y for tensor in _tensors(part)]
 
 
 def _mapped(y: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -315,18 +268,11 @@ def _mapped(y: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 class QuantizationOperator(Operator):
-    """Uniform quantization of every channel to `bits` bits: the paper's dequantization problem (section 4).
+    """Uniform quantization of every channel to 1..7 `bits`: the paper's dequantization problem (section 4).
 
     Its "9 bits per colour" are 3 bits a channel. A measurement is one tensor `[B, 3, H, W]` of levels
-    `floor(x255 / 2**(8 - bits))`.
-
-    Args:
-        bits: bits a channel, 1..7.
-        reconstruction: what a level decodes to: `"left"`, the left edge of its bin, as in the released
-            program; `"center"`, the mean of the 8-bit values that fall into it.
-
-    Raises:
-        ValueError: for values outside these.
+    `floor(x255 / 2**(8 - bits))`. A level decodes to the left edge of its bin, as in the released program, or, with
+    `reconstruction="center"`, to the mean of the 8-bit values that fall into it. Raises `ValueError` for other values.
     """
 
     # Left edges sit exactly on a border of the bins; this much of a grey level absorbs their float32 round-off.
@@ -337,9 +283,7 @@ class QuantizationOperator(Operator):
             raise ValueError(f"bits is {bits}; it must be a whole number between 1 and 7")
         if reconstruction not in ("left", "center"):
             raise ValueError(f'reconstruction is {reconstruction!r}; it must be "left" or "center"')
-        self.bits = bits
-        self.reconstruction = reconstruction
-        self.step = 2 ** (8 - bits)
+        self.bits, self.reconstruction, self.step = bits, reconstruction, 2 ** (8 - bits)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Levels of images `[B, 3, H, W]` in [-1, 1]; values beyond that range give levels beyond theirs."""

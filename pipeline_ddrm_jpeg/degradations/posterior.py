@@ -21,20 +21,12 @@ _RAREST = 1e-4
 def truncated_normal(
     mean: torch.Tensor, std: torch.Tensor, low: torch.Tensor, high: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of a Gaussian that is truncated to an interval, elementwise.
+    """Mean and variance of a Gaussian that is truncated to `[low, high]`, elementwise, in the shape of `mean`.
 
     By quadrature over the part of the interval where the density is not negligible. Its terms are positive, so nothing
     cancels: not far out in a tail, where the mass is near the closer end, nor in an interval much narrower than the
-    Gaussian, where the density is nearly uniform.
-
-    Args:
-        mean: of the Gaussian, any shape, finite.
-        std: of the Gaussian, at least 0 and broadcastable to `mean`; taken for 1e-6 below that and 1e6 above.
-        low: lower ends of the intervals, broadcastable to `mean`; may be infinite.
-        high: upper ends, at least `low`.
-
-    Returns:
-        Mean, in `[low, high]`, and variance, in the shape of `mean`.
+    Gaussian, where the density is nearly uniform. All broadcast to `mean`, which is finite; ends may be infinite. `std`
+    is taken for 1e-6 below that and for 1e6 above.
     """
     std = std.clamp(_SMALLEST_STD, LARGEST_STD)
     mode = torch.minimum(torch.maximum(mean, low), high)
@@ -71,13 +63,9 @@ def truncated_normal(
 def zero_bin_variance(levels: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """Variance of Laplacian coefficients in the bin around zero, `[B, 1, 1, 8, 8]`, for each frequency of an image.
 
-    Their scales are those by which the levels are likeliest (Price and Rabbani, 1999, "Biased reconstruction for JPEG
-    decoding", IEEE Signal Processing Letters 6(12)): with `s` the exponential of minus half a step by the scale, the
-    derivative of the likelihood is a quadratic in `s`.
-
-    Args:
-        levels: quantized, `[B, down, across, 8, 8]`.
-        steps: of quantization, `[8, 8]`.
+    Their scales are those by which the levels `[B, down, across, 8, 8]`, of steps `[8, 8]`, are likeliest (Price and
+    Rabbani, 1999, "Biased reconstruction for JPEG decoding", IEEE Signal Processing Letters 6(12)): with `s` the
+    exponential of minus half a step by the scale, the derivative of the likelihood is a quadratic in `s`.
     """
     sizes = levels.double().abs()
     count = sizes.shape[1] * sizes.shape[2]

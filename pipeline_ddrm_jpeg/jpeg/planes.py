@@ -74,9 +74,7 @@ def downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.
     Both filters are linear. Repetition is undone by averaging; of the triangular one, with weights 3/4 and 1/4,
     averages are (1, 6, 1) / 8 of the samples, reflected at the borders.
     """
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
+    for axis in (axis for axis in (0, 1) if factors[axis] > 1):
         pairs = plane.swapaxes(0, axis)
         pairs = (pairs[::2] + pairs[1::2]) / 2
         if fancy and len(pairs):
@@ -89,9 +87,7 @@ def downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.
 
 def upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.ndarray:
     """As a decoder does it: `"fancy"` as libjpeg's `h2v1_fancy_upsample` and `h2v2_fancy_upsample` (jdsample.c)."""
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
+    for axis in (axis for axis in (0, 1) if factors[axis] > 1):
         rows = plane.swapaxes(0, axis)
         made = np.repeat(rows, 2, axis=0)
         if fancy:
