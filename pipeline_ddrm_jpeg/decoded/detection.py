@@ -19,6 +19,8 @@ from ..jpeg.planes import block_dct, checked, cut_blocks, decoded, framed, in_un
 from ..jpeg.tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
 from .history import JPEGHistory
 
+# Reaches and standard deviations follow from rounding. The other numbers were chosen by hand, on no recorded set of
+# images; docs/history.md measures what they do on 20 images compressed by libjpeg, and on 444 that show no JPEG.
 _ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
 _REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders
 _REACH_ADDED = 3.5  # standard deviations that added noise may move one
@@ -52,14 +54,9 @@ _CLIPPING_REACH = 5  # pixels around clipped ones in which chroma cannot be told
 
 
 def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
-    """The JPEG that pixels went through last, all of them; `None` where they show none.
+    """The JPEG that pixels, as for `estimate_history`, went through last, all of them; `None` where they show none.
 
-    Args:
-        pixels: `[H, W]` or `[H, W, 1 or 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since.
-        added: standard deviation, in grey levels, of noise that was added after decoding, as by coding it again.
-
-    Raises:
-        ValueError: for another shape or type.
+    `added` is the standard deviation, in grey levels, of noise that was added after decoding, as by coding it again.
     """
     if min(pixels.shape[:2]) < _SMALLEST:
         return None
@@ -83,13 +80,9 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
 def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHistory | None:
     """The coarser JPEG on the same grid that pixels were before they became the JPEG that they are.
 
-    A coefficient was rounded to a multiple of one step, and then to one of another. So the first is within half the
-    second step, and only the rounding of samples in between adds to that.
-
-    Args:
-        pixels: as of `detect`.
-        table: luma's of the later JPEG, `[8, 8]`.
-        added: as of `detect`, for chroma, which is resampled in between.
+    A coefficient was rounded to a multiple of one step, and then to one of another, that of luma's table `[8, 8]` of
+    the later JPEG. So the first is within half the second step, and only the rounding of samples in between adds to
+    that. `added`, as of `detect`, is for chroma, which is resampled in between.
     """
     planes, clipped = _looked_at(pixels)
     blocks = _luma_blocks(planes, clipped, (0, 0))
@@ -115,16 +108,13 @@ def _with_chroma(
     quality = estimate_quality_factor([fit.table])[0]
     if quality > _FINEST:
         return None
-    if planes[0].shape[0] == 1:
-        return JPEGHistory("L", None, False, lost, (fit.table,), (fit.determined,), fit.evidence, fit.explained, added)
-    trial, chroma = _chroma(planes, clipped, lost, added, quality, whole)
-    return replace(
-        trial,
-        quantization_tables=(fit.table, chroma.table),
-        determined=(fit.determined, chroma.determined),
-        evidence=fit.evidence,
-        explained=fit.explained,
-    )
+    history, fits = JPEGHistory("L", None, False, lost, (), (), added=added), [fit]
+    if planes[0].shape[0] > 1:
+        history, chroma = _chroma(planes, clipped, history, quality, whole)
+        fits.append(chroma)
+    tables, determined = tuple(each.table for each in fits), tuple(each.determined for each in fits)
+    found = {"evidence": fit.evidence, "explained": fit.explained}
+    return replace(history, quantization_tables=tables, determined=determined, **found)
 
 
 # --- Likelihoods ---
@@ -218,13 +208,8 @@ def _luma_blocks(planes: list[np.ndarray], clipped: list[np.ndarray], start: tup
 
 @lru_cache(maxsize=2)
 def _standard_tables(component: int) -> np.ndarray:
-    """`[100, 64]`: libjpeg's tables of luma (0) or chroma (1) by quality factor."""
-    return np.stack([quality_tables(factor)[component].ravel() for factor in range(1, 101)])
-
-
-def _of_standard_tables(scores: np.ndarray, component: int) -> np.ndarray:
-    """The evidence for each of libjpeg's hundred tables."""
-    return scores[np.arange(64), _standard_tables(component) - 1].sum(axis=1)
+    """`[100, 8, 8]`: libjpeg's tables of luma (0) or chroma (1) by quality factor."""
+    return np.stack([quality_tables(factor)[component] for factor in range(1, 101)])
 
 
 class _Fit(NamedTuple):
@@ -244,22 +229,17 @@ def _best_fit(
 ) -> _Fit:
     """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
 
-    Args:
-        scores: of coefficients.
-        component: 0 for luma, 1 for chroma.
-        fit: says of a table `[8, 8]` what it explains.
-        quality: a quality factor that is preferred to others which explain about as much.
+    `scores` are of coefficients of luma (0) or chroma (1), `fit` says of a table what it explains, and a quality factor
+    is preferred to others which explain about as much.
     """
-    order = np.argsort(-_of_standard_tables(scores, component), kind="stable")[:_TABLES]
-    every = np.arange(64)
+    standard, every = _standard_tables(component), np.arange(64)
+    order = np.argsort(-scores[every, standard.reshape(-1, 64) - 1].sum(axis=1), kind="stable")[:_TABLES]
     best = scores.argmax(axis=1)
-    without = scores.copy()
-    without[every, best] = -np.inf
-    sure = scores[every, best] - without.max(axis=1) > _SURE
-    fits = [fit(table.reshape(8, 8)) for table in _standard_tables(component)[order]]
-    nearest = max(fits, key=lambda fit: fit.evidence)
+    second, first = np.partition(scores, -2, axis=1)[:, -2:].T
+    sure = first - second > _SURE
+    nearest = max((fit(table) for table in standard[order]), key=lambda fit: fit.evidence)
     if quality is not None:
-        preferred = fit(_standard_tables(component)[quality - 1].reshape(8, 8))
+        preferred = fit(standard[quality - 1])
         if preferred.evidence >= _ABOUT_AS_GOOD * nearest.evidence and preferred.explained > nearest.explained - 0.01:
             nearest = preferred
     free = np.where(sure, _STEPS[best], nearest.table.ravel()).reshape(8, 8)
@@ -272,10 +252,7 @@ def _best_fit(
 def _whole_blocks(blocks: np.ndarray, reach: float, added: float) -> Callable[[np.ndarray], _Fit]:
     """A table explains a block when the nearest multiples of its steps decode to all of its samples.
 
-    Args:
-        blocks: samples `[N, 8, 8]` of luma or of downsampled chroma.
-        reach: how far a sample may be off.
-        added: standard deviation of added noise.
+    `blocks` are samples `[N, 8, 8]` of luma or of downsampled chroma, each of which may be off by `reach`.
     """
     coefficients = block_dct(blocks)
 
@@ -313,12 +290,7 @@ def _fit(table: np.ndarray, levels: np.ndarray, explained: np.ndarray, width: fl
 
 
 def _chroma(
-    planes: list[np.ndarray],
-    clipped: list[np.ndarray],
-    lost: tuple[int, int],
-    added: float,
-    quality: int,
-    whole: bool,
+    planes: list[np.ndarray], clipped: list[np.ndarray], luma: JPEGHistory, quality: int, whole: bool
 ) -> tuple[JPEGHistory, _Fit]:
     """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
 
@@ -331,8 +303,8 @@ def _chroma(
         across, down = SUBSAMPLING_FACTORS[name]
         for y, x in np.ndindex((1, 1) if whole else (down, across)):
             for fancy in (False,) if name == "4:4:4" else (True, False):
-                offset = lost[0] + 8 * y, lost[1] + 8 * x
-                trial = JPEGHistory("YCbCr", name, fancy, offset, (), (), 0.0, 0.0, added)
+                offset = luma.offset[0] + 8 * y, luma.offset[1] + 8 * x
+                trial = JPEGHistory("YCbCr", name, fancy, offset, (), (), added=luma.added)
                 nats, fit = _chroma_fit(planes, clipped, trial, quality)
                 if found is None or np.isnan(found[0]).all() or np.nansum(nats - found[0]) < 0:
                     found = nats, trial, fit
@@ -359,13 +331,11 @@ def _chroma_fit(
     blocks = _some(inverse_block_dct(chosen), _CLOSELY)
     explain = _whole_blocks(blocks, reach, trial.added)
     if trial.added:  # resampled and rounded once more, chroma says little of its table
-        fit = explain(_standard_tables(1)[quality - 1].reshape(8, 8))
+        fit = explain(_standard_tables(1)[quality - 1])
     else:
         fit = _best_fit(_scores(chosen, _ROUNDING), 1, explain, quality)
     nats = []
-    for plane, extreme in (
-        (plane, extreme) for tile, extreme in zip(planes, clipped, strict=True) for plane in tile[1:]
-    ):
+    for plane, extreme in ((plane, each) for tile, each in zip(planes, clipped, strict=True) for plane in tile[1:]):
         padding = trial.padding(*extreme.shape)
         cut, filled = cut_blocks(factors, padding, extreme.shape), plane
         for _ in range(_FILLED if extreme.any() else 1):

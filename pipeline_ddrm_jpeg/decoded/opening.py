@@ -58,10 +58,8 @@ def open_image(
 ) -> OpenedJPEG | JPEGFile | DecodedJPEG:
     """A JPEG file, or an image that was one, with all that is known of it. The source is read once: it may be a pipe.
 
-    Args:
-        source: a path, bytes, a binary file object or a PIL image; what is opened already is taken as it is.
-        repair: whether to take what is left of a damaged JPEG file.
-        assume: what it was, where that is known or guessed.
+    What is opened already is taken as it is. `repair=True` takes what is left of a damaged JPEG file; `assume` says
+    what an image was, where that is known or guessed.
 
     Raises:
         NoJPEGError: for images that show no JPEG.
