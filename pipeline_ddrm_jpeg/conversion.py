@@ -170,9 +170,8 @@ DOWNLOADS = {
 def download(source: Download, target: str | os.PathLike) -> Path:
     """Fetch a checkpoint, verified before it is given its name; what an earlier try fetched is not fetched again.
 
-    Raises:
-        ConversionError: if size or checksum differ from the known ones; the file is then deleted.
-        OSError: if the server cannot be reached, after some retries; run again to go on.
+    Raises `ConversionError` if size or checksum differ from the known ones; the file is then deleted; `OSError` if the
+    server cannot be reached, after some retries.
     """
     target = Path(target)
     if target.exists():
@@ -208,9 +207,7 @@ def _verify(source: Download, path: Path) -> None:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The tensors of a `.pt` file, mapped rather than read; nothing in the file is executed.
 
-    Raises:
-        ConversionError: if it is not a dictionary of plain tensors of floating-point numbers, or is truncated.
-        OSError: if it cannot be read.
+    Raises `ConversionError` if it is no dictionary of plain tensors of floating-point numbers, or truncated.
     """
     path = Path(path)
     with path.open("rb") as stream:
@@ -236,10 +233,8 @@ def convert(
 ) -> UNet2DModel:
     """The `UNet2DModel` that computes what the guided-diffusion model with these weights computes.
 
-    Tensors that need no change are shared with `state`, not copied.
-
-    Raises:
-        ConversionError: for flags or tensors that do not fit, naming the first one.
+    Tensors that need no change are shared with `state`, not copied. Raises `ConversionError` for flags or tensors that
+    do not fit, naming the first one.
     """
     unet = _empty(flags)
     converted, remaining = {}, dict(state)
@@ -359,9 +354,7 @@ def convert_checkpoint(
 ) -> DDRMJPEGPipeline:
     """Convert a checkpoint file to a folder in the layout of a Hub repo; returns the pipeline it holds.
 
-    Raises:
-        ConversionError: see `load_checkpoint` and `convert`.
-        OSError: if a file cannot be read or written.
+    Raises as `load_checkpoint` and `convert`, and `OSError` if a file cannot be read or written.
     """
     flags.check()
     try:

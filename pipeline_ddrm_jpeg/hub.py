@@ -81,10 +81,9 @@ def _weights(variant: str | None) -> list[str]:
 
 @contextmanager
 def replacing(folder: Path, variant: str | None) -> Iterator[Path]:
-    """An empty folder to save into, whose files at the end replace those of `folder`.
+    """An empty folder to save into, whose files at the end replace those of `folder`; an error leaves it as it was.
 
-    Weights of the same variant in another layout (shards, another format) leave it: some of them would be loaded
-    instead of the new ones. An error leaves it as it was.
+    Weights of the same variant in another layout leave it: some of them would be loaded instead of the new ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
@@ -103,9 +102,7 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
     """Make a repo of the components in a folder: code beside them, card, licence and example images.
 
     A repo that the prior was loaded from hands its own card on; for the embedded prior that is `model_card.md`. Any
-    other prior gets a card that claims nothing but the licence found where the prior came from. Of a Hub repo the
-    documents are fetched, a few hundred kilobytes, if they are not in the cache, were not forbidden to be asked for
-    (`local_files_only`), and the Hub answers in time.
+    other prior gets a card that claims nothing but the licence found where the prior came from.
     """
     _add_code(folder)
     origin = origin_of(unet)
@@ -125,11 +122,7 @@ def complete(folder: Path, unet: torch.nn.Module) -> None:
 
 
 def _add_code(folder: Path) -> None:
-    """Put the code beside saved components, and have the indices name it.
-
-    The scheduler's module, and the one it is made of, go to `scheduler/` as well: diffusers looks for the code of a
-    component there.
-    """
+    """Put the code beside saved components, and the scheduler's to `scheduler/` too, where diffusers looks for it."""
     copy_modules(_HERE, "pipeline", folder, _MODULAR)
     DDRMJPEGBlocks().save_pretrained(folder)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
@@ -208,11 +201,9 @@ def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
     data = ModelCardData(
         library_name="diffusers", pipeline_tag="image-to-image", tags=["jpeg", "image-restoration", "ddrm"], **metadata
     )
-    purpose, terms = (
-        textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
-        for text in (_PURPOSE.format(prior=prior), _TERMS.format(terms=terms))
-    )
-    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(purpose=purpose, terms=terms)}"
+    wrap = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False).fill
+    words = {"purpose": wrap(_PURPOSE.format(prior=prior)), "terms": wrap(_TERMS.format(terms=terms))}
+    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(**words)}"
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -232,7 +223,7 @@ def _write_other_card(folder: Path, origin: Origin | None) -> None:
 
 
 def _fetch_documents(origin: Origin) -> None:
-    """Have the card and the other documents of a Hub repo beside the weights in the cache, if they can be had."""
+    """Have the card and other documents of a Hub repo in the cache, where they are allowed to be fetched and can be."""
     known = all((origin.folder / name).exists() for name in ("README.md", "LICENSE"))
     if origin.repo_id is None or origin.local_files_only or known:
         return
@@ -304,8 +295,8 @@ def check(folder: Path, repo_id: str) -> None:
 
 def name_repo(folder: Path, repo_id: str) -> None:
     """Write the repo's name where its card shows how to load it."""
-    card = folder / "README.md"
-    card.write_text(card.read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo_id}",'), "utf-8")
+    text = (folder / "README.md").read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo_id}",')
+    (folder / "README.md").write_text(text, "utf-8")
 
 
 def upload(
@@ -409,7 +400,7 @@ class PublishedPipeline:
         imported already needs none.
         """
         components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        module, name = components.get("scheduler") or (None, None)
+        module, name = components.get("scheduler") or ("", "")
         if name in SCHEDULERS and module == _module_of(name):
             components["scheduler"] = (SCHEDULERS[name].__module__, name)
         return components, unused, hidden

@@ -53,6 +53,10 @@ _FILLED = 4  # rounds of filling in clipped chroma
 _CLIPPING_REACH = 5  # pixels around clipped ones in which chroma cannot be told exactly
 
 
+Tiles = list[tuple[np.ndarray, np.ndarray]]
+"""Of each part of an image that is looked at its planes `[C, H, W]`, and which pixels `[H, W]` are clipped."""
+
+
 def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     """The JPEG that pixels, as for `estimate_history`, went through last, all of them; `None` where they show none.
 
@@ -60,9 +64,9 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     """
     if min(pixels.shape[:2]) < _SMALLEST:
         return None
-    planes, clipped = _looked_at(pixels)
+    tiles = _looked_at(pixels)
     starts = [(top, left) for top in range(8) for left in range(8)]
-    blocks = [_luma_blocks(planes, clipped, start) for start in starts]
+    blocks = [_luma_blocks(tiles, start) for start in starts]
     scores = [_scores(block_dct(each), np.hypot(_ROUNDING, added)) for each in blocks]
 
     def best_fit(i: int, most: int) -> _Fit:
@@ -74,7 +78,7 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     fit = best_fit(best, _CLOSELY)
     if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
         return None
-    return _with_chroma(fit, planes, clipped, tuple(-start % 8 for start in starts[best]), added)
+    return _with_chroma(fit, tiles, tuple(-start % 8 for start in starts[best]), added)
 
 
 def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHistory | None:
@@ -84,8 +88,8 @@ def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHis
     the later JPEG. So the first is within half the second step, and only the rounding of samples in between adds to
     that. `added`, as of `detect`, is for chroma, which is resampled in between.
     """
-    planes, clipped = _looked_at(pixels)
-    blocks = _luma_blocks(planes, clipped, (0, 0))
+    tiles = _looked_at(pixels)
+    blocks = _luma_blocks(tiles, (0, 0))
     if not len(blocks):  # none is whole, or all are flat or clipped
         return None
     coefficients = block_dct(blocks)
@@ -93,24 +97,19 @@ def detect_below(pixels: np.ndarray, table: np.ndarray, added: float) -> JPEGHis
     fit = _best_fit(_scores_below(coefficients, table), 0, _rounded_again(some, table))
     if fit.evidence < max(_ENOUGH, _OF_A_BLOCK * len(some)) or fit.explained < _EXPLAINED:
         return None
-    return _with_chroma(fit, planes, clipped, (0, 0), added, whole=True)
+    return _with_chroma(fit, tiles, (0, 0), added, whole=True)
 
 
 def _with_chroma(
-    fit: _Fit,
-    planes: list[np.ndarray],
-    clipped: list[np.ndarray],
-    lost: tuple[int, int],
-    added: float,
-    whole: bool = False,
+    fit: _Fit, tiles: Tiles, lost: tuple[int, int], added: float, whole: bool = False
 ) -> JPEGHistory | None:
     """The history whose luma is known; `whole`: that of an image from which nothing was cropped."""
     quality = estimate_quality_factor([fit.table])[0]
     if quality > _FINEST:
         return None
     history, fits = JPEGHistory("L", None, False, lost, (), (), added=added), [fit]
-    if planes[0].shape[0] > 1:
-        history, chroma = _chroma(planes, clipped, history, quality, whole)
+    if len(tiles[0][0]) > 1:
+        history, chroma = _chroma(tiles, history, quality, whole)
         fits.append(chroma)
     tables, determined = tuple(each.table for each in fits), tuple(each.determined for each in fits)
     found = {"evidence": fit.evidence, "explained": fit.explained}
@@ -120,10 +119,8 @@ def _with_chroma(
 # --- Likelihoods ---
 
 
-def _looked_at(pixels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Planes of the parts of an image that are looked at, and of each which pixels are clipped."""
-    tiles = _tiles(checked(pixels))
-    return [planes_of(tile) for tile in tiles], [((tile == 0) | (tile == 255)).any(axis=2) for tile in tiles]
+def _looked_at(pixels: np.ndarray) -> Tiles:
+    return [(planes_of(tile), ((tile == 0) | (tile == 255)).any(axis=2)) for tile in _tiles(checked(pixels))]
 
 
 def _some(blocks: np.ndarray, most: int) -> np.ndarray:
@@ -192,13 +189,13 @@ def _scores_below(coefficients: np.ndarray, table: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _luma_blocks(planes: list[np.ndarray], clipped: list[np.ndarray], start: tuple[int, int]) -> np.ndarray:
+def _luma_blocks(tiles: Tiles, start: tuple[int, int]) -> np.ndarray:
     """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column: neither flat nor clipped, and of
     those that differ by their brightness alone, as they do in drawings, only one.
     """
     chosen = []
-    for plane, extreme in zip(planes, clipped, strict=True):
-        blocks = in_units(plane[0], (8, 8), start)
+    for planes, extreme in tiles:
+        blocks = in_units(planes[0], (8, 8), start)
         chosen.append(blocks[~in_units(extreme, (8, 8), start).any(axis=(2, 3))])
     blocks = np.concatenate(chosen)
     keys = (blocks - blocks[:, :1, :1]).reshape(-1, 64).astype(np.float64) @ _WEIGHTS  # in integers: exact
@@ -289,9 +286,7 @@ def _fit(table: np.ndarray, levels: np.ndarray, explained: np.ndarray, width: fl
 # --- Chroma ---
 
 
-def _chroma(
-    planes: list[np.ndarray], clipped: list[np.ndarray], luma: JPEGHistory, quality: int, whole: bool
-) -> tuple[JPEGHistory, _Fit]:
+def _chroma(tiles: Tiles, luma: JPEGHistory, quality: int, whole: bool) -> tuple[JPEGHistory, _Fit]:
     """The chroma subsampling, upsampling and phase that describe chroma in the fewest nats, and the fit of its table.
 
     A block that a candidate explains takes its coefficients, any other as many nats as chroma takes that was not
@@ -305,15 +300,13 @@ def _chroma(
             for fancy in (False,) if name == "4:4:4" else (True, False):
                 offset = luma.offset[0] + 8 * y, luma.offset[1] + 8 * x
                 trial = JPEGHistory("YCbCr", name, fancy, offset, (), (), added=luma.added)
-                nats, fit = _chroma_fit(planes, clipped, trial, quality)
+                nats, fit = _chroma_fit(tiles, trial, quality)
                 if found is None or np.isnan(found[0]).all() or np.nansum(nats - found[0]) < 0:
                     found = nats, trial, fit
     return found[1:]
 
 
-def _chroma_fit(
-    planes: list[np.ndarray], clipped: list[np.ndarray], trial: JPEGHistory, quality: int
-) -> tuple[np.ndarray, _Fit]:
+def _chroma_fit(tiles: Tiles, trial: JPEGHistory, quality: int) -> tuple[np.ndarray, _Fit]:
     """The nats that each block of 8 x 8 pixels, in Cb and in Cr, takes by one candidate, and its best table's fit.
 
     NaN where that cannot be told, in MCUs that the border cuts or that are mostly clipped. What clipping took away is
@@ -322,11 +315,11 @@ def _chroma_fit(
     factors, fancy = trial.subsampling(1), trial.fancy_upsampling
     reach = _REACH + _REACH_ADDED * trial.added + _FANCY_REACH * fancy
     chosen = []
-    for tile, extreme in zip(planes, clipped, strict=True):
+    for planes, extreme in tiles:
         padding = trial.padding(*extreme.shape)
         inexact = np.pad(_spread(extreme, _CLIPPING_REACH * fancy), padding, mode="edge")
         exact = ~in_units(inexact, trial.mcu_size).any(axis=(2, 3)) & ~cut_blocks(factors, padding, extreme.shape)
-        chosen += [framed(plane, factors, fancy, padding)[exact] for plane in tile[1:]]
+        chosen += [framed(plane, factors, fancy, padding)[exact] for plane in planes[1:]]
     chosen = np.concatenate(chosen)
     blocks = _some(inverse_block_dct(chosen), _CLOSELY)
     explain = _whole_blocks(blocks, reach, trial.added)
@@ -335,7 +328,7 @@ def _chroma_fit(
     else:
         fit = _best_fit(_scores(chosen, _ROUNDING), 1, explain, quality)
     nats = []
-    for plane, extreme in ((plane, each) for tile, each in zip(planes, clipped, strict=True) for plane in tile[1:]):
+    for plane, extreme in ((plane, extreme) for planes, extreme in tiles for plane in planes[1:]):
         padding = trial.padding(*extreme.shape)
         cut, filled = cut_blocks(factors, padding, extreme.shape), plane
         for _ in range(_FILLED if extreme.any() else 1):

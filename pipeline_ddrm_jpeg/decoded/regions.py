@@ -134,12 +134,9 @@ def _in_bands(pixels: np.ndarray, history: JPEGHistory) -> bool:
 def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:
     """Lines of blocks `[lines, blocks]`, with those beside them that are exact and not in one colour, as pages are."""
     good = exact.all(axis=1) & (np.ptp(blocks, axis=(1, 2, 3)) > 0)
-    first, last = inside.start, inside.stop
-    while first and good[first - 1]:
-        first -= 1
-    while last < len(good) and good[last]:
-        last += 1
-    return slice(first, last)
+    before, after = good[: inside.start][::-1], good[inside.stop :]
+    more = [int(np.append(beside, False).argmin()) for beside in (before, after)]
+    return slice(inside.start - more[0], inside.stop + more[1])
 
 
 def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:

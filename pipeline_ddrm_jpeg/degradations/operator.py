@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .posterior import rgb_variance, truncated_normal
 
+Std = Tensor | float
+"""An error on the scale of [-1, 1]: one standard deviation, or `[2, 8, 8]`, those of the DCT coefficients of luma and
+chroma (blocks of 8 x 8 pixels)."""
 # Share of a bin that is left out at both of its ends, so that float32 round-off cannot leave it.
 BIN_MARGIN = 1e-3
 
@@ -33,31 +37,30 @@ class Operator:
     channels: int = 3
     """1 where a measurement says that red, green and blue are equal."""
 
-    def encode(self, x: torch.Tensor) -> Any:
+    def encode(self, x: Tensor) -> Any:
         """Measurement of an image `[B, 3, H, W]` in [-1, 1]."""
         raise NotImplementedError(f"{type(self).__name__} does not implement encode")
 
-    def decode(self, y: Any) -> torch.Tensor:
+    def decode(self, y: Any) -> Tensor:
         """Image `[B, 3, H, W]` with measurement `y`; neither clipped nor rounded."""
         raise NotImplementedError(f"{type(self).__name__} does not implement decode")
 
-    def project(self, x: torch.Tensor, y: Any) -> torch.Tensor:
+    def project(self, x: Tensor, y: Any) -> Tensor:
         """The paper's correction of a denoised image (section 3): `x - decode(encode(x)) + decode(y)`."""
         return x - self.decode(self.encode(x)) + self.decode(y)
 
-    def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
+    def nearest(self, x: Tensor, y: Any, margin: float = 0.0) -> Tensor:
         """The nearest image whose measurement is `y`, where an operator knows it; else `project`.
 
         `margin` is how far, in 8-bit grey levels, to stay from the borders of what `y` allows.
         """
         return self.project(x, y)
 
-    def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
+    def posterior(self, x: Tensor, y: Any, std: Std) -> tuple[Tensor, Any]:
         """Mean of the images that have measurement `y` and are near `x`, and the variance that is left.
 
-        `std` is the error of `x` on the scale of [-1, 1]: a number, or `[2, 8, 8]` for the DCT coefficients of luma and
-        chroma (blocks of 8 x 8 pixels). The variance has a form that only `remaining_noise` knows. An operator that has
-        no better answer gives `nearest`, and `None`.
+        `std` is the error of `x`. The variance has a form that only `remaining_noise` knows. An operator that has no
+        better answer gives `nearest`, and `None`.
         """
         return self.nearest(x, y), None
 
@@ -65,7 +68,7 @@ class Operator:
         """The variance of `decode(y)` when nothing but `y` is known, in the form of `posterior`'s."""
         return None
 
-    def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: Any) -> torch.Tensor:
+    def remaining_noise(self, noise: Tensor, noise_to_signal: float, variance: Any) -> Tensor:
         """The share of white noise that an image still lacks at a noise level, since its own errors are noise as well.
 
         What an operator measures of the white noise `[B, 3, H, W]`, which may be changed in place, is scaled so that
@@ -74,9 +77,7 @@ class Operator:
         """
         return noise
 
-    def textured(
-        self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def textured(self, x: Tensor, y: Any, std: Std, noise: Tensor, scale: float) -> Tensor:
         """A mean, as `posterior` gives it, made more like a sample: it is given the texture that means lack.
 
         `noise` is white, of variance 1, in the shape of `x`; with a `scale` of 1 there is about as much texture as the
@@ -85,7 +86,7 @@ class Operator:
         """
         return x
 
-    def expected_error(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> torch.Tensor | None:
+    def expected_error(self, x: Tensor, y: Any, std: Std) -> Tensor | None:
         """How far a restored image is likely to be off, pixel by pixel: standard deviations on the scale of [-1, 1].
 
         `std` is the error of the prior that restored it, as for `posterior`. `None` from an operator that cannot tell.
@@ -93,13 +94,10 @@ class Operator:
         return None
 
     def uncertainty(self) -> float | None:
-        """How far, about, images of one measurement lie apart: a standard deviation on the scale of [-1, 1].
-
-        `None` where an operator cannot tell.
-        """
+        """How far, about, images of one measurement lie apart, on the scale of [-1, 1]; `None`: it cannot tell."""
         return None
 
-    def consistency(self, x: torch.Tensor, y: Any) -> float:
+    def consistency(self, x: Tensor, y: Any) -> float:
         """Share of the measured values (0 to 1) that `x` reproduces: `encode(x) == y`."""
         pairs = zip(_tensors(self.encode(x)), _tensors(y), strict=True)
         agree = [(ours == theirs).flatten() for ours, theirs in pairs]
@@ -123,15 +121,15 @@ class Operator:
 
     # What a degradation is to one that comes after it: for most, its round trip, an image of the same size.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """The image that the degradation leaves of `x`."""
         return self.decode(self.encode(x))
 
-    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def adjust(self, x: Tensor, image: Tensor) -> Tensor:
         """`x`, changed little, so that `forward` leaves `image` of it."""
         return self.nearest(x, self.encode(image))
 
-    def extend(self, image: torch.Tensor) -> torch.Tensor:
+    def extend(self, image: Tensor) -> Tensor:
         """A likely image of which `forward` leaves this one."""
         return image
 
@@ -160,30 +158,28 @@ class _Composition(Operator):
         self.uncertainty, self.select, self.to = last.uncertainty, last.select, last.to
         self.batch_size = last.batch_size
 
-    def encode(self, x: torch.Tensor) -> Any:
+    def encode(self, x: Tensor) -> Any:
         return self.last.encode(self.first.forward(x))
 
-    def decode(self, y: Any) -> torch.Tensor:
+    def decode(self, y: Any) -> Tensor:
         return self.first.extend(self.last.decode(y))
 
-    def project(self, x: torch.Tensor, y: Any) -> torch.Tensor:
+    def project(self, x: Tensor, y: Any) -> Tensor:
         return self._corrected(x, lambda left: self.last.project(left, y))
 
-    def nearest(self, x: torch.Tensor, y: Any, margin: float = 0.0) -> torch.Tensor:
+    def nearest(self, x: Tensor, y: Any, margin: float = 0.0) -> Tensor:
         return self._corrected(x, lambda left: self.last.nearest(left, y, margin))
 
-    def posterior(self, x: torch.Tensor, y: Any, std: torch.Tensor | float) -> tuple[torch.Tensor, Any]:
+    def posterior(self, x: Tensor, y: Any, std: Std) -> tuple[Tensor, Any]:
         return self._corrected(x, lambda left: self.last.posterior(left, y, std)[0]), None
 
-    def textured(
-        self, x: torch.Tensor, y: Any, std: torch.Tensor | float, noise: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def textured(self, x: Tensor, y: Any, std: Std, noise: Tensor, scale: float) -> Tensor:
         return self._corrected(x, lambda left: self.last.textured(left, y, std, self.first.forward(noise), scale))
 
-    def _corrected(self, x: torch.Tensor, correct: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def _corrected(self, x: Tensor, correct: Callable[[Tensor], Tensor]) -> Tensor:
         return self.first.adjust(x, correct(self.first.forward(x)))
 
-    def consistency(self, x: torch.Tensor, y: Any) -> float:
+    def consistency(self, x: Tensor, y: Any) -> float:
         return self.last.consistency(self.first.forward(x), y)
 
     def aligned(self, height: int, width: int) -> tuple[int, int]:
@@ -194,13 +190,13 @@ class _Composition(Operator):
 class ImageOperator(Operator):
     """A linear degradation whose measurement is an image: `encode` is what it leaves of one."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.encode(x)
 
-    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def adjust(self, x: Tensor, image: Tensor) -> Tensor:
         return x + self.decode(image - self.encode(x))
 
-    def extend(self, image: torch.Tensor) -> torch.Tensor:
+    def extend(self, image: Tensor) -> Tensor:
         return self.decode(image)
 
 
@@ -213,10 +209,10 @@ class Downsampling(ImageOperator):
         self.factor = factor
         self.alignment = (factor, factor)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.factor)
 
-    def decode(self, y: torch.Tensor) -> torch.Tensor:
+    def decode(self, y: Tensor) -> Tensor:
         return y.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
@@ -237,13 +233,13 @@ class Crop(ImageOperator):
             raise ValueError(f"top, left, bottom, right are {top}, {left}, {bottom}, {right}; none may be negative")
         self._margins = (left, right, top, bottom)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         return F.pad(x, [-pixels for pixels in self._margins])
 
-    def decode(self, y: torch.Tensor) -> torch.Tensor:
+    def decode(self, y: Tensor) -> Tensor:
         return F.pad(y, self._margins, mode="replicate")
 
-    def adjust(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def adjust(self, x: Tensor, image: Tensor) -> Tensor:
         return x + F.pad(image - self.encode(x), self._margins)
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
@@ -253,15 +249,15 @@ class Crop(ImageOperator):
         return height + sum(self._margins[2:]), width + sum(self._margins[:2])
 
 
-def _tensors(y: Any) -> list[torch.Tensor]:
-    if y is None or isinstance(y, torch.Tensor):
+def _tensors(y: Any) -> list[Tensor]:
+    if y is None or isinstance(y, Tensor):
         return [] if y is None else [y]
     return [tensor for part in y for tensor in _tensors(part)]
 
 
-def _mapped(y: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _mapped(y: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A measurement of the same structure, of the function of each of its tensors."""
-    if y is None or isinstance(y, torch.Tensor):
+    if y is None or isinstance(y, Tensor):
         return y if y is None else function(y)
     parts = [_mapped(part, function) for part in y]
     return type(y)(*parts) if hasattr(y, "_fields") else type(y)(parts)  # a named tuple takes its fields one by one
@@ -285,26 +281,24 @@ class QuantizationOperator(Operator):
             raise ValueError(f'reconstruction is {reconstruction!r}; it must be "left" or "center"')
         self.bits, self.reconstruction, self.step = bits, reconstruction, 2 ** (8 - bits)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """Levels of images `[B, 3, H, W]` in [-1, 1]; values beyond that range give levels beyond theirs."""
         return (((x.float() + 1.0) * 127.5 + self._EDGE) / self.step).floor()
 
-    def decode(self, y: torch.Tensor) -> torch.Tensor:
+    def decode(self, y: Tensor) -> Tensor:
         """Levels back to [-1, 1]."""
         offset = (self.step - 1) / 2 if self.reconstruction == "center" else 0.0
         return (y * self.step + offset) / 127.5 - 1.0
 
-    def nearest(self, x: torch.Tensor, y: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+    def nearest(self, x: Tensor, y: Tensor, margin: float = 0.0) -> Tensor:
         """Clamp every channel to the 8-bit values its level stands for, `[step y, step y + step - 1]`."""
         low = y * self.step
         x255 = (x.float() + 1.0) * 127.5
         return torch.minimum(torch.maximum(x255, low), low + (self.step - 1)) / 127.5 - 1.0
 
-    def posterior(
-        self, x: torch.Tensor, y: torch.Tensor, std: torch.Tensor | float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, x: Tensor, y: Tensor, std: Std) -> tuple[Tensor, Tensor]:
         """As of the base class; the variances are `[B, 3, H, W]`. Of a table `[2, 8, 8]` pixels get the mean."""
-        if isinstance(std, torch.Tensor) and std.ndim:
+        if isinstance(std, Tensor) and std.ndim:
             std = rgb_variance(std.square().mean(dim=(-2, -1))).sqrt().reshape(3, 1, 1)
         low = (y * self.step).float()
         margin = BIN_MARGIN * self.step
@@ -313,11 +307,11 @@ class QuantizationOperator(Operator):
         mean, variance = truncated_normal((x.float() + 1.0).mul_(127.5), std, *bounds)
         return mean.div_(127.5).sub_(1.0), variance.div_(127.5**2)
 
-    def decoded_variance(self, y: torch.Tensor) -> torch.Tensor:
+    def decoded_variance(self, y: Tensor) -> Tensor:
         """That of a uniform distribution over a bin."""
         return torch.full_like(y, (self.step / 127.5) ** 2 / 12)
 
-    def remaining_noise(self, noise: torch.Tensor, noise_to_signal: float, variance: torch.Tensor) -> torch.Tensor:
+    def remaining_noise(self, noise: Tensor, noise_to_signal: float, variance: Tensor) -> Tensor:
         """As of the base class, pixel by pixel."""
         return noise.mul_((variance * (-1 / noise_to_signal**2)).add_(1.0).clamp_(min=0.0).sqrt_())
 

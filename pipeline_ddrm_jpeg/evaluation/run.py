@@ -140,12 +140,11 @@ class Evaluation:
         del decisive["lpips_weights"]  # a place; what lies there is among the facts
         self._decisive = json.loads(json.dumps({"protocol": decisive, **facts}))  # as JSON gives it back, to compare
         record = folder / "evaluation.json"
-        if record.exists():
-            earlier = _read(record, dict)
-            for key, value in self._decisive.items():
-                if earlier.get(key) != value:
-                    name, was, now = _first_difference(key, earlier.get(key), value)
-                    raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
+        earlier = _read(record, dict) if record.exists() else self._decisive
+        for key, value in self._decisive.items():
+            if earlier.get(key) != value:
+                name, was, now = _first_difference(key, earlier.get(key), value)
+                raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
 
     def _place(self, image: Picture) -> Path:
         return self.folder / "images" / image.dataset / f"{image.path.name}.json"
@@ -250,8 +249,7 @@ def _environment() -> dict[str, Any]:
 def fingerprint(network: torch.nn.Module) -> str:
     """SHA-256 of the weights of a network, by which results name the prior they were made with.
 
-    Rounded to bfloat16 first, so that weights loaded in float32 or bfloat16 have one name; in float16 too, where that
-    holds them exactly.
+    Rounded to bfloat16 first, so that they have one name in float32 and bfloat16, and in float16 if that is exact.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -37,10 +37,8 @@ _LONGEST_BLOCK = 64 * 32 // 8  # bytes; a code has 16 bits at most, and so has t
 class Scan:
     """A scan: its header (T.81, B.2.3), the tables in force, and its entropy-coded bytes."""
 
-    components: tuple[int, ...]
-    """Positions in the frame."""
-    table_numbers: tuple[tuple[int, int], ...]
-    """(DC, AC) Huffman tables of each component."""
+    components: tuple[int, ...]  # positions in the frame
+    table_numbers: tuple[tuple[int, int], ...]  # (DC, AC) Huffman tables of each component
     spectral_start: int
     spectral_end: int
     successive_high: int
@@ -60,8 +58,7 @@ class _Stop(Exception):
 
     def __init__(self, reason: str, doubtful: bool = True) -> None:
         super().__init__(reason)
-        self.doubtful = doubtful
-        """Whether blocks just before are in doubt as well."""
+        self.doubtful = doubtful  # whether blocks just before are in doubt as well
 
 
 @dataclass
@@ -70,11 +67,9 @@ class _Plane:
 
     horizontal_factor: int
     vertical_factor: int
-    rows: int
-    """Blocks of the component itself, without those that only fill MCUs."""
+    rows: int  # blocks of the component itself, without those that only fill MCUs
     columns: int
-    stride: int
-    """Blocks across, with those."""
+    stride: int  # blocks across, with those
     quantization_table: np.ndarray
     values: array  # 64 a block, row by row
     missing: np.ndarray  # [blocks, 64] int8

@@ -167,12 +167,11 @@ class JPEGFile:
         (0, 0) is that of a black-and-white image stored as colour. Of a damaged file what is left decides, if that
         is most of it.
         """
-        first, *others = self.components
+        tables = [component.quantization_table for component in self.components]
         if self.color_space == "RGB":
-            same = [np.array_equal(plane, self.coefficients[0]) for plane in self.coefficients]
-            same += [np.array_equal(c.quantization_table, first.quantization_table) for c in others]
-            return (0.0, 0.0) if all(same) and self.missing_bits is None else None
-        if len(self.components) != 3 or self.mcu_size != (8 * first.vertical_factor, 8 * first.horizontal_factor):
+            same = all(np.array_equal(one, each[0]) for each in (self.coefficients, tables) for one in each)
+            return (0.0, 0.0) if same and self.missing_bits is None else None
+        if len(self.components) != 3 or self.mcu_size != mcu_size(self.components[:1]):
             return None
         means = []
         for number in (1, 2):
@@ -182,9 +181,9 @@ class JPEGFile:
                 if known.mean() < 0.5:
                     return None
                 values = values[known]
-            if values[:, 1:].any() or (values[:, 0] != values[0, 0]).any():
+            if values[:, 1:].any() or np.ptp(values[:, 0]):
                 return None
-            means.append(float(values[0, 0] * self.components[number].quantization_table[0, 0]) / 8)
+            means.append(float(values[0, 0] * tables[number][0, 0]) / 8)
         return means[0], means[1]
 
 

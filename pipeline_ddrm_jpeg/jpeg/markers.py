@@ -97,21 +97,16 @@ class Stream:
     component_tables: dict[int, np.ndarray] = field(default_factory=dict)
     huffman: dict[tuple[int, int], bytes] = field(default_factory=dict)  # replaced, not changed: scans share it
     scans: list[Scan] = field(default_factory=list)
-    scans_end: int = 0
-    """Byte after the data of the last scan so far."""
-    remaining_bits: np.ndarray | None = None
-    """Low bits of each coefficient that the scans so far do not give, `[components, 64]`."""
-    complete: bool = False
-    """Whether they give them all."""
+    scans_end: int = 0  # byte after the data of the last scan so far
+    remaining_bits: np.ndarray | None = None  # [components, 64]: low bits of coefficients that no scan so far gives
+    complete: bool = False  # whether they give them all
     restart_interval: int = 0
     size: int = 0
-    surplus: bool = False
-    """Whether what stands between the last block and the end was passed over."""
+    surplus: bool = False  # whether what stands between the last block and the end was passed over
     decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
     adobe_transform: int | None = None
-    description: list[tuple[int, bytes]] = field(default_factory=list)
-    """(marker, content) of APPn and COM segments."""
+    description: list[tuple[int, bytes]] = field(default_factory=list)  # (marker, content) of APPn and COM segments
 
     def decodable_parts(self) -> Iterator[bytes]:
         """What a decoder needs of the stream, in pieces."""

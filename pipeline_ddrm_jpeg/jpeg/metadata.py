@@ -390,11 +390,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    return data.decode(errors="ignore").encode() == data
 
 
 # --- EXIF, which is TIFF ---
@@ -543,25 +539,16 @@ class _Packet:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.orientations: list[Edit] = []
-        """What makes its orientation 1, in whatever form RDF/XML allows."""
-        self.note: Edit | None = None
-        """What takes out the announcement of an extension."""
-        self.body: tuple[int, int] | None = None
-        """The content of the first rdf:RDF."""
-        self.declarations: list[Edit] = []
-        """What makes each node in it declare the namespaces that are declared around it."""
-        self.size = 0
-        """Bytes of these declarations; some are not in the list where they are too many, as all nodes have them."""
-        self._open = [("outside", 0, 0)]
-        """(role, first byte, byte after the start tag) of each open element; most play no role."""
+        self.orientations: list[Edit] = []  # what makes its orientation 1, in whatever form RDF/XML allows
+        self.note: Edit | None = None  # what takes out the announcement of an extension
+        self.body: tuple[int, int] | None = None  # the content of the first rdf:RDF
+        self.declarations: list[Edit] = []  # what makes each node in it declare the namespaces declared around it
+        self.size = 0  # bytes of these, of which some are not in the list where they are too many
+        self._open = [("outside", 0, 0)]  # (role, first byte, byte after the start tag); most elements play no role
         self._innermost = self._count = 0
-        self._namespaces: dict[str, list[str]] = {}
-        """Prefix -> name of each declaration in force, the last one last."""
-        self._own: set[str] = set()
-        """Prefixes that the next element declares itself."""
-        self._around: dict[str, bytes] | None = None
-        """Prefix -> declaration around the nodes."""
+        self._namespaces: dict[str, list[str]] = {}  # prefix -> name of each declaration in force, the last one last
+        self._own: set[str] = set()  # prefixes that the next element declares itself
+        self._around: dict[str, bytes] | None = None  # prefix -> declaration around the nodes
         if len(data) > _LONGEST_PACKET or b"<!DOCTYPE" in data.replace(b"\0", b""):
             raise ValueError("this is not understood")
         self._parser = parser = expat.ParserCreate(namespace_separator=" ")
