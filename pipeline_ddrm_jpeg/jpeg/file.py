@@ -196,20 +196,15 @@ def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | IO[b
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as stream:
-            return _read_stream(stream), os.fspath(source)
-    if hasattr(source, "read"):
-        data = _read_stream(source)
-        if not isinstance(data, bytes):
-            raise TypeError("the file object gives text; open it in binary mode ('rb')")
-        return data, str(getattr(source, "name", "<file object>"))
-    raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
-
-
-def _read_stream(stream: IO[bytes]) -> bytes:
-    data = stream.read(MOST_BYTES + 1)
+            return read_bytes(stream)
+    if not hasattr(source, "read"):
+        raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
+    data, name = source.read(MOST_BYTES + 1), str(getattr(source, "name", "<file object>"))
+    if not isinstance(data, bytes):
+        raise TypeError("the file object gives text; open it in binary mode ('rb')")
     if len(data) > MOST_BYTES:
-        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {MOST_BYTES} bytes")
-    return data
+        raise JPEGFileError(f"{name}: it has more than {MOST_BYTES} bytes")
+    return data, name
 
 
 def _open(data: bytes, name: str) -> JPEGFile:

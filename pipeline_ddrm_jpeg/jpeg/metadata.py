@@ -163,15 +163,9 @@ class Metadata:
     @cached_property
     def icc_profile(self) -> bytes | None:
         """The profile put together from its numbered chunks, counted from one or, by some, from zero."""
-        chunks: dict[int, bytes] = {}
-        count = 0
-        for marker, payload in self.segments:
-            if _kind(marker, payload) == "ICC profile" and len(payload) > 14:
-                count = payload[13]
-                if payload[12] in chunks:
-                    return None
-                chunks[payload[12]] = payload[14:]
-        return b"".join(chunks[n] for n in sorted(chunks)) if chunks and len(chunks) >= count else None
+        parts = [p for m, p in self.segments if _kind(m, p) == "ICC profile" and len(p) > 14]
+        whole = parts and len({p[12] for p in parts}) == len(parts) >= parts[-1][13]
+        return b"".join(p[14:] for p in sorted(parts, key=lambda p: p[12])) if whole else None
 
     @property
     def profile_mode(self) -> str | None:
@@ -206,12 +200,10 @@ class Metadata:
     @cached_property
     def density(self) -> tuple[int, int, int] | None:
         """(unit, across, down) of JFIF: dots an inch (1) or a centimetre (2), or only the shape of a pixel (0)."""
-        for marker, payload in self.segments:
-            if _kind(marker, payload) == "JFIF" and len(payload) >= 12:
-                unit, across, down = struct.unpack_from(">BHH", payload, 7)
-                says = across and down and unit <= 2 and (unit or across != down)
-                return (unit, across, down) if says else None
-        return None
+        found = (p for m, p in self.segments if _kind(m, p) == "JFIF" and len(p) >= 12)
+        unit, across, down = struct.unpack_from(">BHH", next(found, bytes(12)), 7)
+        says = across and down and unit <= 2 and (unit or across != down)
+        return (unit, across, down) if says else None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each kind that there is."""
@@ -267,19 +259,16 @@ class Metadata:
             parts = {"XMP in UTF-8": "XMP", "descriptive EXIF": "EXIF"}
             kept = ("JFIF", "Adobe", "extended XMP", *(parts.get(kind, kind) for kind in keeps))
             lost = [kind for kind in kinds if kind not in kept]
-            if "EXIF" in kinds and self.exif is None:
-                lost.append("EXIF that cannot be read")
-            elif kinds.count("EXIF") > len(self._exif_parts):
-                lost.append("a second EXIF block")
-            lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
-            if kinds.count("XMP") > 1:
-                lost.append("a second XMP packet")
-            if "ICC profile" in kinds and self.icc_profile is None:
-                lost.append("ICC profile that is not whole")
-            if "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp):
-                lost.append("XMP that is not UTF-8")
-            if "resolution" not in keeps and self.density is not None:
-                lost.append("resolution")
+            odd = {
+                "EXIF that cannot be read": "EXIF" in kinds and self.exif is None,
+                "a second EXIF block": self.exif is not None and kinds.count("EXIF") > len(self._exif_parts),
+                self._xmp_whole[1]: self._xmp_whole[1],
+                "a second XMP packet": kinds.count("XMP") > 1,
+                "ICC profile that is not whole": "ICC profile" in kinds and self.icc_profile is None,
+                "XMP that is not UTF-8": "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp),
+                "resolution": "resolution" not in keeps and self.density is not None,
+            }
+            lost += [words for words, holds in odd.items() if holds]
             if "descriptive EXIF" in keeps and self.exif is not None:
                 others = (tag for tag, *_ in _entries(self._block) if tag not in _DESCRIPTIVE | _STRUCTURAL)
                 lost += [f"EXIF tag {tag:#06x}" for tag in others]
