@@ -91,7 +91,7 @@ class GuidedDiffusionFlags:
             raise ConversionError(f'noise_schedule is {self.noise_schedule!r}; it must be "linear" or "cosine"')
 
     def unet_config(self) -> dict[str, Any]:
-        """The arguments of `UNet2DModel` for this model."""
+        """The arguments of `UNet2DModel` for this model, where its defaults are not those."""
         self.check()
         levels = range(len(self.multipliers))
         plain_down = "ResnetDownsampleBlock2D" if self.resblock_updown else "DownBlock2D"
@@ -99,26 +99,17 @@ class GuidedDiffusionFlags:
         resampling = "resnet" if self.resblock_updown else "conv"
         return {
             "sample_size": self.image_size,
-            "in_channels": 3,
             "out_channels": 6 if self.learn_sigma else 3,
-            "center_input_sample": False,
-            "time_embedding_type": "positional",
-            "freq_shift": 0,
-            "flip_sin_to_cos": True,
             "down_block_types": tuple("AttnDownBlock2D" if self.has_attention(i) else plain_down for i in levels),
             "up_block_types": tuple("AttnUpBlock2D" if self.has_attention(i) else plain_up for i in reversed(levels)),
             "block_out_channels": tuple(int(m * self.num_channels) for m in self.multipliers),
             "layers_per_block": self.num_res_blocks,
             "downsample_type": resampling,
             "upsample_type": resampling,
-            "dropout": 0.0,
-            "act_fn": "silu",
             "attention_head_dim": self.num_head_channels,
             "norm_num_groups": _NORM_GROUPS,
             "attn_norm_num_groups": _NORM_GROUPS,
-            "norm_eps": 1e-5,
             "resnet_time_scale_shift": "scale_shift" if self.use_scale_shift_norm else "default",
-            "add_attention": True,
             "num_class_embeds": _CLASSES if self.class_cond else None,
         }
 

@@ -325,12 +325,15 @@ def upload(
     try:
         sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
+        place = {"repo_id": repo_id, "repo_type": repo_type}
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+            api.create_branch(**place, branch=revision, exist_ok=True)
         if repo_type == "model":
             _write_modular_index(folder, repo_id, revision)
         commit = api.upload_folder(
-            **{"repo_id": repo_id, "folder_path": folder, "repo_type": repo_type, "revision": revision},
+            **place,
+            folder_path=folder,
+            revision=revision,
             create_pr=create_pr,
             commit_message=commit_message or "Upload pipeline",
             ignore_patterns=["**/__pycache__/**"],

@@ -23,7 +23,7 @@ def jpegqs(path: Path) -> np.ndarray:
     """
     with tempfile.TemporaryDirectory() as folder:
         smoothed = Path(folder, "smoothed.jpg")
-        command = ["jpegqs", "--quality", "6", "--info", "0", "--threads", "1", str(path), str(smoothed)]
+        command = ["jpegqs", "--quality", "6", "--info", "0", "--threads", "1", path, smoothed]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not smoothed.exists():
             reason = (done.stderr.strip().splitlines() or [f"it exits with {done.returncode}"])[-1]

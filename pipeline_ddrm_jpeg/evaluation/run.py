@@ -134,8 +134,7 @@ class Evaluation:
     """
 
     def __init__(self, folder: Path, protocol: Protocol, facts: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.protocol = protocol
+        self.folder, self.protocol = folder, protocol
         decisive = asdict(protocol)
         del decisive["lpips_weights"]  # a place; what lies there is among the facts
         self._decisive = json.loads(json.dumps({"protocol": decisive, **facts}))  # as JSON gives it back, to compare
@@ -167,8 +166,7 @@ class Evaluation:
             try:
                 rows = evaluate_image(pipe, image, self.protocol)
             except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                failures.append((str(image.path), reason))
+                failures.append((str(image.path), str(error).partition("\n")[0] or type(error).__name__))
             else:
                 self._write(self._place(image).relative_to(self.folder), json.dumps(rows) + "\n")
             if on_picture is not None:
@@ -180,18 +178,16 @@ class Evaluation:
 
         `notes` are, by metric, the reasons why one was not computed. Raises `ValueError` if a file is broken.
         """
-        places = [place for place in map(self._place, images) if place.exists()]
-        rows = [row for place in places for row in _rows(place)]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        rows = [row for place in map(self._place, images) if place.exists() for row in _rows(place)]
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer = csv.DictWriter(stream, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         self._write("images.csv", stream.getvalue())
-        means = summarize(rows)
-        text = evaluation_tables(means, notes or {})
+        means, notes = summarize(rows), dict(notes or {})
+        text = evaluation_tables(means, notes)
         self._write("table.md", text)
-        record = {**self._decisive, **_environment(), "notes": dict(notes or {}), "rows": means}
+        record = {**self._decisive, **_environment(), "notes": notes, "rows": means}
         self._write("evaluation.json", json.dumps(record, indent=2) + "\n")
         return text
 

@@ -293,12 +293,9 @@ class _Decoder:
             self._read(values, base, component)
             if self.position > self.size:
                 raise _Stop("the data end")
-        except OverflowError:
+        except (_Stop, OverflowError) as error:
             values[base : base + 64] = before
-            raise _Stop("an impossible value") from None
-        except _Stop:
-            values[base : base + 64] = before
-            raise
+            raise (error if isinstance(error, _Stop) else _Stop("an impossible value")) from None
 
     def _bits(self, count: int) -> int:
         """The next 0 to 16 bits."""

@@ -128,15 +128,10 @@ def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[in
         if status is None:
             stream.seek(0)
             planes.truncate(0)
-            reader = subprocess.run(
-                [*_COMMAND, geometry],
-                env=_environment(),
-                stdin=stream,
-                stdout=planes,
-                stderr=errors,
-                timeout=_READ_TIMEOUT,
-            )
-            status = reader.returncode
+            streams = {"stdin": stream, "stdout": planes, "stderr": errors}
+            status = subprocess.run(
+                [*_COMMAND, geometry], env=_environment(), timeout=_READ_TIMEOUT, **streams
+            ).returncode
         errors.seek(0)
         return status, errors.read().decode(errors="replace")
 
@@ -144,8 +139,8 @@ def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[in
 def _serve_reader(files: Sequence[IO[bytes]], geometry: str) -> int | None:
     """The exit status of a reader forked by a server; `None` where there is none, or it could not say."""
     try:
-        server = _idle.pop() if _idle else _Server()
-    except IndexError:  # another thread was faster
+        server = _idle.pop()
+    except IndexError:
         server = _Server()
     try:
         status = server.read(files, geometry)
@@ -172,11 +167,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
-    }
+    path = os.pathsep.join(p for p in sys.path if p)
+    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # each thread of which would take memory
 
 
 def _server_process() -> None:
@@ -194,14 +186,13 @@ def _server_process() -> None:
             for number, file in enumerate(files):
                 os.dup2(file, number)
                 os.close(file)
-            status = 1
             try:
                 _reader_main(geometry.decode())
-                status = 0
+                os._exit(0)  # without taking Python down, which takes as long as most files do
             except BaseException as error:
                 os.write(2, str(error).encode())
             finally:
-                os._exit(status)  # without taking Python down, which takes as long as most files do
+                os._exit(1)
         for file in files:
             os.close(file)
         _, status = os.waitpid(reader, 0)
