@@ -270,7 +270,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def assemble_space(folder: Path) -> None:
     """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
 
-    Its `requirements.txt` then names what the package needs. Raises `FileNotFoundError` where there is no `space/`.
+    Raises `FileNotFoundError` where there is no `space/`.
     """
     source = _HERE.parent / "space"
     if not (source / "app.py").exists():
@@ -347,10 +347,7 @@ def upload(
 
 
 def _upload_modular(api: HfApi, folder: Path, repo_id: str, revision: str | None, commit: str) -> None:
-    """Put the modular form alone, with the components of a commit, on a branch of its own.
-
-    `diffusers-cli` asks for the modular form only where there is no `model_index.json` (0.42).
-    """
+    """Put the modular form alone on a branch, without `model_index.json`, beside which `diffusers-cli` ignores it."""
     branch = f"{revision}-modular" if revision else "modular"
     api.create_branch(repo_id, branch=branch, exist_ok=True)
     with TemporaryDirectory() as name:
@@ -397,10 +394,9 @@ class PublishedPipeline:
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As of the base class, with the scheduler's class as the one imported here.
+        """As of the base class, with the scheduler's class as the one imported here, which needs no trust.
 
-        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
-        imported already needs none.
+        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`.
         """
         components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
         module, name = components.get("scheduler") or ("", "")

@@ -19,8 +19,8 @@ from ..jpeg.planes import block_dct, checked, cut_blocks, decoded, framed, in_un
 from ..jpeg.tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_quality_factor, quality_tables
 from .history import JPEGHistory
 
-# Reaches and standard deviations follow from rounding. The other numbers were chosen by hand, on no recorded set of
-# images; docs/history.md measures what they do on 20 images compressed by libjpeg, and on 444 that show no JPEG.
+# Nothing records what these numbers were fitted on. docs/history.md judges them, by 20 images that libjpeg compressed at
+# quality factors 5 to 90, whole and cropped, and by 444 that show no JPEG.
 _ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
 _REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders
 _REACH_ADDED = 3.5  # standard deviations that added noise may move one
@@ -152,9 +152,8 @@ def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
 def _log_ratios(noise: float) -> np.ndarray:
     """`[bins, 255]`: logarithm of how much likelier a coefficient's size is with each step than without.
 
-    A coefficient without quantization is about as likely anywhere between two multiples of a step; with it, it is near
-    one of them. Around zero all are likely either way. Where a block has few coefficients, its pixels are rounded
-    alike, which adds up, so that the noise has a wide part.
+    Without quantization all sizes between two multiples of a step are about as likely; around zero all are likely
+    either way. Where a block has few coefficients, its pixels are rounded alike, so that the noise has a wide part.
     """
     size = np.arange(_BINS)[:, None] / _RESOLUTION
     distance = np.abs(size - _STEPS * np.rint(size / _STEPS))
@@ -190,9 +189,7 @@ def _scores_below(coefficients: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _luma_blocks(tiles: Tiles, start: tuple[int, int]) -> np.ndarray:
-    """Blocks `[N, 8, 8]` of luma on the grid that has one at this row and column: neither flat nor clipped, and of
-    those that differ by their brightness alone, as they do in drawings, only one.
-    """
+    """Blocks `[N, 8, 8]` of luma on the grid that has one at `start`: not flat, nor clipped, nor alike but for DC."""
     chosen = []
     for planes, extreme in tiles:
         blocks = in_units(planes[0], (8, 8), start)
@@ -226,8 +223,7 @@ def _best_fit(
 ) -> _Fit:
     """The table that explains most, among libjpeg's likeliest and the one that is likeliest step by step.
 
-    `scores` are of coefficients of luma (0) or chroma (1), `fit` says of a table what it explains, and a quality factor
-    is preferred to others which explain about as much.
+    `component` is 0 for luma, 1 for chroma; a given quality factor is preferred to others that explain about as much.
     """
     standard, every = _standard_tables(component), np.arange(64)
     order = np.argsort(-scores[every, standard.reshape(-1, 64) - 1].sum(axis=1), kind="stable")[:_TABLES]
@@ -247,10 +243,7 @@ def _best_fit(
 
 
 def _whole_blocks(blocks: np.ndarray, reach: float, added: float) -> Callable[[np.ndarray], _Fit]:
-    """A table explains a block when the nearest multiples of its steps decode to all of its samples.
-
-    `blocks` are samples `[N, 8, 8]` of luma or of downsampled chroma, each of which may be off by `reach`.
-    """
+    """A table explains a block of samples `[8, 8]` when multiples of its steps decode to all of them within `reach`."""
     coefficients = block_dct(blocks)
 
     def fit(table: np.ndarray) -> _Fit:
@@ -352,10 +345,7 @@ def _chroma_fit(tiles: Tiles, trial: JPEGHistory, quality: int) -> tuple[np.ndar
 
 
 def _code(levels: np.ndarray) -> np.ndarray:
-    """About the nats that a code for integers of any size takes for each block of `[down, across, 8, 8]`.
-
-    Two logarithms of each (Elias, 1975), of DC those of its difference from the block before.
-    """
+    """About the nats of a code for integers of any size for each block: two logarithms of each (Elias, 1975)."""
     levels = np.rint(levels)
     levels[:, 1:, 0, 0] -= levels[:, :-1, 0, 0].copy()
     return 2 * np.log1p(np.abs(levels)).sum(axis=(2, 3))

@@ -140,10 +140,7 @@ def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:
 
 
 def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
-    """The first and the end of lines of pixels, with those of a block that its JPEG's edge cuts, where there is one.
-
-    A line in one colour is the page's, and so is what lies beyond it.
-    """
+    """First and end of lines of pixels, with those of a block that its JPEG's edge cuts; plain lines are a page's."""
     jumps = np.abs(np.diff(lines, axis=0)).mean(axis=1)  # of line i + 1 from line i
     usual = _EDGE_JUMP * max(jumps[inside][:-1].mean(), 1.0)
     plain = np.ptp(lines, axis=1) == 0

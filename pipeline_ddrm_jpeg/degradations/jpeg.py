@@ -252,9 +252,7 @@ class JPEGOperator(Operator):
         return tuple(variances)
 
     def remaining_noise(self, noise: Tensor, noise_to_signal: float, variance: tuple[Tensor, ...]) -> Tensor:
-        """As of the base class. What the file does not measure, chroma detail within the pixels that it averages,
-        keeps all of its noise.
-        """
+        """As of the base class; chroma detail within the pixels that the file averages keeps all of its noise."""
         for rows, blocks in self._bands(*noise.shape[-2:]):
             band = noise[..., rows, :]
             planes, changes = _mix(band, self._forward), []
@@ -286,10 +284,7 @@ class JPEGOperator(Operator):
         ]
 
     def uncertainty(self) -> float:
-        """That of a uniform distribution over the bin of the ten lowest frequencies of the first component.
-
-        Where chroma is averaged over pixels, what that loses is added.
-        """
+        """That of a uniform distribution over bins of the ten lowest frequencies, and what averaging chroma loses."""
         frequency = torch.arange(8)[:, None] + torch.arange(8)
         bins = self.quantization_tables[0].cpu()[frequency < 4].mean().item() / 12**0.5 / 127.5
         return bins + (_LOST_CHROMA if any(factors != (1, 1) for factors in self.subsampling) else 0.0)

@@ -91,13 +91,10 @@ def decode_scans(
     """Decode scan after scan; after damage go on with the next restart interval, or else the next scan.
 
     Of each component are given (horizontal, vertical) sampling factors, which are (1, 1) of a single one, the blocks
-    down and across (T.81, A.1.1), and the table `[8, 8]`. Raises `OutOfTime` after those seconds of processor time:
-    scan after scan over blocks that cost no bits would take hours.
-
-    Returns:
-        Of each component the coefficients, int16 `[down, across, 8, 8]`; of each as many missing bits, int8: 0
-        where a coefficient is known, n where its lowest n bits are not, `UNMEASURED` where nothing is; and a
-        few words for each of the first places of damage.
+    down and across (T.81, A.1.1), and the table `[8, 8]`. The result is of each the coefficients, int16
+    `[down, across, 8, 8]`, and as many missing bits, int8: 0 where a coefficient is known, n where its lowest n bits
+    are not, `UNMEASURED` where nothing is; and a few words for each of the first places of damage. Raises `OutOfTime`
+    after those seconds of processor time: scan after scan over blocks that cost no bits would take hours.
     """
     end = time.thread_time() + seconds
 
