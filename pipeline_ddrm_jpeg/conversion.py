@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DModel
 from huggingface_hub.file_download import http_get
 
-from .hub import write_card
+from .hub import first_line, write_card
 from .pipeline import DDRMJPEGPipeline
 from .sampling.scheduling_ddrm import DDRMScheduler
 
@@ -91,7 +91,7 @@ class GuidedDiffusionFlags:
             raise ConversionError(f'noise_schedule is {self.noise_schedule!r}; it must be "linear" or "cosine"')
 
     def unet_config(self) -> dict[str, Any]:
-        """The arguments of `UNet2DModel` for this model."""
+        """The arguments of `UNet2DModel` for this model, where its defaults are not those."""
         self.check()
         levels = range(len(self.multipliers))
         plain_down = "ResnetDownsampleBlock2D" if self.resblock_updown else "DownBlock2D"
@@ -99,26 +99,17 @@ class GuidedDiffusionFlags:
         resampling = "resnet" if self.resblock_updown else "conv"
         return {
             "sample_size": self.image_size,
-            "in_channels": 3,
             "out_channels": 6 if self.learn_sigma else 3,
-            "center_input_sample": False,
-            "time_embedding_type": "positional",
-            "freq_shift": 0,
-            "flip_sin_to_cos": True,
             "down_block_types": tuple("AttnDownBlock2D" if self.has_attention(i) else plain_down for i in levels),
             "up_block_types": tuple("AttnUpBlock2D" if self.has_attention(i) else plain_up for i in reversed(levels)),
             "block_out_channels": tuple(int(m * self.num_channels) for m in self.multipliers),
             "layers_per_block": self.num_res_blocks,
             "downsample_type": resampling,
             "upsample_type": resampling,
-            "dropout": 0.0,
-            "act_fn": "silu",
             "attention_head_dim": self.num_head_channels,
             "norm_num_groups": _NORM_GROUPS,
             "attn_norm_num_groups": _NORM_GROUPS,
-            "norm_eps": 1e-5,
             "resnet_time_scale_shift": "scale_shift" if self.use_scale_shift_norm else "default",
-            "add_attention": True,
             "num_class_embeds": _CLASSES if self.class_cond else None,
         }
 
@@ -130,27 +121,17 @@ class GuidedDiffusionFlags:
         return DDRMScheduler(self.diffusion_steps, beta_start=scale * 1e-4, beta_end=scale * 2e-2)
 
 
-_SHARED = {
-    "attention_resolutions": (32, 16, 8),
-    "learn_sigma": True,
-    "num_channels": 256,
-    "num_head_channels": 64,
-    "resblock_updown": True,
-}
-_LSUN = GuidedDiffusionFlags(**_SHARED, image_size=256)
+_LSUN = GuidedDiffusionFlags(
+    256, 256, 2, None, (32, 16, 8), num_head_channels=64, learn_sigma=True, resblock_updown=True
+)
+_CLASSES_256 = replace(_LSUN, class_cond=True)
+_CLASSES_64 = replace(_CLASSES_256, image_size=64, num_channels=192, num_res_blocks=3, noise_schedule="cosine")
 CHECKPOINTS: dict[str, GuidedDiffusionFlags] = {
     "256x256_diffusion_uncond": _LSUN,
-    "256x256_diffusion": GuidedDiffusionFlags(**_SHARED, image_size=256, class_cond=True),
-    "64x64_diffusion": GuidedDiffusionFlags(
-        **{**_SHARED, "num_channels": 192},
-        image_size=64,
-        class_cond=True,
-        num_res_blocks=3,
-        use_new_attention_order=True,
-        noise_schedule="cosine",
-    ),
-    "128x128_diffusion": GuidedDiffusionFlags(**{**_SHARED, "num_head_channels": -1}, image_size=128, class_cond=True),
-    "512x512_diffusion": GuidedDiffusionFlags(**_SHARED, image_size=512, class_cond=True),
+    "256x256_diffusion": _CLASSES_256,
+    "64x64_diffusion": replace(_CLASSES_64, use_new_attention_order=True),
+    "128x128_diffusion": replace(_CLASSES_256, image_size=128, num_head_channels=-1),
+    "512x512_diffusion": replace(_CLASSES_256, image_size=512),
     "lsun_bedroom": _LSUN,
     "lsun_cat": _LSUN,
     "lsun_horse": _LSUN,
@@ -180,9 +161,8 @@ DOWNLOADS = {
 def download(source: Download, target: str | os.PathLike) -> Path:
     """Fetch a checkpoint, verified before it is given its name; what an earlier try fetched is not fetched again.
 
-    Raises:
-        ConversionError: if size or checksum differ from the known ones; the file is then deleted.
-        OSError: if the server cannot be reached, after some retries; run again to go on.
+    Raises `ConversionError` if size or checksum differ from the known ones; the file is then deleted; `OSError` if the
+    server cannot be reached, after some retries.
     """
     target = Path(target)
     if target.exists():
@@ -196,8 +176,7 @@ def download(source: Download, target: str | os.PathLike) -> Path:
             try:
                 http_get(source.url, stream, resume_size=fetched, expected_size=source.size)
             except Exception as error:  # the HTTP library's own classes differ from release to release
-                reason = str(error).partition("\n")[0]
-                raise OSError(f"{source.url}: {reason} (run again to go on)") from error
+                raise OSError(f"{source.url}: {first_line(error)} (run again to go on)") from error
     try:
         _verify(source, partial)
     except ConversionError:
@@ -211,19 +190,15 @@ def _verify(source: Download, path: Path) -> None:
     if size != source.size:
         raise ConversionError(f"{path} has {size} bytes, expected {source.size}; delete it and download it again")
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != source.sha256:
-        raise ConversionError(f"{path} has SHA-256 {digest.hexdigest()}, expected {source.sha256}")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != source.sha256:
+        raise ConversionError(f"{path} has SHA-256 {digest}, expected {source.sha256}")
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The tensors of a `.pt` file, mapped rather than read; nothing in the file is executed.
 
-    Raises:
-        ConversionError: if it is not a dictionary of plain tensors of floating-point numbers, or is truncated.
-        OSError: if it cannot be read.
+    Raises `ConversionError` if it is no dictionary of plain tensors of floating-point numbers, or truncated.
     """
     path = Path(path)
     with path.open("rb") as stream:
@@ -235,8 +210,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"{path}: not a checkpoint of plain tensors; nothing else is loaded, because it could run code"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
+        raise ConversionError(f"{path}: not a checkpoint, or a truncated one ({first_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{path}: expected a dictionary of tensors, a guided-diffusion state dict")
     for name, value in state.items():
@@ -250,15 +224,11 @@ def convert(
 ) -> UNet2DModel:
     """The `UNet2DModel` that computes what the guided-diffusion model with these weights computes.
 
-    Tensors that need no change are shared with `state`, not copied.
-
-    Raises:
-        ConversionError: for flags or tensors that do not fit, naming the first one.
+    Tensors that need no change are shared with `state`, not copied. Raises `ConversionError` for flags or tensors that
+    do not fit, naming the first one.
     """
-    with init_empty_weights():
-        unet = UNet2DModel(**flags.unet_config())
-    converted = {}
-    remaining = dict(state)
+    unet = _empty(flags)
+    converted, remaining = {}, dict(state)
     for source, targets, shape in _tensors(flags, unet):
         if source not in remaining:
             raise ConversionError(f"tensor {source} is missing; is it the checkpoint of another model?")
@@ -295,9 +265,12 @@ _RESNET = {
 
 def checkpoint_shapes(flags: GuidedDiffusionFlags) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of the guided-diffusion model with these flags."""
+    return {source: shape for source, _, shape in _tensors(flags, _empty(flags))}
+
+
+def _empty(flags: GuidedDiffusionFlags) -> UNet2DModel:
     with init_empty_weights():
-        unet = UNet2DModel(**flags.unet_config())
-    return {source: shape for source, _, shape in _tensors(flags, unet)}
+        return UNet2DModel(**flags.unet_config())
 
 
 def _tensors(flags: GuidedDiffusionFlags, unet: UNet2DModel) -> Iterator[tuple[str, list[str], tuple[int, ...]]]:
@@ -316,20 +289,17 @@ def _tensors(flags: GuidedDiffusionFlags, unet: UNet2DModel) -> Iterator[tuple[s
 def _modules(flags: GuidedDiffusionFlags) -> Iterator[tuple[str, str]]:
     """(module there, module here), in the order of the network; `+` joins what is one module there."""
 
-    def resnet(source: str, target: str) -> Iterator[tuple[str, str]]:
-        for theirs, ours in _RESNET.items():
-            yield f"{source}.{theirs}", f"{target}.{ours}"
+    def resnet(source: str, target: str) -> list[tuple[str, str]]:
+        return [(f"{source}.{theirs}", f"{target}.{ours}") for theirs, ours in _RESNET.items()]
 
     def attention(source: str, target: str) -> Iterator[tuple[str, str]]:
         yield f"{source}.norm", f"{target}.group_norm"
         yield f"{source}.qkv", "+".join(f"{target}.{name}" for name in ("to_q", "to_k", "to_v"))
         yield f"{source}.proj_out", f"{target}.to_out.0"
 
-    def resampling(source: str, convolution: str, target: str) -> Iterator[tuple[str, str]]:
-        if flags.resblock_updown:
-            yield from resnet(source, target)
-        else:
-            yield f"{source}.{convolution}", f"{target}.conv"
+    def resampling(source: str, convolution: str, target: str) -> list[tuple[str, str]]:
+        convolutional = [(f"{source}.{convolution}", f"{target}.conv")]
+        return resnet(source, target) if flags.resblock_updown else convolutional
 
     levels = len(flags.multipliers)
     yield "time_embed.0", "time_embedding.linear_1"
@@ -375,9 +345,7 @@ def convert_checkpoint(
 ) -> DDRMJPEGPipeline:
     """Convert a checkpoint file to a folder in the layout of a Hub repo; returns the pipeline it holds.
 
-    Raises:
-        ConversionError: see `load_checkpoint` and `convert`.
-        OSError: if a file cannot be read or written.
+    Raises as `load_checkpoint` and `convert`, and `OSError` if a file cannot be read or written.
     """
     flags.check()
     try:

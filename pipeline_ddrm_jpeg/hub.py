@@ -71,24 +71,19 @@ logger = logging.get_logger(__name__)
 def _weights(variant: str | None) -> list[str]:
     """Patterns of the files that hold or list the weights of a variant, in whatever layout: shards, format."""
     dot = f".{variant}" if variant else ""
-    stem = "diffusion_pytorch_model"
+    layouts = (f"{dot}.KIND", f"{dot}-?????-of-?????.KIND", f".KIND.index{dot}.json")
     return [
-        name
+        f"diffusion_pytorch_model{layout.replace('KIND', kind)}"
         for kind in ("safetensors", "bin")
-        for name in (
-            f"{stem}{dot}.{kind}",
-            f"{stem}{dot}-?????-of-?????.{kind}",
-            f"{stem}.{kind}.index{dot}.json",
-        )
+        for layout in layouts
     ]
 
 
 @contextmanager
 def replacing(folder: Path, variant: str | None) -> Iterator[Path]:
-    """An empty folder to save into, whose files at the end replace those of `folder`.
+    """An empty folder to save into, whose files at the end replace those of `folder`; an error leaves it as it was.
 
-    Weights of the same variant in another layout (shards, another format) leave it: some of them would be loaded
-    instead of the new ones. An error leaves it as it was.
+    Weights of the same variant in another layout leave it: some of them would be loaded instead of the new ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
@@ -97,42 +92,37 @@ def replacing(folder: Path, variant: str | None) -> Iterator[Path]:
         for path in new:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (name / path).replace(folder / path)
-        for path in (path for pattern in _weights(variant) for path in (folder / "unet").glob(pattern)):
-            if path.relative_to(folder) not in new:
-                path.unlink()
+        for pattern in _weights(variant):
+            for path in (folder / "unet").glob(pattern):
+                if path.relative_to(folder) not in new:
+                    path.unlink()
 
 
 def complete(folder: Path, unet: torch.nn.Module) -> None:
     """Make a repo of the components in a folder: code beside them, card, licence and example images.
 
     A repo that the prior was loaded from hands its own card on; for the embedded prior that is `model_card.md`. Any
-    other prior gets a card that claims nothing but the licence found where the prior came from. Of a Hub repo the
-    documents are fetched, a few hundred kilobytes, if they are not in the cache, were not forbidden to be asked for
-    (`local_files_only`), and the Hub answers in time.
+    other prior gets a card that claims nothing but the licence found where the prior came from.
     """
     _add_code(folder)
     origin = origin_of(unet)
     if origin:
         _fetch_documents(origin)
-    source, repo_id = (origin.folder, origin.repo_id) if origin else (None, None)
+    source = origin.folder if origin else None
     package = next((root for root in (EMBEDDED, _HERE.parent) if (root / "model_card.md").exists()), None)
     repo = source if source and (source / "pipeline.py").exists() else None
     root, card = (package, "model_card.md") if source == EMBEDDED else (repo, "README.md")
     if root and (root / card).exists() and _is_as_stored(unet, source):
         _copy(root, folder, *_DOCUMENTS, _COMPARISON)
-        _copy_file(root / card, folder / "README.md")
+        shutil.copyfile(root / card, folder / "README.md")
     else:
         if package or repo:
             _copy(package or repo, folder, *_DOCUMENTS)
-        _write_other_card(folder, source, repo_id)
+        _write_other_card(folder, origin)
 
 
 def _add_code(folder: Path) -> None:
-    """Put the code beside saved components, and have the indices name it.
-
-    The scheduler's module, and the one it is made of, go to `scheduler/` as well: diffusers looks for the code of a
-    component there.
-    """
+    """Put the code beside saved components, and the scheduler's to `scheduler/` too, where diffusers looks for it."""
     copy_modules(_HERE, "pipeline", folder, _MODULAR)
     DDRMJPEGBlocks().save_pretrained(folder)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
@@ -165,10 +155,7 @@ def copy_modules(package: Path, module: str, folder: Path, end: str = "") -> Non
 
 
 def needed(package: Path, module: str) -> list[str]:
-    """A module of a package and all that it imports of it, wherever and however, as `"module"` or `"folder/module"`.
-
-    What an `__init__.py` says is not among it.
-    """
+    """A module of a package and all that it imports of it, but for what an `__init__.py` says: `"folder/module"`."""
     found, new = set(), {package / f"{module}.py"}
     while new:
         found |= new
@@ -192,19 +179,13 @@ def _write_modular_index(folder: Path, repo_id: str | None = None, revision: str
 
     The scheduler is named as one of diffusers' own: only such are found there. The blocks make what they need of it.
     """
-    components = {"unet": ("diffusers", "UNet2DModel"), "scheduler": ("diffusers", "DDPMScheduler")}
     index = json.loads((folder / "model_index.json").read_text())
-    place = {"pretrained_model_name_or_path": repo_id, "revision": revision, "variant": None}
-    _write_json(
-        folder / "modular_model_index.json",
-        {
-            "_blocks_class_name": "DDRMJPEGBlocks",
-            "_class_name": "ModularPipeline",
-            "_diffusers_version": index["_diffusers_version"],
-            "denoiser_error": index.get("denoiser_error"),
-        }
-        | {name: [*kind, {"subfolder": name, "type_hint": kind} | place] for name, kind in components.items()},
-    )
+    content = {"_blocks_class_name": "DDRMJPEGBlocks", "_class_name": "ModularPipeline"}
+    content |= {name: index.get(name) for name in ("_diffusers_version", "denoiser_error")}
+    for name, kind in {"unet": ("diffusers", "UNet2DModel"), "scheduler": ("diffusers", "DDPMScheduler")}.items():
+        place = {"pretrained_model_name_or_path": repo_id, "revision": revision, "variant": None}
+        content[name] = [*kind, {"subfolder": name, "type_hint": kind} | place]
+    _write_json(folder / "modular_model_index.json", content)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -220,22 +201,20 @@ def write_card(folder: Path, prior: str, terms: str, **metadata: Any) -> None:
     data = ModelCardData(
         library_name="diffusers", pipeline_tag="image-to-image", tags=["jpeg", "image-restoration", "ddrm"], **metadata
     )
-    purpose, terms = (
-        textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
-        for text in (_PURPOSE.format(prior=prior), _TERMS.format(terms=terms))
-    )
-    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(purpose=purpose, terms=terms)}"
+    wrap = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False).fill
+    words = {"purpose": wrap(_PURPOSE.format(prior=prior)), "terms": wrap(_TERMS.format(terms=terms))}
+    card = f"---\n{data.to_yaml()}\n---\n{_CARD.format(**words)}"
     (folder / "README.md").write_text(card, "utf-8")
 
 
-def _write_other_card(folder: Path, source: Path | None, repo_id: str | None) -> None:
+def _write_other_card(folder: Path, origin: Origin | None) -> None:
     """The card of a prior of which only the place it came from may be known."""
-    stated = _metadata(source) if source else {}
+    stated = _metadata(origin.folder) if origin else {}
     metadata = {name: stated[name] for name in ("license", "license_name", "license_link") if name in stated}
     prior = "a prior of its own"
-    if repo_id:
-        metadata["base_model"] = repo_id
-        prior = f"the prior of [{repo_id}](https://huggingface.co/{repo_id})"
+    if origin and origin.repo_id:
+        metadata["base_model"] = origin.repo_id
+        prior = f"the prior of [{origin.repo_id}](https://huggingface.co/{origin.repo_id})"
     terms = "It is not known under which terms the weights may be used."
     if "license" in metadata:
         name = metadata.get("license_name", metadata["license"])
@@ -244,7 +223,7 @@ def _write_other_card(folder: Path, source: Path | None, repo_id: str | None) ->
 
 
 def _fetch_documents(origin: Origin) -> None:
-    """Have the card and the other documents of a Hub repo beside the weights in the cache, if they can be had."""
+    """Have the card and other documents of a Hub repo in the cache, where they are allowed to be fetched and can be."""
     known = all((origin.folder / name).exists() for name in ("README.md", "LICENSE"))
     if origin.repo_id is None or origin.local_files_only or known:
         return
@@ -252,18 +231,12 @@ def _fetch_documents(origin: Origin) -> None:
         info = HfApi(token=origin.token).model_info(origin.repo_id, revision=origin.commit, timeout=_PATIENCE)
         for name in (file.rfilename for file in info.siblings):
             if any(fnmatch(name, pattern) for pattern in ("README.md", "pipeline.py", *_DOCUMENTS, _COMPARISON)):
-                hf_hub_download(
-                    origin.repo_id,
-                    name,
-                    revision=origin.commit,
-                    cache_dir=origin.cache_dir,
-                    token=origin.token,
-                    etag_timeout=_PATIENCE,
-                )
+                place = {"revision": origin.commit, "cache_dir": origin.cache_dir, "token": origin.token}
+                hf_hub_download(origin.repo_id, name, **place, etag_timeout=_PATIENCE)
     except Exception as error:  # the HTTP library's own classes differ from release to release
         logger.warning(
             f"The card of {origin.repo_id} at {origin.commit}, asked for at {HfApi().endpoint}, could not be fetched,"
-            f" and is not saved: {_first_line(error)}"
+            f" and is not saved: {first_line(error)}"
         )
 
 
@@ -272,25 +245,18 @@ def _is_as_stored(unet: torch.nn.Module, source: Path) -> bool:
     weight = unet.conv_out.weight.detach()
     if weight.is_meta:  # offloaded to disk
         return True
+    found = []
     for path in (source / "unet").glob("*.safetensors"):
         with safe_open(path, "pt") as stored:
-            names = stored.keys()
-            if "conv_out.weight" in names and torch.equal(
-                stored.get_tensor("conv_out.weight").to(weight.dtype), weight.cpu()
-            ):
-                return True
-    return False
+            found += [stored.get_tensor(name) for name in stored.keys() if name == "conv_out.weight"]  # noqa: SIM118
+    return any(torch.equal(one.to(weight.dtype), weight.cpu()) for one in found)
 
 
 def _copy(source: Path, target: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in source.glob(pattern):
-            _copy_file(path, target / path.relative_to(source))
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, target)
+    for path in (path for pattern in patterns for path in source.glob(pattern)):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -304,7 +270,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def assemble_space(folder: Path) -> None:
     """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
 
-    Its `requirements.txt` then names what the package needs. Raises `FileNotFoundError` where there is no `space/`.
+    Raises `FileNotFoundError` where there is no `space/`.
     """
     source = _HERE.parent / "space"
     if not (source / "app.py").exists():
@@ -329,8 +295,8 @@ def check(folder: Path, repo_id: str) -> None:
 
 def name_repo(folder: Path, repo_id: str) -> None:
     """Write the repo's name where its card shows how to load it."""
-    card = folder / "README.md"
-    card.write_text(card.read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo_id}",'), "utf-8")
+    text = (folder / "README.md").read_text("utf-8").replace("from_pretrained(REPO,", f'from_pretrained("{repo_id}",')
+    (folder / "README.md").write_text(text, "utf-8")
 
 
 def upload(
@@ -347,11 +313,8 @@ def upload(
     """Upload a folder to the Hub, making repo and branch if need be; returns the commit, with its pull request.
 
     Where nothing differs there is no commit. Weights that the folder does not have (old shards, another format, a
-    variant made of older weights) leave the repo; where a `variant` is uploaded, only those of this variant.
-
-    Raises:
-        ValueError: for a name that no repo can have, or a card without a licence.
-        OSError: where the Hub refuses or cannot be reached.
+    variant made of older weights) leave the repo; where a `variant` is uploaded, only those of this variant. Raises as
+    `push_to_hub` of the pipeline.
     """
     folder = Path(folder)
     check(folder, repo_id)
@@ -362,14 +325,14 @@ def upload(
     try:
         sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
+        place = {"repo_id": repo_id, "repo_type": repo_type}
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+            api.create_branch(**place, branch=revision, exist_ok=True)
         if repo_type == "model":
             _write_modular_index(folder, repo_id, revision)
         commit = api.upload_folder(
-            repo_id=repo_id,
+            **place,
             folder_path=folder,
-            repo_type=repo_type,
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message or "Upload pipeline",
@@ -384,10 +347,7 @@ def upload(
 
 
 def _upload_modular(api: HfApi, folder: Path, repo_id: str, revision: str | None, commit: str) -> None:
-    """Put the modular form alone, with the components of a commit, on a branch of its own.
-
-    `diffusers-cli` asks for the modular form only where there is no `model_index.json` (0.42).
-    """
+    """Put the modular form alone on a branch, without `model_index.json`, beside which `diffusers-cli` ignores it."""
     branch = f"{revision}-modular" if revision else "modular"
     api.create_branch(repo_id, branch=branch, exist_ok=True)
     with TemporaryDirectory() as name:
@@ -404,20 +364,23 @@ def _upload_modular(api: HfApi, folder: Path, repo_id: str, revision: str | None
         )
 
 
+_MEANINGS = {
+    401: "the Hub does not accept the token; run `hf auth login` again",
+    403: "the token may not write there",
+    404: "there is no such owner, repo or branch, or the token may not see it",
+}
+
+
 def _reason(error: Exception, api: HfApi) -> str:
-    said = getattr(error, "server_message", None) or _first_line(error)
+    said = getattr(error, "server_message", None) or first_line(error)
     if not isinstance(error, HfHubHTTPError):
         return f"talking to the Hub at {api.endpoint} failed ({said})"
     status = error.response.status_code
-    meaning = {
-        401: "the Hub does not accept the token; run `hf auth login` again",
-        403: "the token may not write there",
-        404: "there is no such owner, repo or branch, or the token may not see it",
-    }.get(status, "the Hub refused")
-    return f"{meaning} ({status}: {said})"
+    return f"{_MEANINGS.get(status, 'the Hub refused')} ({status}: {said})"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, or what it is."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -431,13 +394,12 @@ class PublishedPipeline:
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As of the base class, with the scheduler's class as the one imported here.
+        """As of the base class, with the scheduler's class as the one imported here, which needs no trust.
 
-        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`; a module that is
-        imported already needs none.
+        diffusers 0.42 does not pass `trust_remote_code` on where it plans a `device_map="balanced"`.
         """
         components, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        module, name = components.get("scheduler") or (None, None)
+        module, name = components.get("scheduler") or ("", "")
         if name in SCHEDULERS and module == _module_of(name):
             components["scheduler"] = (SCHEDULERS[name].__module__, name)
         return components, unused, hidden
@@ -484,25 +446,15 @@ class PublishedPipeline:
         """Upload what `save_pretrained` writes to `"owner/name"`; repo and branch (`revision`) are made if need be.
 
         Weights that were in the repo and are not uploaded now leave it, so that nobody loads old ones; those of other
-        variants stay where a `variant` is pushed.
-
-        Returns:
-            The commit: its `oid`, which is the `revision` to name for loading just this; `repo_url`; and `pr_url`.
+        variants stay where a `variant` is pushed. Gives the commit: its `oid`, which is the `revision` to name for
+        loading just this; `repo_url`; and `pr_url`.
 
         Raises:
             ValueError: for a name that no repo can have, or a prior whose card names no licence.
             OSError: where the Hub refuses or cannot be reached.
         """
+        options = {"commit_message": commit_message, "create_pr": create_pr, "variant": variant}
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
             name_repo(Path(folder), repo_id)
-            return upload(
-                folder,
-                repo_id,
-                private,
-                revision,
-                token=token,
-                commit_message=commit_message,
-                create_pr=create_pr,
-                variant=variant,
-            )
+            return upload(folder, repo_id, private, revision, token=token, **options)

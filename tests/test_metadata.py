@@ -310,16 +310,16 @@ def test_extended_xmp_is_put_back_into_the_packet(plain, tmp_path):
     assert lacking.not_kept(FORMATS["png"].keeps) == ("extended XMP that is not whole",)
 
 
-def test_nodes_of_an_extension_declare_what_they_use_and_no_more(plain):
-    names = "".join(f' xmlns:p{i}="urn:{i}"' for i in range(100))
+def test_nodes_of_an_extension_declare_what_is_declared_around_them_and_they_do_not_declare_themselves(plain):
+    names = "".join(f' xmlns:p{i}="urn:{i}"' for i in range(10))
     nodes = "".join(
-        f'<r:Description p{i}:a="b"><p7:c><p8:d xmlns:p8="urn:own"/></p7:c></r:Description>' for i in (3, 7)
+        f'<r:Description p{i}:a="b" xmlns:p4="urn:&quot;4&amp;"><p7:c><p8:d xmlns:p8="urn:own"/></p7:c></r:Description>'
+        for i in (3, 4)
     )
     metadata = opened(plain, *extended(MAIN, f'<r:RDF xmlns:r="{RDF}"{names}>{nodes}</r:RDF>'))
     first, second = list(ElementTree.fromstring(metadata.xmp.decode())[0])[-2:]
-    assert (first.get("{urn:3}a"), second.get("{urn:7}a")) == ("b", "b")
-    assert first[0][0].tag == "{urn:own}d"
-    assert (metadata.xmp.count(b"urn:3"), metadata.xmp.count(b"urn:7"), metadata.xmp.count(b"urn:9")) == (1, 2, 0)
+    assert (first.get("{urn:3}a"), second.get('{urn:"4&}a')) == ("b", "b")
+    assert (first[0].tag, first[0][0].tag) == ("{urn:7}c", "{urn:own}d")
 
 
 def test_an_extension_that_would_multiply_is_left_out_and_named(plain, tmp_path):

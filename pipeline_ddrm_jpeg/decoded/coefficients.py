@@ -31,10 +31,6 @@ def read_coefficients(pixels: np.ndarray, history: JPEGHistory) -> DecodedCoeffi
     What clipping to 0..255 took away is put back: the pixels get whatever clipping takes from the image that the
     coefficients decode to. Blocks that still do not fit have intervals as wide as their misfit asks for. Of blocks that
     the border cuts, the rest is mirrored; what they then have is taken for the middles of bins.
-
-    Args:
-        pixels: as for `estimate_history`.
-        history: its result, or one that is assumed.
     """
     pixels = history.part(pixels)
     coefficients, levels = _unclipped(pixels, history, _ROUNDS)

@@ -41,9 +41,9 @@ class JPEGHistory:
     """Of luma and of chroma: integer steps `[8, 8]`, 1..255, rows are vertical frequencies."""
     determined: tuple[np.ndarray, ...] = field(repr=False)
     """Of each table, `[8, 8]`, which steps the image shows; the others are those of libjpeg's nearest table."""
-    evidence: float
+    evidence: float = 0.0
     """Logarithm (nats) of how unlikely it is that so much of luma would agree by chance."""
-    explained: float
+    explained: float = 0.0
     """Share of the luma blocks (0 to 1) of which every sample is explained."""
     added: float = 0.0
     """Standard deviation, in grey levels, of the noise that was added after decoding."""
@@ -111,24 +111,15 @@ def assume_history(
 ) -> JPEGHistory:
     """What somebody says of an image whose pixels say nothing.
 
-    Args:
-        pixels: as for `estimate_history`; they decide between grey and colour.
-        quality_factor: libjpeg's, 1..100.
-        chroma_subsampling: one of `HALVED_SUBSAMPLINGS`.
-        offset: rows and columns that the image lacks of its first MCUs.
-
-    Raises:
-        ValueError: for values outside these.
+    `pixels`, as for `estimate_history`, decide between grey and colour. `quality_factor` is libjpeg's, 1..100,
+    `chroma_subsampling` one of `HALVED_SUBSAMPLINGS`, else `ValueError`; `offset` are rows and columns that the image
+    lacks of its first MCUs.
     """
     if chroma_subsampling not in HALVED_SUBSAMPLINGS:
         names = ", ".join(HALVED_SUBSAMPLINGS)
         raise ValueError(f"chroma_subsampling is {chroma_subsampling!r}; it must be one of {names}")
-    across, down = SUBSAMPLING_FACTORS[chroma_subsampling]
-    luma, chroma = quality_tables(quality_factor)
-    unknown = np.zeros((8, 8), bool)
+    kind, tables = ("YCbCr", chroma_subsampling), quality_tables(quality_factor)
     if checked(pixels).shape[2] == 1:
-        lost = offset[0] % 8, offset[1] % 8
-        return JPEGHistory("L", None, False, lost, (luma,), (unknown,), 0.0, 0.0, assumed=True)
-    lost = offset[0] % (8 * down), offset[1] % (8 * across)
-    tables, shown = (luma, chroma), (unknown, unknown)
-    return JPEGHistory("YCbCr", chroma_subsampling, False, lost, tables, shown, 0.0, 0.0, assumed=True)
+        kind, tables = ("L", None), tables[:1]
+    shown = tuple(np.zeros((8, 8), bool) for _ in tables)
+    return JPEGHistory(*kind, False, (0, 0), tables, shown, assumed=True).below(*offset)

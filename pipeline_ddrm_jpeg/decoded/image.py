@@ -57,11 +57,9 @@ class DecodedJPEG:
 
     @classmethod
     def open(cls, source: Picture, history: JPEGHistory | None = None) -> DecodedJPEG:
-        """Read an image and estimate what JPEG it was.
+        """Read an image and estimate what JPEG it was, unless a history is given.
 
-        Args:
-            source: a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
-            history: what it went through, where that is known or assumed.
+        The source is a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
 
         Raises:
             JPEGFileError: where its pixels show no JPEG.
@@ -73,7 +71,8 @@ class DecodedJPEG:
         read = read_image(image)
         pixels = np.array(read)
         if history is None:
-            history = estimate_earlier(pixels, _in_rows(tables)) if tables else estimate_history(pixels)
+            in_rows = [np.array(tables[number]).reshape(8, 8) for number in sorted(tables or ())]  # without zigzag
+            history = estimate_earlier(pixels, in_rows) if tables else estimate_history(pixels)
         if history is None:
             name = f"{getattr(image, 'filename', '') or 'the image'}: "
             if tables:
@@ -138,17 +137,11 @@ def _check_proportion(image: Image.Image) -> None:
         )
 
 
-def _in_rows(tables: dict[int, list[int]]) -> list[np.ndarray]:
-    """Pillow's tables `[8, 8]`; it has already undone the zigzag."""
-    return [np.array(tables[number]).reshape(8, 8) for number in sorted(tables)]
-
-
 def with_pillow(source: Picture) -> Image.Image:
     """An image of any format as Pillow opens it, which decodes no pixels yet.
 
-    Raises:
-        ValueError: for comments and tags on which Pillow would spend time out of all proportion.
-        OSError: if the source cannot be read as an image.
+    Raises `ValueError` for comments and tags on which Pillow would spend time out of all proportion, `OSError` if the
+    source cannot be read as an image.
     """
     if isinstance(source, Image.Image):
         return source
@@ -181,10 +174,8 @@ def read_image(source: Picture) -> Image.Image:
     It stays as it is stored, and `info` keeps EXIF (and in it the orientation) and a profile that still holds. Greys of
     16 bits are scaled to 8; transparent images are laid on white.
 
-    Raises:
-        ValueError: for images whose values have no known range, and for those whose size, comments or tags are out
-            of all proportion to their file.
-        OSError: if the source cannot be read as an image.
+    Raises `ValueError` for images whose values have no known range, and for those whose size, comments or tags are out
+    of all proportion to their file, `OSError` if the source cannot be read as an image.
     """
     image = with_pillow(source)
     _check_proportion(image)

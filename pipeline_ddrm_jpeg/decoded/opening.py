@@ -58,10 +58,8 @@ def open_image(
 ) -> OpenedJPEG | JPEGFile | DecodedJPEG:
     """A JPEG file, or an image that was one, with all that is known of it. The source is read once: it may be a pipe.
 
-    Args:
-        source: a path, bytes, a binary file object or a PIL image; what is opened already is taken as it is.
-        repair: whether to take what is left of a damaged JPEG file.
-        assume: what it was, where that is known or guessed.
+    What is opened already is taken as it is. `repair=True` takes what is left of a damaged JPEG file; `assume` says
+    what an image was, where that is known or guessed.
 
     Raises:
         NoJPEGError: for images that show no JPEG.
@@ -74,10 +72,8 @@ def open_image(
         source.name = name
         if image_kind(data[:16]) in ("JPEG", None):  # which says best what is wrong with other bytes
             source = OpenedJPEG(**vars(JPEGFile.open(source, repair=repair)))
-    if isinstance(source, DecodedJPEG):
-        return source
-    if isinstance(source, Image.Image):
-        return _decoded(source, assume)
+    if isinstance(source, DecodedJPEG | Image.Image):
+        return source if isinstance(source, DecodedJPEG) else _decoded(source, assume)
     if isinstance(source, JPEGFile):
         known = isinstance(assume, JPEGHistory)
         return _earlier(source, assume if known else None) if known or assume.double_compression else source
@@ -88,11 +84,10 @@ def open_image(
 
 
 def _decoded(image: Image.Image, assume: Assumed | JPEGHistory) -> DecodedJPEG:
-    if isinstance(assume, JPEGHistory) or assume.quality_factor is None:
-        return DecodedJPEG.open(image, assume if isinstance(assume, JPEGHistory) else None)
-    image = read_image(image)
-    offset = -assume.grid[1], -assume.grid[0]
-    history = assume_history(np.array(image), assume.quality_factor, assume.chroma_subsampling, offset)
+    history = assume if isinstance(assume, JPEGHistory) else None
+    if history is None and assume.quality_factor is not None:
+        image, offset = read_image(image), (-assume.grid[1], -assume.grid[0])
+        history = assume_history(np.array(image), assume.quality_factor, assume.chroma_subsampling, offset)
     return DecodedJPEG.open(image, history)
 
 

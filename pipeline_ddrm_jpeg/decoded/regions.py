@@ -31,18 +31,17 @@ def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
     """The JPEG that an image, or a rectangle in it, went through last; `None` where it shows none.
 
     Of several that lie side by side that which shows most is found; once it is restored, it shows none any more.
-
-    Args:
-        pixels: `[H, W]` or `[H, W, 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since.
-
-    Raises:
-        ValueError: for another shape or type.
+    Pixels are `[H, W]` or `[H, W, 3]` (RGB), uint8, as decoded: not resized, filtered or adjusted since; others raise
+    `ValueError`.
     """
     pixels = checked(pixels)
     whole = detect(pixels)
-    found = whole or _in_a_tile(pixels)
+    if whole and len(pixels) > 2 * _BANDS * _BAND and _in_bands(pixels, whole):
+        return whole
+    luma = planes_of(pixels)[0]
+    found = whole or _in_a_tile(pixels, luma)
     for _ in range(2):  # its tables are known better once its region is
-        region = found and _region(pixels, found)
+        region = found and _region(pixels, luma, found)
         if not region:
             return whole
         found = detect(region.of(pixels))
@@ -55,9 +54,7 @@ def estimate_history(pixels: np.ndarray) -> JPEGHistory | None:
 def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHistory | None:
     """The coarser JPEG that an image had been before it was saved as the JPEG at hand; `None` where it shows none.
 
-    Args:
-        pixels: of the file, decoded, as for `estimate_history`.
-        tables: quantization tables of the file, which say how much noise saving it again has added.
+    The file's quantization tables say how much noise saving it again has added to its pixels.
     """
     added = float(np.median(tables[0])) / 12**0.5
     earlier = detect_below(pixels, tables[0], added) or detect(pixels, added)
@@ -70,11 +67,10 @@ def estimate_earlier(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> JPEGHi
 # --- Regions ---
 
 
-def _in_a_tile(pixels: np.ndarray) -> JPEGHistory | None:
+def _in_a_tile(pixels: np.ndarray, luma: np.ndarray) -> JPEGHistory | None:
     """The JPEG of that tile which shows one most clearly, of those whose rows and columns jump most every 8 pixels."""
     if min(pixels.shape[:2]) < _TILE or max(pixels.shape[:2]) < _TILE + _CELL:
         return None
-    luma = planes_of(pixels)[0]
     jumps = _jumps(luma) + _jumps(luma.T).T
     best = None
     for _ in range(_TILES):
@@ -101,13 +97,9 @@ def _jumps(plane: np.ndarray) -> np.ndarray:
     return tiles[..., -1] - tiles[..., -2]
 
 
-def _region(pixels: np.ndarray, history: JPEGHistory) -> Region | None:
+def _region(pixels: np.ndarray, luma: np.ndarray, history: JPEGHistory) -> Region | None:
     """The part of an image that a JPEG explains; `None` for all of it."""
-    history = history.beyond_region()
-    if len(pixels) > 2 * _BANDS * _BAND and _in_bands(pixels, history):
-        return None
-    luma = planes_of(pixels)[0]
-    exact, start = exact_blocks(pixels, history)
+    exact, start = exact_blocks(pixels, history.beyond_region())
     blocks = in_units(luma, (8, 8), start)
     flat = np.ptp(blocks, axis=(2, 3)) == 0
     votes = np.where(flat, _FLAT, np.where(exact, 1.0, -1.0))
@@ -142,19 +134,13 @@ def _in_bands(pixels: np.ndarray, history: JPEGHistory) -> bool:
 def _grown(inside: slice, exact: np.ndarray, blocks: np.ndarray) -> slice:
     """Lines of blocks `[lines, blocks]`, with those beside them that are exact and not in one colour, as pages are."""
     good = exact.all(axis=1) & (np.ptp(blocks, axis=(1, 2, 3)) > 0)
-    first, last = inside.start, inside.stop
-    while first and good[first - 1]:
-        first -= 1
-    while last < len(good) and good[last]:
-        last += 1
-    return slice(first, last)
+    before, after = good[: inside.start][::-1], good[inside.stop :]
+    more = [int(np.append(beside, False).argmin()) for beside in (before, after)]
+    return slice(inside.start - more[0], inside.stop + more[1])
 
 
 def _to_edges(inside: slice, lines: np.ndarray) -> tuple[int, int]:
-    """The first and the end of lines of pixels, with those of a block that its JPEG's edge cuts, where there is one.
-
-    A line in one colour is the page's, and so is what lies beyond it.
-    """
+    """First and end of lines of pixels, with those of a block that its JPEG's edge cuts; plain lines are a page's."""
     jumps = np.abs(np.diff(lines, axis=0)).mean(axis=1)  # of line i + 1 from line i
     usual = _EDGE_JUMP * max(jumps[inside][:-1].mean(), 1.0)
     plain = np.ptp(lines, axis=1) == 0

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..jpeg.colour import COLOUR_SPACES, RELEASED, ColourSpace
 from ..jpeg.tables import DCT, SUBSAMPLING_FACTORS, quality_tables
-from .operator import BIN_MARGIN, Operator
+from .operator import BIN_MARGIN, Operator, Std
 from .posterior import LARGEST_STD, rgb_variance, subsampled_variance, truncated_normal, zero_bin_variance
 
 _PIXELS_IN_A_BAND = 2**16
@@ -29,20 +30,17 @@ _USUAL_ACTIVITY, _ACTIVITY_POWER, _LEAST_ACTIVITY = 7.0, 0.77, 0.5
 
 
 class Coefficients(NamedTuple):
-    """Measurement of a `JPEGOperator`: one tensor a component, `[B, blocks down, blocks across, 8, 8]`, float32.
+    """Measurement of a `JPEGOperator`: a tensor a component, `[B, down, across, 8, 8]`, rows vertical frequencies."""
 
-    Rows are vertical frequencies.
-    """
-
-    levels: tuple[torch.Tensor, ...]
+    levels: tuple[Tensor, ...]
     """Quantized DCT coefficients, in units of their quantization steps: integers where they are measured."""
-    low: tuple[torch.Tensor, ...] | None = None
+    low: tuple[Tensor, ...] | None = None
     """The lowest that agree with what is measured, where that is not `levels` alone; -inf: nothing is."""
-    high: tuple[torch.Tensor, ...] | None = None
+    high: tuple[Tensor, ...] | None = None
     """The highest, likewise."""
 
     @property
-    def bounds(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    def bounds(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(low, high), both `levels` where a measurement is exact."""
         return (self.levels, self.levels) if self.low is None else (self.low, self.high)
 
@@ -53,16 +51,11 @@ class JPEGOperator(Operator):
     A measurement is `Coefficients`. `encode(decode(y)) == y` holds exactly while dequantized coefficients stay below
     2**15 in size; 8-bit samples give at most 2**10.
 
-    Args:
-        quality_factor: 1..100, for the tables of Annex K scaled as `convention` does.
-        chroma_subsampling: `"4:4:4"`, `"4:2:2"`, `"4:4:0"`, `"4:2:0"`, `"4:1:1"` or `"4:1:0"`.
-        convention: `"libjpeg"`: JFIF colour, chroma averaged over its pixels, integer table scaling.
-            `"released"`: the program released with the paper: four-digit colour matrix, chroma from the top-left
-            pixel, real-valued table scaling; it encodes in float64, so that near-ties round as in the reference
-            on every machine. Both decode chroma by repetition, the pseudo-inverse of either.
-
-    Raises:
-        ValueError: for values outside these.
+    For a quality factor of 1..100 and one of `SUBSAMPLING_FACTORS`, else `ValueError`. The convention `"libjpeg"` has
+    JFIF colour, chroma averaged over its pixels, integer table scaling; `"released"`, the program released with the
+    paper, has a four-digit colour matrix, chroma from the top-left pixel, real-valued table scaling, and encodes in
+    float64, so that near-ties round as in the reference on every machine. Both decode chroma by repetition, the
+    pseudo-inverse of either.
 
     Example:
         >>> operator = JPEGOperator(quality_factor=10)
@@ -89,13 +82,8 @@ class JPEGOperator(Operator):
     ) -> JPEGOperator:
         """The operator of a file, convention `"libjpeg"`.
 
-        Args:
-            quantization_tables: integer steps `[8, 8]` of each component, rows are vertical frequencies.
-            sampling_factors: (horizontal, vertical) of each component.
-            color_space: `"YCbCr"`, `"RGB"`, or `"L"` with one component.
-
-        Raises:
-            ValueError: for another colour space.
+        Of each component are given integer steps `[8, 8]`, rows vertical frequencies, and (horizontal, vertical)
+        sampling factors. Raises `ValueError` for a colour space other than YCbCr, RGB, or L with one component.
         """
         if color_space not in ("YCbCr", "RGB", "L"):
             raise ValueError(f"color_space is {color_space!r}; it must be YCbCr, RGB or L")
@@ -104,10 +92,8 @@ class JPEGOperator(Operator):
         return operator
 
     def _set_up(self, colour: ColourSpace, tables, factors, convention) -> None:
-        self.colour = colour
-        self.channels = len(colour.components)
+        self.colour, self.convention, self.channels = colour, convention, len(colour.components)
         self._forward, self._inverse = colour.forward, colour.inverse
-        self.convention = convention
         self._encoding_dtype = torch.float64 if convention == "released" else torch.float32
         self.quantization_tables = tuple(torch.as_tensor(table, dtype=torch.float32) for table in tables)
         most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
@@ -115,7 +101,7 @@ class JPEGOperator(Operator):
         """Pixels (down, across) that one sample of each component stands for."""
         self.alignment = (8 * most_v, 8 * most_h)
 
-    def encode(self, x: torch.Tensor) -> Coefficients:
+    def encode(self, x: Tensor) -> Coefficients:
         """Quantized coefficients of images `[B, 3, H, W]` in [-1, 1]; halves round to even."""
         tables = self._tables_on(x.device)
         bands = [
@@ -124,7 +110,7 @@ class JPEGOperator(Operator):
         ]
         return Coefficients(tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True)))
 
-    def decode(self, y: Coefficients) -> torch.Tensor:
+    def decode(self, y: Coefficients) -> Tensor:
         """Dequantize, inverse DCT, repeat chroma, RGB in [-1, 1]; neither clipped nor rounded."""
         (down, across), luma = self.subsampling[0], y.levels[0]
         height, width = 8 * down * luma.shape[1], 8 * across * luma.shape[2]
@@ -133,59 +119,47 @@ class JPEGOperator(Operator):
             x[..., rows, :] = self._decoded([part[:, own] for part, own in zip(y.levels, blocks, strict=True)])
         return x
 
-    def _decoded(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _decoded(self, levels: Sequence[Tensor]) -> Tensor:
         tables = self._tables_on(levels[0].device)
         planes = self._planes([c * q for c, q in zip(levels, tables, strict=True)])
         planes += planes.new_tensor(self.colour.shifts)[:, None, None]
         return _mix(planes, self._inverse) / 127.5 - 1.0
 
-    def project(self, x: torch.Tensor, y: Coefficients) -> torch.Tensor:
+    def project(self, x: Tensor, y: Coefficients) -> Tensor:
         """The paper's correction: each coefficient moves by whole bins, from its own into the measured one.
 
-        Equal to the base class's `x - decode(encode(x)) + decode(y)`, with one transform each way, because
-        decoding is affine. With one component, chroma is measured to be zero.
+        Equal to the base class's, with one transform each way, because decoding is affine.
         """
 
-        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        def move(c: Tensor, q: Tensor, low: Tensor, high: Tensor) -> Tensor:
             levels = (c / q).round().float()
             return (torch.minimum(torch.maximum(levels, low), high) - levels) * q
 
         return self._moved(x, y, move)
 
-    def nearest(self, x: torch.Tensor, y: Coefficients, margin: float = 0.0) -> torch.Tensor:
+    def nearest(self, x: Tensor, y: Coefficients, margin: float = 0.0) -> Tensor:
         """Clamp each coefficient to the measured bin `[(y - 1/2) q, (y + 1/2) q]`.
 
         The nearest consistent image in the (subsampled) colour space of the file. `margin` narrows every
         bin by as many grey levels at both ends, by at most half of the way to its centre.
         """
 
-        def move(c: torch.Tensor, q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        def move(c: Tensor, q: Tensor, low: Tensor, high: Tensor) -> Tensor:
             reach = 0.5 * q - (margin * torch.ones_like(q)).minimum(0.25 * q) - BIN_MARGIN * q
             return (torch.minimum(torch.maximum(c, low * q - reach), high * q + reach) - c).float()
 
         return self._moved(x, y, move)
 
-    def posterior(
-        self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def posterior(self, x: Tensor, y: Coefficients, std: Std) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mean and variance, coefficient by coefficient, of the images that have measurement `y` and are near `x`.
 
         A coefficient lies in its bin; where there, `x` says with an error that is taken for Gaussian. So it is a
         Gaussian truncated to the bin (Kamilov, Goyal, Rangan, 2012, arXiv:1112.5070, use such a step in message
         passing; Meng and Kabashima, 2022, arXiv:2211.13006, in a score model).
 
-        Args:
-            x: denoised image `[B, 3, H, W]` in [-1, 1].
-            y: measurement, with a batch of 1 or B.
-            std: the error of `x` on the scale of [-1, 1]: one number, the standard deviation of every DCT coefficient
-                of the planes Y, Cb, Cr; or `[2, 8, 8]`, that of each coefficient of luma and of chroma **at full
-                resolution**. What averaging leaves of it in subsampled chroma, and what it is in R, G and B, is
-                derived from it.
-
-        Returns:
-            An image whose measurement is `y`, and for each component the variances
-            `[B, blocks down, blocks across, 8, 8]`, in units of what white noise of variance 1 on an image in [-1, 1]
-            has in that coefficient.
+        `std` is the error of `x` in the planes Y, Cb, Cr **at full resolution**; what averaging leaves of it in
+        subsampled chroma, and what it is in R, G and B, is derived from it. Variances are `[B, blocks down, blocks
+        across, 8, 8]` of each component, in units of what white noise of variance 1 on an image in [-1, 1] has there.
         """
         stds, image, bands = self._component_std(std, x.device), torch.empty_like(x), []
         for rows, blocks in self._bands(*x.shape[-2:]):
@@ -199,8 +173,8 @@ class JPEGOperator(Operator):
         return image, tuple(torch.cat(component, dim=1) for component in zip(*bands, strict=True))
 
     def _moments(
-        self, band: torch.Tensor, y: Coefficients, stds: Sequence[torch.Tensor], blocks: Sequence[slice]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        self, band: Tensor, y: Coefficients, stds: Sequence[Tensor], blocks: Sequence[slice]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """A band's coefficients, and mean and variance of each within its bin, in 8-bit grey levels."""
         coefficients, moments = [c.float() for c in self.coefficients(band)], []
         parts = zip(coefficients, stds, self._tables_on(band.device), *y.bounds, blocks, strict=True)
@@ -210,9 +184,7 @@ class JPEGOperator(Operator):
         means, variances = zip(*moments, strict=True)
         return coefficients, list(means), list(variances)
 
-    def textured(
-        self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float, noise: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def textured(self, x: Tensor, y: Coefficients, std: Std, noise: Tensor, scale: float) -> Tensor:
         """As of the base class; by expanding what the mean has of texture, and by noise in luma.
 
         A mean is smaller than what it is the mean of: coefficients move away from zero, small ones in proportion and
@@ -241,7 +213,7 @@ class JPEGOperator(Operator):
             result[..., rows, :] = x[..., rows, :] + scale * _mix(self._planes(changes), self._inverse)
         return result
 
-    def expected_error(self, x: torch.Tensor, y: Coefficients, std: torch.Tensor | float) -> torch.Tensor:
+    def expected_error(self, x: Tensor, y: Coefficients, std: Std) -> Tensor:
         """As of the base class: the posterior's variance, more of it where luma is busy and less where it is smooth.
 
         Chroma detail within the pixels that the file averages has what the denoiser's error has there.
@@ -261,7 +233,7 @@ class JPEGOperator(Operator):
             result[..., rows, :] = variance.sqrt_().div_(127.5)
         return result
 
-    def decoded_variance(self, y: Coefficients) -> tuple[torch.Tensor, ...]:
+    def decoded_variance(self, y: Coefficients) -> tuple[Tensor, ...]:
         """That of a uniform distribution over each bin, as `posterior` gives variances.
 
         Most bins of chroma at full resolution are much wider than what chroma has in them; there it is the variance of
@@ -279,12 +251,8 @@ class JPEGOperator(Operator):
             variances.append(variance / unit)
         return tuple(variances)
 
-    def remaining_noise(
-        self, noise: torch.Tensor, noise_to_signal: float, variance: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """As of the base class. What the file does not measure, chroma detail within the pixels that it averages,
-        keeps all of its noise.
-        """
+    def remaining_noise(self, noise: Tensor, noise_to_signal: float, variance: tuple[Tensor, ...]) -> Tensor:
+        """As of the base class; chroma detail within the pixels that the file averages keeps all of its noise."""
         for rows, blocks in self._bands(*noise.shape[-2:]):
             band = noise[..., rows, :]
             planes, changes = _mix(band, self._forward), []
@@ -303,7 +271,7 @@ class JPEGOperator(Operator):
             for row, (down, across) in zip(self._forward, self.subsampling, strict=True)
         ]
 
-    def _component_std(self, std: torch.Tensor | float, device: torch.device) -> list[torch.Tensor]:
+    def _component_std(self, std: Std, device: torch.device) -> list[Tensor]:
         """The denoiser's error in the coefficients of each component, `[8, 8]`, in 8-bit grey levels."""
         std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=LARGEST_STD)  # infinity would not mix
         luma, chroma = (std if std.ndim else std.expand(2, 8, 8)).square()
@@ -316,15 +284,12 @@ class JPEGOperator(Operator):
         ]
 
     def uncertainty(self) -> float:
-        """That of a uniform distribution over the bin of the ten lowest frequencies of the first component.
-
-        Where chroma is averaged over pixels, what that loses is added.
-        """
+        """That of a uniform distribution over bins of the ten lowest frequencies, and what averaging chroma loses."""
         frequency = torch.arange(8)[:, None] + torch.arange(8)
         bins = self.quantization_tables[0].cpu()[frequency < 4].mean().item() / 12**0.5 / 127.5
         return bins + (_LOST_CHROMA if any(factors != (1, 1) for factors in self.subsampling) else 0.0)
 
-    def consistency(self, x: torch.Tensor, y: Coefficients) -> float:
+    def consistency(self, x: Tensor, y: Coefficients) -> float:
         """Share of the coefficients of the file (0 to 1) that `x` reproduces; those it lacks do not count."""
         low, high = y.bounds
         agree = measured = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -335,13 +300,10 @@ class JPEGOperator(Operator):
                 measured = measured + known.expand_as(ours).sum()
         return (agree / measured).item()
 
-    def _moved(self, x: torch.Tensor, y: Coefficients, move: Callable[..., torch.Tensor]) -> torch.Tensor:
+    def _moved(self, x: Tensor, y: Coefficients, move: Callable[..., Tensor]) -> Tensor:
         """`x` with its coefficients moved, and without the chroma that a greyscale file says is not there.
 
-        Args:
-            x: image.
-            y: measurement.
-            move: coefficients, quantization table, lowest and highest level that agree with `y` -> move.
+        `move` is a function of coefficients, quantization table, lowest and highest level that agree with `y`.
         """
         tables, (low, high) = self._tables_on(x.device), y.bounds
         result = torch.empty_like(x)
@@ -372,10 +334,10 @@ class JPEGOperator(Operator):
                 tuple(slice(top // (8 * down), bottom // (8 * down)) for down, _ in self.subsampling),
             )
 
-    def _tables_on(self, device: torch.device) -> list[torch.Tensor]:
+    def _tables_on(self, device: torch.device) -> list[Tensor]:
         return [table.to(device) for table in self.quantization_tables]
 
-    def coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def coefficients(self, x: Tensor) -> list[Tensor]:
         """Unquantized DCT coefficients of each component, `[B, blocks down, blocks across, 8, 8]`."""
         planes = _mix((x.to(self._encoding_dtype) + 1.0) * 127.5, self._forward)
         coefficients = []
@@ -388,21 +350,19 @@ class JPEGOperator(Operator):
             coefficients.append(block_dct(plane[:, 0]))
         return coefficients
 
-    def _planes(self, coefficients: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _planes(self, coefficients: Sequence[Tensor]) -> Tensor:
         """Inverse DCT and upsampling by repetition: `[B, components, H, W]`, not level-shifted."""
-        planes = []
-        for c, factors in zip(coefficients, self.subsampling, strict=True):
-            planes.append(_repeated(inverse_block_dct(c), factors))
-        return torch.stack(planes, dim=1)
+        parts = zip(coefficients, self.subsampling, strict=True)
+        return torch.stack([_repeated(inverse_block_dct(c), factors) for c, factors in parts], dim=1)
 
 
-def _activity(coefficients: torch.Tensor) -> torch.Tensor:
+def _activity(coefficients: Tensor) -> Tensor:
     """`[B, blocks down, blocks across, 1, 1]`: root mean square of a block's AC coefficients, over all 64."""
     squares = coefficients.square()
     return (squares.sum(dim=(-2, -1), keepdim=True) - squares[..., :1, :1]).clamp_(min=0).div_(64).sqrt_()
 
 
-def _unmeasured_variance(std: torch.Tensor | float, factors: tuple[int, int]) -> float:
+def _unmeasured_variance(std: Std, factors: tuple[int, int]) -> float:
     """Of a pixel of chroma, in 8-bit grey levels: what averaging over `factors` hides of the denoiser's error."""
     std = torch.as_tensor(std, dtype=torch.float32).cpu().clamp(max=LARGEST_STD)
     variance = (std[1] if std.ndim else std.expand(8, 8)).square()
@@ -410,18 +370,18 @@ def _unmeasured_variance(std: torch.Tensor | float, factors: tuple[int, int]) ->
     return 127.5**2 * max(hidden.item(), 0.0)
 
 
-def _repeated(plane: torch.Tensor, factors: tuple[int, int]) -> torch.Tensor:
+def _repeated(plane: Tensor, factors: tuple[int, int]) -> Tensor:
     """`[B, H, W]`, each sample repeated for the pixels (down, across) that it stands for."""
     for factor, axis in zip(factors, (-2, -1), strict=True):
         plane = plane.repeat_interleave(factor, dim=axis) if factor > 1 else plane
     return plane
 
 
-def _exactly(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _exactly(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Outside autocast, under which a product of matrices has the eight bits of bfloat16, too few for coefficients."""
 
     @wraps(function)
-    def exact(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    def exact(x: Tensor, *arguments: Any) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return function(x, *arguments)
 
@@ -429,21 +389,21 @@ def _exactly(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 
 
 @_exactly
-def _mix(planes: torch.Tensor, matrix: Sequence[Sequence[float]]) -> torch.Tensor:
+def _mix(planes: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Apply a colour matrix to the channel axis of `[B, C, H, W]`."""
     weights = torch.tensor(matrix, dtype=planes.dtype, device=planes.device)
     return F.conv2d(planes, weights[:, :, None, None])
 
 
 @lru_cache(maxsize=8)
-def _dct_matrix(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _dct_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Orthonormal DCT-II of eight points (T.81, A.3.3): row u, column x."""
     with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
         return torch.tensor(DCT, dtype=dtype, device=device)
 
 
 @_exactly
-def block_dct(plane: torch.Tensor) -> torch.Tensor:
+def block_dct(plane: Tensor) -> Tensor:
     """`[B, H, W]` -> `[B, H/8, W/8, 8, 8]`."""
     blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
     matrix = _dct_matrix(plane.device, plane.dtype)
@@ -451,12 +411,12 @@ def block_dct(plane: torch.Tensor) -> torch.Tensor:
 
 
 @_exactly
-def inverse_block_dct(coefficients: torch.Tensor) -> torch.Tensor:
+def inverse_block_dct(coefficients: Tensor) -> Tensor:
     """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
     matrix = _dct_matrix(coefficients.device, coefficients.dtype)
     return _joined(matrix.T @ coefficients @ matrix)
 
 
-def _joined(blocks: torch.Tensor) -> torch.Tensor:
+def _joined(blocks: Tensor) -> Tensor:
     """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
     return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)

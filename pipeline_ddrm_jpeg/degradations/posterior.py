@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..jpeg.colour import JFIF_INVERSE
 
@@ -18,23 +19,13 @@ _SMALLEST_STD, LARGEST_STD = 1e-6, 1e6
 _RAREST = 1e-4
 
 
-def truncated_normal(
-    mean: torch.Tensor, std: torch.Tensor, low: torch.Tensor, high: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of a Gaussian that is truncated to an interval, elementwise.
+def truncated_normal(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a Gaussian that is truncated to `[low, high]`, elementwise, in the shape of `mean`.
 
     By quadrature over the part of the interval where the density is not negligible. Its terms are positive, so nothing
     cancels: not far out in a tail, where the mass is near the closer end, nor in an interval much narrower than the
-    Gaussian, where the density is nearly uniform.
-
-    Args:
-        mean: of the Gaussian, any shape, finite.
-        std: of the Gaussian, at least 0 and broadcastable to `mean`; taken for 1e-6 below that and 1e6 above.
-        low: lower ends of the intervals, broadcastable to `mean`; may be infinite.
-        high: upper ends, at least `low`.
-
-    Returns:
-        Mean, in `[low, high]`, and variance, in the shape of `mean`.
+    Gaussian, where the density is nearly uniform. All broadcast to `mean`, which is finite; ends may be infinite. `std`
+    is taken for 1e-6 below that and for 1e6 above.
     """
     std = std.clamp(_SMALLEST_STD, LARGEST_STD)
     mode = torch.minimum(torch.maximum(mean, low), high)
@@ -68,16 +59,12 @@ def truncated_normal(
     return torch.minimum(torch.maximum(mode.add_(first_moment), low), high), variance
 
 
-def zero_bin_variance(levels: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+def zero_bin_variance(levels: Tensor, steps: Tensor) -> Tensor:
     """Variance of Laplacian coefficients in the bin around zero, `[B, 1, 1, 8, 8]`, for each frequency of an image.
 
-    Their scales are those by which the levels are likeliest (Price and Rabbani, 1999, "Biased reconstruction for JPEG
-    decoding", IEEE Signal Processing Letters 6(12)): with `s` the exponential of minus half a step by the scale, the
-    derivative of the likelihood is a quadratic in `s`.
-
-    Args:
-        levels: quantized, `[B, down, across, 8, 8]`.
-        steps: of quantization, `[8, 8]`.
+    Their scales are those by which the levels `[B, down, across, 8, 8]`, of steps `[8, 8]`, are likeliest (Price and
+    Rabbani, 1999, "Biased reconstruction for JPEG decoding", IEEE Signal Processing Letters 6(12)): with `s` the
+    exponential of minus half a step by the scale, the derivative of the likelihood is a quadratic in `s`.
     """
     sizes = levels.double().abs()
     count = sizes.shape[1] * sizes.shape[2]
@@ -91,7 +78,7 @@ def zero_bin_variance(levels: torch.Tensor, steps: torch.Tensor) -> torch.Tensor
     return (share * (steps.double() / 2).square()).float()
 
 
-def subsampled_variance(variance: torch.Tensor, down: int, across: int) -> torch.Tensor:
+def subsampled_variance(variance: Tensor, down: int, across: int) -> Tensor:
     """Variances of the DCT coefficients of a plane after averaging over `down` x `across` pixels.
 
     Those of the plane itself, `[8, 8]`, are taken for samples of a power spectrum at `u / 16` cycles a pixel. Averaging
@@ -101,7 +88,7 @@ def subsampled_variance(variance: torch.Tensor, down: int, across: int) -> torch
 
 
 @lru_cache(maxsize=8)
-def _folding(factor: int) -> torch.Tensor:
+def _folding(factor: int) -> Tensor:
     """`[8, 8]`: what variances at the frequencies of a line become when every `factor` pixels of it are averaged."""
     with torch.inference_mode(False):  # the cache outlives whatever mode it is filled in
         matrix = torch.zeros(8, 8, dtype=torch.float64)
@@ -118,7 +105,7 @@ def _folding(factor: int) -> torch.Tensor:
         return matrix.float()
 
 
-def rgb_variance(variance: torch.Tensor) -> torch.Tensor:
+def rgb_variance(variance: Tensor) -> Tensor:
     """`[2, ...]` variances of luma and of either chroma -> `[3, ...]` of R, G and B, errors being uncorrelated."""
     inverse = torch.tensor(JFIF_INVERSE, dtype=torch.float32).square().to(variance)
     weights = torch.stack([inverse[:, 0], inverse[:, 1] + inverse[:, 2]], dim=1)

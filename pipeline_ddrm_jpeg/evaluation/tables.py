@@ -47,9 +47,7 @@ def groups(rows: Iterable[Mapping[str, Any]], *keys: str) -> dict[tuple, list[Ma
 def evaluation_tables(means: Iterable[Mapping[str, Any]], notes: Mapping[str, str]) -> str:
     """For every set a table in the shape of the paper's Table 1, the best value of a column in bold, and the rest.
 
-    Args:
-        means: of `run.summarize`.
-        notes: metric to the reason why it was not computed.
+    `means` are those of `run.summarize`, `notes`, by metric, the reasons why one was not computed.
     """
     parts = []
     for (dataset, convention, subsampling), group in groups(means, *CONDITIONS).items():
@@ -80,11 +78,13 @@ def _details(means: Sequence[Mapping[str, Any]]) -> str:
         factor, value = mean["quality_factor"], mean["metrics"]["psnr"]
         known = mean["method"] != JPEG and None not in (value, jpeg[factor])
         cells = [str(factor), mean["method"], f"{value - jpeg[factor]:+.2f}" if known else ""]
-        cells.append(f"{mean['least_gain']:+.2f}" if "least_gain" in mean else "")
+        cells.append(_cell(mean, "least_gain", "{:+.2f}"))
         cells += [shown(name, mean["metrics"][name]) for name in names]
-        kept, evaluations = mean.get("consistency"), mean.get("network_evaluations")
-        cells.append(f"{mean['bits_per_pixel']:.3f}" if "bits_per_pixel" in mean else "")
-        cells.append("" if kept is None else percent(kept))
-        cells.append("" if evaluations is None else f"{evaluations:.0f}")
-        rows.append([*cells, f"{mean['seconds']:.2f}" if "seconds" in mean else ""])
+        cells.append(_cell(mean, "bits_per_pixel", "{:.3f}"))
+        cells.append(percent(mean["consistency"]) if mean.get("consistency") is not None else "")
+        rows.append([*cells, _cell(mean, "network_evaluations", "{:.0f}"), _cell(mean, "seconds", "{:.2f}")])
     return markdown(rows)
+
+
+def _cell(mean: Mapping[str, Any], name: str, form: str) -> str:
+    return "" if mean.get(name) is None else form.format(mean[name])

@@ -58,10 +58,7 @@ RELEASED = replace(
 
 
 def colour_space_by(identifiers: bytes, jfif: bool, adobe_transform: int | None) -> ColourSpace:
-    """The colour space of a file of one, three or four components, and why, by libjpeg's `default_decompress_parms`.
-
-    `adobe_transform` is what an Adobe marker says; `None` without one.
-    """
+    """The colour space of a file of one, three or four components, by libjpeg's `default_decompress_parms`, and why."""
     adobe = f"Adobe marker, transform {adobe_transform}"
     if len(identifiers) == 1:
         name, reason = "L", "one component"

@@ -37,10 +37,8 @@ _LONGEST_BLOCK = 64 * 32 // 8  # bytes; a code has 16 bits at most, and so has t
 class Scan:
     """A scan: its header (T.81, B.2.3), the tables in force, and its entropy-coded bytes."""
 
-    components: tuple[int, ...]
-    """Positions in the frame."""
-    table_numbers: tuple[tuple[int, int], ...]
-    """(DC, AC) Huffman tables of each component."""
+    components: tuple[int, ...]  # positions in the frame
+    table_numbers: tuple[tuple[int, int], ...]  # (DC, AC) Huffman tables of each component
     spectral_start: int
     spectral_end: int
     successive_high: int
@@ -60,8 +58,7 @@ class _Stop(Exception):
 
     def __init__(self, reason: str, doubtful: bool = True) -> None:
         super().__init__(reason)
-        self.doubtful = doubtful
-        """Whether blocks just before are in doubt as well."""
+        self.doubtful = doubtful  # whether blocks just before are in doubt as well
 
 
 @dataclass
@@ -70,14 +67,17 @@ class _Plane:
 
     horizontal_factor: int
     vertical_factor: int
-    rows: int
-    """Blocks of the component itself, without those that only fill MCUs."""
+    rows: int  # blocks of the component itself, without those that only fill MCUs
     columns: int
-    stride: int
-    """Blocks across, with those."""
+    stride: int  # blocks across, with those
     quantization_table: np.ndarray
     values: array  # 64 a block, row by row
     missing: np.ndarray  # [blocks, 64] int8
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """The values, `[blocks, 64]` int16."""
+        return np.frombuffer(self.values, dtype=np.int16).reshape(-1, 64)
 
 
 def decode_scans(
@@ -90,21 +90,11 @@ def decode_scans(
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """Decode scan after scan; after damage go on with the next restart interval, or else the next scan.
 
-    Args:
-        scans: in the order of the file.
-        factors: (horizontal, vertical) sampling factors of each component, (1, 1) of a single one.
-        shapes: blocks down and across of each component (T.81, A.1.1).
-        quantization_tables: `[8, 8]` of each component.
-        progressive: whether the frame is (SOF2).
-        seconds: of processor time that it may take; scan after scan over blocks that cost no bits would take hours.
-
-    Returns:
-        Of each component the coefficients, int16 `[down, across, 8, 8]`; of each as many missing bits, int8: 0
-        where a coefficient is known, n where its lowest n bits are not, `UNMEASURED` where nothing is; and a
-        few words for each of the first places of damage.
-
-    Raises:
-        OutOfTime: after those seconds.
+    Of each component are given (horizontal, vertical) sampling factors, which are (1, 1) of a single one, the blocks
+    down and across (T.81, A.1.1), and the table `[8, 8]`. The result is of each the coefficients, int16
+    `[down, across, 8, 8]`, and as many missing bits, int8: 0 where a coefficient is known, n where its lowest n bits
+    are not, `UNMEASURED` where nothing is; and a few words for each of the first places of damage. Raises `OutOfTime`
+    after those seconds of processor time: scan after scan over blocks that cost no bits would take hours.
     """
     end = time.thread_time() + seconds
 
@@ -118,27 +108,25 @@ def decode_scans(
     for (h, v), (rows, columns), table in zip(factors, shapes, quantization_tables, strict=True):
         blocks = down * v * across * h
         missing = np.full((blocks, 64), UNMEASURED, dtype=np.int8)
-        values = array("h", bytes(128 * blocks))
-        planes.append(_Plane(h, v, rows, columns, across * h, table, values, missing))
+        planes.append(_Plane(h, v, rows, columns, across * h, table, array("h", bytes(128 * blocks)), missing))
     damage = []
     for number, scan in enumerate(scans, 1):
         where = f" of scan {number}" if len(scans) > 1 else ""
-        for words in _decode_scan(scan, planes, progressive, (down, across), check_time):
-            if len(damage) < _MOST_PLACES:
-                damage.append(f"{words}{where}")
+        damage += [f"{words}{where}" for words in _decode_scan(scan, planes, progressive, (down, across), check_time)]
+        del damage[_MOST_PLACES:]
 
     coefficients, missing = [], []
     for number, plane in enumerate(planes, 1):
         if progressive:  # a value is known only after its last scan, and which of them went wrong is not
-            odd = impossible(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 64), plane.quantization_table)
-            odd &= (plane.missing == 0).all(axis=1)
+            odd = impossible(plane.blocks, plane.quantization_table) & (plane.missing == 0).all(axis=1)
             plane.missing[odd] = UNMEASURED
             if odd.any():
                 damage.append(f"values that no image has in {odd.sum()} blocks of component {number}")
-        own = (slice(plane.rows), slice(plane.columns))
-        missing.append(plane.missing.reshape(-1, plane.stride, 8, 8)[own])
-        coefficients.append(np.frombuffer(plane.values, dtype=np.int16).reshape(-1, plane.stride, 8, 8)[own])
-        coefficients[-1][missing[-1] == UNMEASURED] = 0
+        parts = (part.reshape(-1, plane.stride, 8, 8) for part in (plane.blocks, plane.missing))
+        values, lost = (part[: plane.rows, : plane.columns] for part in parts)
+        values[lost == UNMEASURED] = 0
+        coefficients.append(values)
+        missing.append(lost)
     return coefficients, missing, damage
 
 
@@ -148,19 +136,9 @@ def _decode_scan(
     """Decode one scan into the planes; yields a few words for each restart interval that is damaged."""
     check_time()
     chosen = [planes[position] for position in scan.components]
+    factors = [(plane.vertical_factor, plane.horizontal_factor) for plane in chosen]
     if len(chosen) == 1:  # not interleaved: the blocks of the component itself, row by row (A.2.2)
-        (plane,) = chosen
-        mcus = (plane.rows, plane.columns)
-        steps = [(plane.stride, 1, [0])]
-    else:
-        steps = [
-            (
-                p.stride * p.vertical_factor,
-                p.horizontal_factor,
-                [y * p.stride + x for y in range(p.vertical_factor) for x in range(p.horizontal_factor)],
-            )
-            for p in chosen
-        ]
+        mcus, factors = (chosen[0].rows, chosen[0].columns), [(1, 1)]
     count = mcus[0] * mcus[1]
     try:
         decoder = _Decoder(scan, chosen, progressive)
@@ -168,7 +146,7 @@ def _decode_scan(
         yield str(stop)
         return
 
-    blocks = [_blocks_of(count, mcus[1], *step) for step in steps]
+    blocks = [_blocks_of(mcus, plane.stride, *own) for plane, own in zip(chosen, factors, strict=True)]
     stops = []  # MCUs that an end-of-band run does not pass over unread
     if progressive and scan.successive_high and scan.spectral_start:
         stops = np.flatnonzero(decoder.occupied[blocks[0][:, 0]]).tolist()
@@ -189,10 +167,9 @@ def _decode_scan(
                 visits += 1
                 if visits % _PATIENCE == 0:
                     check_time()
-                y, x = divmod(mcu, mcus[1])
-                for i, (plane, (per_row, per_column, offsets)) in enumerate(zip(chosen, steps, strict=True)):
-                    for offset in offsets:
-                        decoder.block(plane.values, y * per_row + x * per_column + offset, i)
+                for i, (plane, own) in enumerate(zip(chosen, blocks, strict=True)):
+                    for index in own[mcu].tolist():
+                        decoder.block(plane.values, index, i)
                 mcu += 1
             if decoder.left >= 16 and mcu < count:  # some writers leave a byte, and after the last MCU more
                 trouble = _Stop(f"{decoder.left // 8} bytes too many", doubtful=False)
@@ -207,8 +184,7 @@ def _decode_scan(
     if not progressive:
         odd = np.zeros(count, dtype=bool)
         for plane, own in zip(chosen, blocks, strict=True):
-            values = np.frombuffer(plane.values, dtype=np.int16).reshape(-1, 64)
-            odd |= impossible(values, plane.quantization_table)[own].any(axis=1)
+            odd |= impossible(plane.blocks, plane.quantization_table)[own].any(axis=1)
         odd = np.flatnonzero(odd & decoded)
         length = scan.restart_interval or count
         for interval, at in zip(*np.unique(odd // length, return_index=True), strict=True):
@@ -222,10 +198,10 @@ def _decode_scan(
             plane.missing[known, k] = scan.successive_low
 
 
-def _blocks_of(count: int, across: int, per_row: int, per_column: int, offsets: list[int]) -> np.ndarray:
-    """Positions of the blocks of one component in each MCU, `[count, blocks]`."""
-    y, x = np.divmod(np.arange(count), across)
-    return (y * per_row + x * per_column)[:, None] + np.array(offsets)
+def _blocks_of(mcus: tuple[int, int], stride: int, down: int, across: int) -> np.ndarray:
+    """Positions of the blocks of one component in each MCU, `[MCUs, blocks]`, of which it has `down` x `across`."""
+    y, x = np.ogrid[: down * mcus[0], : across * mcus[1]]
+    return (y * stride + x).reshape(mcus[0], down, mcus[1], across).swapaxes(1, 2).reshape(-1, down * across)
 
 
 def _intervals(scan: Scan, count: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -242,15 +218,7 @@ def _intervals(scan: Scan, count: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def impossible(values: np.ndarray, quantization_table: np.ndarray) -> np.ndarray:
-    """Which blocks decode to pixels further from 0..255 than quantization can have put them.
-
-    Args:
-        values: int16 `[blocks, 64]`.
-        quantization_table: `[8, 8]`.
-
-    Returns:
-        bool `[blocks]`.
-    """
+    """Which blocks `[blocks, 64]` decode to pixels further from 0..255 than quantization can have put them."""
     synthesis = (np.kron(DCT, DCT) * quantization_table.reshape(64, 1)).astype(np.float32)
     # All that rounding can do, and 32 that encoders which fight ringing add to white and black.
     reach = 128 + 32 + np.abs(synthesis).sum(axis=0) / 2
@@ -290,14 +258,14 @@ class _Decoder:
         if self.high and self.first:
             band = _ZIGZAG[self.first : self.last + 1]
             self.ready = (planes[0].missing[:, band] == self.high).all(axis=1)
-            values = np.frombuffer(planes[0].values, dtype=np.int16).reshape(-1, 64)
-            self.occupied = values[:, band].any(axis=1) | ~self.ready
-        if not progressive:
-            self._read = self._sequential
-        elif self.first == 0:
-            self._read = self._dc_refine if self.high else self._dc_first
+            self.occupied = planes[0].blocks[:, band].any(axis=1) | ~self.ready
+        self.progressive = progressive
+        if self.high:
+            self._read = self._ac_refine if self.first else self._dc_refine
+        elif self.first:
+            self._read = self._ac_first
         else:
-            self._read = self._ac_refine if self.high else self._ac_first
+            self._read = self._dc_first if progressive else self._sequential
 
     def start(self, data: bytes) -> None:
         """Begin a restart interval; `data` without stuffed zeros."""
@@ -322,12 +290,9 @@ class _Decoder:
             self._read(values, base, component)
             if self.position > self.size:
                 raise _Stop("the data end")
-        except OverflowError:
+        except (_Stop, OverflowError) as error:
             values[base : base + 64] = before
-            raise _Stop("an impossible value") from None
-        except _Stop:
-            values[base : base + 64] = before
-            raise
+            raise (error if isinstance(error, _Stop) else _Stop("an impossible value")) from None
 
     def _bits(self, count: int) -> int:
         """The next 0 to 16 bits."""
@@ -351,41 +316,26 @@ class _Decoder:
         bits = self._bits(size)
         return bits if bits >> (size - 1) else bits - (1 << size) + 1
 
-    def _difference(self, component: int) -> int:
+    def _sequential(self, values: array, base: int, component: int) -> None:
+        self._dc_first(values, base, component)
+        self._ac_first(values, base, component)
+
+    def _dc_first(self, values: array, base: int, component: int) -> None:
         size = self._symbol(self.tables[component][0])
         if size > 11:
             raise _Stop("an impossible code")
         if size:
             self.predictions[component] += self._value(size)
-        return self.predictions[component]
-
-    def _sequential(self, values: array, base: int, component: int) -> None:
-        values[base] = self._difference(component)
-        lookup, symbol, k = self.tables[component][1], self._symbol, 1
-        while k < 64:
-            code = symbol(lookup)
-            size = code & 15
-            if size:
-                k += code >> 4
-                if k > 63:
-                    raise _Stop("an impossible code")
-                values[base + _ZIGZAG[k]] = self._value(size)
-                k += 1
-            elif code == 0xF0:
-                k += 16
-            else:
-                return
-
-    def _dc_first(self, values: array, base: int, component: int) -> None:
-        values[base] = self._difference(component) << self.low
+        values[base] = self.predictions[component] << self.low
 
     def _dc_refine(self, values: array, base: int, component: int) -> None:
         values[base] |= self._bits(1) << self.low
 
     def _ac_first(self, values: array, base: int, component: int) -> None:
-        lookup, k = self.tables[component][1], self.first
+        lookup, symbol, k = self.tables[component][1], self._symbol, self.first or 1
         while k <= self.last:
-            run, size = divmod(self._symbol(lookup), 16)
+            code = symbol(lookup)
+            run, size = code >> 4, code & 15
             if size:
                 k += run
                 if k > self.last:
@@ -395,7 +345,7 @@ class _Decoder:
             elif run == 15:
                 k += 16
             else:
-                self.run = (1 << run) - 1 + self._bits(run)
+                self.run = (1 << run) - 1 + self._bits(run) if self.progressive else 0
                 return
 
     def _ac_refine(self, values: array, base: int, component: int) -> None:

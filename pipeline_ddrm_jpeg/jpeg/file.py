@@ -23,6 +23,7 @@ from .markers import (
     colour_space_of,
     components_of,
     drop_surplus_restarts,
+    mcu_size,
     parse,
     plane_shapes,
 )
@@ -33,7 +34,6 @@ from .tables import chroma_subsampling_name, estimate_quality_factor
 MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
 _REPAIR_SECONDS_PER_MEGABYTE = 5
-_SURPLUS = "more data than its blocks need"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +85,9 @@ class JPEGFile:
         """Read a JPEG from a path, from bytes or from a binary file object.
 
         Baseline, extended sequential and progressive Huffman-coded files of 8 bits are read, with one
-        component, three or four, any integer sampling ratios, 8- and 16-bit tables and restart markers.
-
-        Args:
-            source: path, bytes or file object.
-            repair: whether to take what is left of a file that is cut short or damaged after its headers; what is
-                not left is marked in `missing_bits`. Damage that decodes to a possible image goes unnoticed.
+        component, three or four, any integer sampling ratios, 8- and 16-bit tables and restart markers. `repair=True`
+        takes what is left of a file that is cut short or damaged after its headers, and marks in `missing_bits` what
+        is not. Damage that decodes to a possible image goes unnoticed.
 
         Raises:
             JPEGDamageError: for a file that is cut short or damaged; `repair=True` takes what is left of it, if
@@ -127,10 +124,7 @@ class JPEGFile:
     @cached_property
     def mcu_size(self) -> tuple[int, int]:
         """(height, width) in pixels of a minimum coded unit."""
-        return (
-            8 * max(c.vertical_factor for c in self.components),
-            8 * max(c.horizontal_factor for c in self.components),
-        )
+        return mcu_size(self.components)
 
     @property
     def color_space(self) -> str:
@@ -173,12 +167,11 @@ class JPEGFile:
         (0, 0) is that of a black-and-white image stored as colour. Of a damaged file what is left decides, if that
         is most of it.
         """
-        first, *others = self.components
+        tables = [component.quantization_table for component in self.components]
         if self.color_space == "RGB":
-            same = [np.array_equal(plane, self.coefficients[0]) for plane in self.coefficients]
-            same += [np.array_equal(c.quantization_table, first.quantization_table) for c in others]
-            return (0.0, 0.0) if all(same) and self.missing_bits is None else None
-        if len(self.components) != 3 or self.mcu_size != (8 * first.vertical_factor, 8 * first.horizontal_factor):
+            same = all(np.array_equal(one, each[0]) for each in (self.coefficients, tables) for one in each)
+            return (0.0, 0.0) if same and self.missing_bits is None else None
+        if len(self.components) != 3 or self.mcu_size != mcu_size(self.components[:1]):
             return None
         means = []
         for number in (1, 2):
@@ -188,61 +181,51 @@ class JPEGFile:
                 if known.mean() < 0.5:
                     return None
                 values = values[known]
-            if values[:, 1:].any() or (values[:, 0] != values[0, 0]).any():
+            if values[:, 1:].any() or np.ptp(values[:, 0]):
                 return None
-            means.append(float(values[0, 0] * self.components[number].quantization_table[0, 0]) / 8)
+            means.append(float(values[0, 0] * tables[number][0, 0]) / 8)
         return means[0], means[1]
 
 
 def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]) -> tuple[bytes, str]:
     """What a source holds, and what messages call it.
 
-    Raises:
-        JPEGFileError: where it has more than `MOST_BYTES`.
-        TypeError, OSError: where it is no source, or cannot be read.
+    Raises `JPEGFileError` where that is more than `MOST_BYTES`, `TypeError` or `OSError` where it cannot be read.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "<bytes>"
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as stream:
-            return _read_stream(stream), os.fspath(source)
-    if hasattr(source, "read"):
-        data = _read_stream(source)
-        if not isinstance(data, bytes):
-            raise TypeError("the file object gives text; open it in binary mode ('rb')")
-        return data, str(getattr(source, "name", "<file object>"))
-    raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
-
-
-def _read_stream(stream: IO[bytes]) -> bytes:
-    data = stream.read(MOST_BYTES + 1)
+            return read_bytes(stream)
+    if not hasattr(source, "read"):
+        raise TypeError(f"expected a path, bytes or a binary file object, not {type(source).__name__}")
+    data, name = source.read(MOST_BYTES + 1), str(getattr(source, "name", "<file object>"))
+    if not isinstance(data, bytes):
+        raise TypeError("the file object gives text; open it in binary mode ('rb')")
     if len(data) > MOST_BYTES:
-        raise JPEGFileError(f"{getattr(stream, 'name', 'the stream')}: it has more than {MOST_BYTES} bytes")
-    return data
+        raise JPEGFileError(f"{name}: it has more than {MOST_BYTES} bytes")
+    return data, name
 
 
 def _open(data: bytes, name: str) -> JPEGFile:
     stream = parse(data)
-    colour = colour_space_of(stream)
-    components = components_of(stream)
+    colour, components = colour_space_of(stream), components_of(stream)
     check_scans(stream, components)
     check_proportion(stream, components)
     drop_surplus_restarts(stream, components)
     planes, surplus = read_coefficients(stream.decodable_parts(), plane_shapes(stream, components))
-    remarks = (_SURPLUS,) if surplus or stream.surplus else ()
     for number, (plane, component) in enumerate(zip(planes, components, strict=True), 1):
         odd = impossible(plane.reshape(-1, 64), component.quantization_table)
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no image has in {odd.sum()} blocks")
-    planes = _whole_mcus(planes, stream, components)
-    return _file(stream, data, name, colour, components, planes, remarks, bare=stream.bare())
+    remarks = ("more data than its blocks need",) if surplus or stream.surplus else ()
+    return _file(stream, data, name, colour, components, planes, remarks=remarks, bare=stream.bare())
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
     """What is left of a file that cannot be read as a whole, for the reason given."""
     stream = parse(data, repair=True)
-    colour = colour_space_of(stream)
-    components = components_of(stream, repair=True)
+    colour, components = colour_space_of(stream), components_of(stream, repair=True)
     check_proportion(stream, components)
     seconds = _REPAIR_SECONDS + _REPAIR_SECONDS_PER_MEGABYTE * stream.size / 2**20
     try:
@@ -258,10 +241,8 @@ def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:
         raise JPEGFileError(f"{reason}; what is left takes more than {seconds:.0f} s of processor time") from None
     if all((lost == UNMEASURED).all() for lost in missing):
         raise JPEGFileError(f"{reason}; nothing of the image is left")
-    planes = _whole_mcus(coefficients, stream, components)
-    missing = _whole_mcus(missing, stream, components, mode="edge")
-    lost = {"damage": (reason, *damage), "missing_bits": missing}
-    return _file(stream, data, name, colour, components, planes, **lost)
+    lost = tuple(_whole_mcus(plane, stream, components, i) for i, plane in enumerate(missing))
+    return _file(stream, data, name, colour, components, coefficients, damage=(reason, *damage), missing_bits=lost)
 
 
 def _file(
@@ -270,10 +251,16 @@ def _file(
     name: str,
     colour: ColourSpace,
     components: tuple[Component, ...],
-    coefficients: tuple[np.ndarray, ...],
+    planes: Sequence[np.ndarray],
     remarks: tuple[str, ...] = (),
     **more: Any,
 ) -> JPEGFile:
+    coefficients = []
+    for i, plane in enumerate(planes):
+        rows, columns = plane.shape[:2]
+        coefficients.append(_whole_mcus(plane, stream, components, i))
+        for filling in (coefficients[i][rows:], coefficients[i][:, columns:]):
+            filling.reshape(*filling.shape[:2], 64)[..., 1:] = 0
     if colour.name in CMYK_SPACES:
         remarks = (*remarks, f"the colour space {colour.name}, which is written as RGB")
     return JPEGFile(
@@ -281,7 +268,7 @@ def _file(
         height=stream.height,
         colour=colour,
         components=components,
-        coefficients=coefficients,
+        coefficients=tuple(coefficients),
         progressive=stream.frame_type == 0xC2,
         restart_interval=stream.restart_interval,
         file_size=stream.size,
@@ -292,24 +279,9 @@ def _file(
     )
 
 
-def _whole_mcus(
-    planes: Sequence[np.ndarray], stream: Stream, components: tuple[Component, ...], mode: str = "dc"
-) -> tuple[np.ndarray, ...]:
-    """Planes `[down, across, 8, 8]` padded to whole MCUs with the last block's DC, or, mode "edge", the last block."""
-    most_h = max(c.horizontal_factor for c in components)
-    most_v = max(c.vertical_factor for c in components)
-    mcus_down, mcus_across = ceil(stream.height / (8 * most_v)), ceil(stream.width / (8 * most_h))
-    padded = []
-    for component, plane in zip(components, planes, strict=True):
-        rows, columns = plane.shape[:2]
-        extra = (
-            (0, mcus_down * component.vertical_factor - rows),
-            (0, mcus_across * component.horizontal_factor - columns),
-        )
-        if any(after for _, after in extra):
-            plane = np.pad(plane, (*extra, (0, 0), (0, 0)), mode="edge")
-            if mode == "dc":
-                for filling in (plane[rows:], plane[:, columns:]):
-                    filling.reshape(*filling.shape[:2], 64)[..., 1:] = 0
-        padded.append(plane)
-    return tuple(padded)
+def _whole_mcus(plane: np.ndarray, stream: Stream, components: tuple[Component, ...], i: int) -> np.ndarray:
+    """A plane `[down, across, 8, 8]` of a component, padded to whole MCUs with its last blocks."""
+    height, width = mcu_size(components)
+    down = ceil(stream.height / height) * components[i].vertical_factor - plane.shape[0]
+    across = ceil(stream.width / width) * components[i].horizontal_factor - plane.shape[1]
+    return np.pad(plane, ((0, down), (0, across), (0, 0), (0, 0)), mode="edge") if down or across else plane

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -18,19 +18,9 @@ from .entropy import RESTART, Scan
 from .tables import ZIGZAG
 
 # Frame types of ITU-T T.81, table B.1, that are not decoded here.
-_REFUSED_FRAMES = {
-    0xC3: "lossless",
-    0xC5: "hierarchical",
-    0xC6: "hierarchical",
-    0xC7: "hierarchical lossless",
-    0xC9: "arithmetic-coded",
-    0xCA: "arithmetic-coded progressive",
-    0xCB: "arithmetic-coded lossless",
-    0xCD: "arithmetic-coded hierarchical",
-    0xCE: "arithmetic-coded hierarchical",
-    0xCF: "arithmetic-coded hierarchical lossless",
-    0xDE: "hierarchical",
-}
+_REFUSED_FRAMES = {0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical lossless"}
+_REFUSED_FRAMES |= {marker + 8: f"arithmetic-coded {kind}" for marker, kind in _REFUSED_FRAMES.items()}
+_REFUSED_FRAMES |= {0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded progressive", 0xDE: "hierarchical"}
 _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
 _OF_COLOUR = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 _DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
@@ -107,21 +97,16 @@ class Stream:
     component_tables: dict[int, np.ndarray] = field(default_factory=dict)
     huffman: dict[tuple[int, int], bytes] = field(default_factory=dict)  # replaced, not changed: scans share it
     scans: list[Scan] = field(default_factory=list)
-    scans_end: int = 0
-    """Byte after the data of the last scan so far."""
-    remaining_bits: np.ndarray | None = None
-    """Low bits of each coefficient that the scans so far do not give, `[components, 64]`."""
-    complete: bool = False
-    """Whether they give them all."""
+    scans_end: int = 0  # byte after the data of the last scan so far
+    remaining_bits: np.ndarray | None = None  # [components, 64]: low bits of coefficients that no scan so far gives
+    complete: bool = False  # whether they give them all
     restart_interval: int = 0
     size: int = 0
-    surplus: bool = False
-    """Whether what stands between the last block and the end was passed over."""
+    surplus: bool = False  # whether what stands between the last block and the end was passed over
     decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
     adobe_transform: int | None = None
-    description: list[tuple[int, bytes]] = field(default_factory=list)
-    """(marker, content) of APPn and COM segments."""
+    description: list[tuple[int, bytes]] = field(default_factory=list)  # (marker, content) of APPn and COM segments
 
     def decodable_parts(self) -> Iterator[bytes]:
         """What a decoder needs of the stream, in pieces."""
@@ -156,31 +141,19 @@ def parse(data: bytes, repair: bool = False) -> Stream:
         raise JPEGFileError(_not_a_jpeg(data))
     stream = Stream(decodable=[data[:2]], size=len(data))
     try:
-        _walk(stream, data, repair)
-    except _OutOfProportionError:
-        raise
-    except JPEGFileError as error:
-        if not stream.scans:
-            raise JPEGFileError(str(error)) from None  # nothing that could be repaired
-        if not repair:
-            raise
-    return stream
-
-
-def _walk(stream: Stream, data: bytes, repair: bool) -> None:
-    try:
         _walk_segments(stream, data, repair)
     except _OutOfProportionError:
         raise
-    except JPEGFileError:
-        # Behind the last block of all, whatever is no segment is in nobody's way.
-        if not stream.complete:
-            raise
+    except JPEGFileError as error:
         end = data.find(b"\xff\xd9", stream.scans_end)
-        if end < 0:
-            raise _without_end(data) from None
-        stream.decodable.append(data[end : end + 2])
-        stream.size, stream.surplus = end + 2, True
+        if stream.complete and end >= 0:  # behind the last block of all, whatever is no segment is in nobody's way
+            stream.decodable.append(data[end : end + 2])
+            stream.size, stream.surplus = end + 2, True
+        elif not stream.scans:
+            raise JPEGFileError(str(error)) from None  # nothing that could be repaired
+        elif not repair:
+            raise _without_end(data) if stream.complete else error from None
+    return stream
 
 
 def _without_end(data: bytes) -> JPEGDamageError:
@@ -204,10 +177,9 @@ def _walk_segments(stream: Stream, data: bytes, repair: bool) -> None:
         if marker == _SOI:
             raise JPEGDamageError(f"a second start-of-image marker at byte {start}, before the first image ended")
 
-        header = data[position : position + 2]
-        if len(header) < 2:
+        if position + 2 > len(data):
             raise JPEGDamageError(f"truncated inside the marker segment at byte {start}")
-        length = int.from_bytes(header, "big")
+        length = int.from_bytes(data[position : position + 2], "big")
         if length < 2:
             raise JPEGDamageError(f"the marker segment ff {marker:02x} at byte {start} claims {length} bytes")
         if position + length > len(data):
@@ -238,11 +210,12 @@ def _end_of_scan(stream: Stream, data: bytes, position: int, repair: bool) -> in
         return end.start() if end else len(data)
     # A component gets its table with its first scan, so those that have one have had a scan.
     more = stream.frame_type == 0xC2 or len(stream.component_tables) < len(stream.frame)
-    for end in _MARKER_AFTER_SCAN.finditer(data, position):
-        marker, length = data[end.end() : end.end() + 1], int.from_bytes(data[end.end() + 1 : end.end() + 3], "big")
-        fits = length >= 2 and end.end() + 1 + length <= len(data)
+    for found in _MARKER_AFTER_SCAN.finditer(data, position):
+        at = found.end()
+        marker, length = data[at : at + 1], int.from_bytes(data[at + 1 : at + 3], "big")
+        fits = length >= 2 and at + 1 + length <= len(data)
         if marker == b"\xd9" or (more and marker in (b"\xc4", b"\xda", b"\xdb", b"\xdd", b"\xfe") and fits):
-            return end.start()
+            return found.start()
     return len(data)
 
 
@@ -371,8 +344,7 @@ def colour_space_of(stream: Stream) -> ColourSpace:
         raise JPEGFileError("two components have the same identifier")
     if len(identifiers) == 4:
         *colours, black = stream.frame
-        finest = max(c.horizontal_factor for c in colours), max(c.vertical_factor for c in colours)
-        if (black.horizontal_factor, black.vertical_factor) != finest:
+        if mcu_size([black]) != mcu_size(colours):
             raise JPEGFileError("a JPEG with four components whose black is coarser than the others is not supported")
     return colour_space_by(identifiers, stream.jfif, stream.adobe_transform)
 
@@ -387,11 +359,11 @@ def components_of(stream: Stream, repair: bool = False) -> tuple[Component, ...]
         raise JPEGDamageError(f"truncated: it has no scan for component {missing[0]} of {len(stream.frame)}")
     if len(stream.frame) == 1:  # the factors of a single component have no effect (T.81, A.2.2)
         return (Component(stream.frame[0].identifier, 1, 1, stream.component_tables[0]),)
-    most = (max(c.horizontal_factor for c in stream.frame), max(c.vertical_factor for c in stream.frame))
+    down, across = (side // 8 for side in mcu_size(stream.frame))
     for c in stream.frame:
-        if most[0] % c.horizontal_factor or most[1] % c.vertical_factor:
+        if across % c.horizontal_factor or down % c.vertical_factor:
             raise JPEGFileError(
-                f"sampling factors {c.horizontal_factor}x{c.vertical_factor} beside {most[0]}x{most[1]} are not"
+                f"sampling factors {c.horizontal_factor}x{c.vertical_factor} beside {across}x{down} are not"
                 " supported: the ratio is not a whole number"
             )
     return tuple(
@@ -422,13 +394,13 @@ def check_scans(stream: Stream, components: tuple[Component, ...]) -> None:
     """Refuse what cannot be whole: too little data for the claimed size, or unfinished progressive scans."""
     shapes = plane_shapes(stream, components)
     for scan in stream.scans:
-        if scan.spectral_start == 0 and scan.successive_high == 0:
-            blocks = sum(shapes[position][0] * shapes[position][1] for position in scan.components)
-            if 8 * len(scan.data) < blocks:  # every block has a DC code of one bit at least
-                raise JPEGDamageError(
-                    f"truncated: it claims {stream.width} x {stream.height} pixels,"
-                    f" but a scan has only {len(scan.data)} bytes"
-                )
+        blocks = sum(shapes[position][0] * shapes[position][1] for position in scan.components)
+        first = scan.spectral_start == scan.successive_high == 0
+        if first and 8 * len(scan.data) < blocks:  # every block has a DC code of one bit at least
+            raise JPEGDamageError(
+                f"truncated: it claims {stream.width} x {stream.height} pixels,"
+                f" but a scan has only {len(scan.data)} bytes"
+            )
     if not stream.complete:
         component = int(stream.remaining_bits.any(axis=1).argmax()) + 1
         raise JPEGDamageError(f"truncated: its progressive scans leave component {component} unfinished")
@@ -436,15 +408,16 @@ def check_scans(stream: Stream, components: tuple[Component, ...]) -> None:
 
 def plane_shapes(stream: Stream, components: tuple[Component, ...]) -> list[tuple[int, int]]:
     """Blocks down and across of each component, as libjpeg keeps them (T.81, A.1.1 and A.2.4)."""
-    most_h = max(c.horizontal_factor for c in components)
-    most_v = max(c.vertical_factor for c in components)
+    height, width = mcu_size(components)
     return [
-        (
-            ceil(stream.height * c.vertical_factor / (8 * most_v)),
-            ceil(stream.width * c.horizontal_factor / (8 * most_h)),
-        )
+        (ceil(stream.height * c.vertical_factor / height), ceil(stream.width * c.horizontal_factor / width))
         for c in components
     ]
+
+
+def mcu_size(components: Sequence[Component | _FrameComponent]) -> tuple[int, int]:
+    """(height, width) in pixels of a minimum coded unit."""
+    return 8 * max(c.vertical_factor for c in components), 8 * max(c.horizontal_factor for c in components)
 
 
 def drop_surplus_restarts(stream: Stream, components: tuple[Component, ...]) -> None:

@@ -17,10 +17,12 @@ from hashlib import md5
 from itertools import accumulate
 from typing import Any
 from xml.parsers import expat
+from xml.sax.saxutils import quoteattr
 
 _COM, _APP0, _APP1, _APP2, _APP8, _APP11, _APP13, _APP14 = 0xFE, 0xE0, 0xE1, 0xE2, 0xE8, 0xEB, 0xED, 0xEE
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _EXTENDED_XMP, _PHOTOSHOP = b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
+_IPTC = 0x0404  # number of a resource of Photoshop
 _LONGEST_SEGMENT = 65533  # bytes, without marker and length
 _MOST_NAMED = 50  # kinds of what is not kept; a directory of EXIF may have 65,535 tags
 
@@ -57,8 +59,8 @@ _DESCRIPTIVE = {
     *(0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0xC4A5),
 }
 # Tags that say how the camera stored its pixels, of which nothing is lost: TIFF 6.0 and Exif 2.32, table 4.
-_STRUCTURAL = {254, 255, *range(256, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 301, 317}
-_STRUCTURAL |= {*range(320, 326), 338, 339, 513, 514, *range(529, 533), 700, 33723, 34377, 34675, 0xEA1C}
+_STRUCTURAL = {*range(254, 260), *range(262, 267), 273, *range(277, 282), 284, 301, 317, *range(320, 326), 338, 339}
+_STRUCTURAL |= {513, 514, *range(529, 533), _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC, 0xEA1C}
 
 Edit = tuple[int, int, bytes]
 """First byte, byte after the last, and what comes in their place."""
@@ -92,8 +94,13 @@ class Metadata:
     @cached_property
     def exif(self) -> bytes | None:
         """The EXIF block, with the `Exif` header of its first segment; `None` also where no directory can be read."""
+        return _EXIF + self._block if self._block else None
+
+    @cached_property
+    def _block(self) -> bytes:
+        """The same without the header; empty for none."""
         block = b"".join(self.segments[i][1][start:] for i, start in self._exif_parts)
-        return _EXIF + block if next(_entries(block), None) else None
+        return block if next(_entries(block), None) else b""
 
     @cached_property
     def _exif_parts(self) -> list[tuple[int, int]]:
@@ -114,9 +121,8 @@ class Metadata:
     @cached_property
     def orientation(self) -> int:
         """EXIF orientation, 1 (upright) to 8, in whatever type it is stored; 1 where the file does not say."""
-        block = (self.exif or _EXIF)[len(_EXIF) :]
-        entries = [entry for tag, *entry in _entries(block) if tag == _ORIENTATION]
-        value = _number(block, *entries[-1]) if entries else None
+        entries = [entry for tag, *entry in _entries(self._block) if tag == _ORIENTATION]
+        value = _number(self._block, *entries[-1]) if entries else None
         return int(value) if value in range(1, 9) else 1
 
     @property
@@ -157,15 +163,9 @@ class Metadata:
     @cached_property
     def icc_profile(self) -> bytes | None:
         """The profile put together from its numbered chunks, counted from one or, by some, from zero."""
-        chunks: dict[int, bytes] = {}
-        count = 0
-        for marker, payload in self.segments:
-            if _kind(marker, payload) == "ICC profile" and len(payload) > 14:
-                count = payload[13]
-                if payload[12] in chunks:
-                    return None
-                chunks[payload[12]] = payload[14:]
-        return b"".join(chunks[n] for n in sorted(chunks)) if chunks and len(chunks) >= count else None
+        parts = [p for m, p in self.segments if _kind(m, p) == "ICC profile" and len(p) > 14]
+        whole = parts and len({p[12] for p in parts}) == len(parts) >= parts[-1][13]
+        return b"".join(p[14:] for p in sorted(parts, key=lambda p: p[12])) if whole else None
 
     @property
     def profile_mode(self) -> str | None:
@@ -174,28 +174,23 @@ class Metadata:
         return None if self.icc_profile is None else spaces.get(self.icc_profile[16:20], "")
 
     @cached_property
-    def photoshop(self) -> dict[int, bytes]:
-        """The image resources of Photoshop, of which number 0x0404 is IPTC: each whole, header included."""
+    def photoshop(self) -> list[tuple[int, bytes, bytes]]:
+        """(number, header and content, content) of each image resource of Photoshop, of which 0x0404 is IPTC."""
         data = b"".join(p[len(_PHOTOSHOP) :] for m, p in self.segments if m == _APP13 and p.startswith(_PHOTOSHOP))
-        resources: dict[int, list[bytes]] = {}
-        at = 0
+        resources, at = [], 0
         while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
             name = at + 6 + (data[at + 6] + 2) // 2 * 2  # of even length, with the byte that gives it
             size = int.from_bytes(data[name : name + 4], "big")
             end = name + 4 + (size + 1) // 2 * 2
             number = int.from_bytes(data[at + 4 : at + 6], "big")
-            resources.setdefault(number, []).append(data[at:end])
+            resources.append((number, data[at:end], data[name + 4 : name + 4 + size]))
             at = end
-        return {number: b"".join(parts) for number, parts in resources.items()}
+        return resources
 
     @property
     def iptc(self) -> bytes | None:
         """The IPTC record."""
-        resource = self.photoshop.get(0x0404)
-        if resource is None:
-            return None
-        name = 6 + (resource[6] + 2) // 2 * 2
-        return resource[name + 4 : name + 4 + int.from_bytes(resource[name : name + 4], "big")]
+        return next((content for number, _, content in self.photoshop if number == _IPTC), None)
 
     @property
     def comments(self) -> tuple[bytes, ...]:
@@ -205,12 +200,10 @@ class Metadata:
     @cached_property
     def density(self) -> tuple[int, int, int] | None:
         """(unit, across, down) of JFIF: dots an inch (1) or a centimetre (2), or only the shape of a pixel (0)."""
-        for marker, payload in self.segments:
-            if _kind(marker, payload) == "JFIF" and len(payload) >= 12:
-                unit, across, down = struct.unpack_from(">BHH", payload, 7)
-                says = across and down and unit <= 2 and (unit or across != down)
-                return (unit, across, down) if says else None
-        return None
+        found = (p for m, p in self.segments if _kind(m, p) == "JFIF" and len(p) >= 12)
+        unit, across, down = struct.unpack_from(">BHH", next(found, bytes(12)), 7)
+        says = across and down and unit <= 2 and (unit or across != down)
+        return (unit, across, down) if says else None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each kind that there is."""
@@ -223,8 +216,8 @@ class Metadata:
         if self.orientation == 1:
             return self
         segments, left_out = list(self.segments), []
-        block = bytearray(self.exif[len(_EXIF) :])
-        for tag, *entry in list(_entries(bytes(block))):
+        block = bytearray(self._block)
+        for tag, *entry in _entries(self._block):
             if tag == _ORIENTATION:
                 _set_to_one(block, *entry)
         at = 0
@@ -256,9 +249,8 @@ class Metadata:
     def not_kept(self, keeps: Collection[str] | None) -> tuple[str, ...]:
         """What a format has no place for, in words; each kind once.
 
-        Args:
-            keeps: kinds of segments that it has a place for, in the words of `_kind`; only `"XMP in UTF-8"`, or only
-                `"descriptive EXIF"`; `"resolution"`, that of JFIF. `None`: all segments, as another JPEG has.
+        It has one for the kinds of segments that `keeps` names in the words of `_kind`, or for `"XMP in UTF-8"`,
+        `"descriptive EXIF"` and `"resolution"` (that of JFIF); where that is `None`, for all, as another JPEG has.
         """
         kinds = [_kind(*one) for one in self.segments]
         if keeps is None:
@@ -267,23 +259,20 @@ class Metadata:
             parts = {"XMP in UTF-8": "XMP", "descriptive EXIF": "EXIF"}
             kept = ("JFIF", "Adobe", "extended XMP", *(parts.get(kind, kind) for kind in keeps))
             lost = [kind for kind in kinds if kind not in kept]
-            if "EXIF" in kinds and self.exif is None:
-                lost.append("EXIF that cannot be read")
-            elif kinds.count("EXIF") > len(self._exif_parts):
-                lost.append("a second EXIF block")
-            lost += [self._xmp_whole[1]] if self._xmp_whole[1] else []
-            if kinds.count("XMP") > 1:
-                lost.append("a second XMP packet")
-            if "ICC profile" in kinds and self.icc_profile is None:
-                lost.append("ICC profile that is not whole")
-            if "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp):
-                lost.append("XMP that is not UTF-8")
-            if "resolution" not in keeps and self.density is not None:
-                lost.append("resolution")
+            odd = {
+                "EXIF that cannot be read": "EXIF" in kinds and self.exif is None,
+                "a second EXIF block": self.exif is not None and kinds.count("EXIF") > len(self._exif_parts),
+                self._xmp_whole[1]: self._xmp_whole[1],
+                "a second XMP packet": kinds.count("XMP") > 1,
+                "ICC profile that is not whole": "ICC profile" in kinds and self.icc_profile is None,
+                "XMP that is not UTF-8": "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp),
+                "resolution": "resolution" not in keeps and self.density is not None,
+            }
+            lost += [words for words, holds in odd.items() if holds]
             if "descriptive EXIF" in keeps and self.exif is not None:
-                block = self.exif[len(_EXIF) :]
-                lost += [f"EXIF tag {tag:#06x}" for tag, *_ in _entries(block) if tag not in _DESCRIPTIVE | _STRUCTURAL]
-                if next(_entries(block, _second_directory(block)), None):
+                others = (tag for tag, *_ in _entries(self._block) if tag not in _DESCRIPTIVE | _STRUCTURAL)
+                lost += [f"EXIF tag {tag:#06x}" for tag in others]
+                if next(_entries(self._block, _second_directory(self._block)), None):
                     lost.append("EXIF thumbnail")
         if self.trailer:
             announced = self.xmp is not None and b"ns.google.com/photos/1.0/" in self.xmp
@@ -330,7 +319,7 @@ def _xmp_segments(packet: bytes) -> list[tuple[int, bytes]]:
     name = md5(packet, usedforsecurity=False).hexdigest().upper().encode()
     main = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"><rdf:Description rdf:about="" xmlns:xmpNote="%s"'
-        b' xmpNote:HasExtendedXMP="%s"/></rdf:RDF></x:xmpmeta>' % (_RDF, _NOTE, name)
+        b' xmpNote:HasExtendedXMP="%s"/></rdf:RDF></x:xmpmeta>' % (_RDF.encode(), _NOTE.encode(), name)
     )
     segments, step = [(_APP1, _XMP + main)], _LONGEST_SEGMENT - len(_EXTENDED_XMP) - 40
     for at in range(0, len(packet), step):
@@ -371,7 +360,7 @@ def add_to_png(encoded: bytes, metadata: Metadata) -> bytes:
         metres = {0: 1, 1: 1 / 0.0254, 2: 100}[unit]
         chunks.append((b"pHYs", struct.pack(">IIB", round(across * metres), round(down * metres), unit > 0)))
     if metadata.exif is not None:
-        chunks.append((b"eXIf", metadata.exif[len(_EXIF) :]))
+        chunks.append((b"eXIf", metadata._block))
     if metadata.xmp is not None and _is_utf8(metadata.xmp):
         chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp.replace(b"\0", b"")))
     for comment in metadata.comments:
@@ -390,11 +379,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    return data.decode(errors="ignore").encode() == data
 
 
 # --- EXIF, which is TIFF ---
@@ -402,7 +387,7 @@ def _is_utf8(data: bytes) -> bool:
 
 def byte_order(metadata: Metadata) -> str:
     """`"<"` or `">"`: that of the EXIF block, and so that of a TIFF file which holds it."""
-    return ">" if (metadata.exif or b"").startswith(b"MM", len(_EXIF)) else "<"
+    return _order(metadata._block)
 
 
 def _order(block: bytes) -> str:
@@ -460,15 +445,10 @@ def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes
     """A TIFF file (TIFF 6.0) around pixels and the EXIF block, of which every byte stays in its place.
 
     The file begins with the block itself, so that all offsets in it hold, those of maker notes too; only the first
-    directory is a new one, behind the pixels, with the entries of the old one that describe the image.
-
-    Args:
-        structure: tag -> (type, values) of what says how the pixels are stored, but for where the strips are.
-        strips: their bytes, in the order of `byte_order(metadata)`.
-        metadata: what goes in.
+    directory is a new one, behind the pixels, with the entries of the old one that describe the image. `structure`
+    (tag -> type, values) says how the pixels are stored, but not where the strips are, which are in `byte_order`.
     """
-    order = byte_order(metadata)
-    old = (metadata.exif or b"")[len(_EXIF) :]
+    order, old = byte_order(metadata), metadata._block
     start = old or (b"II*\0" if order == "<" else b"MM\0*") + bytes(4)
     start += bytes(-len(start) % 4)
     offsets = [*accumulate(map(len, strips), initial=len(start))]
@@ -498,7 +478,7 @@ def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes
     structure = structure | {273: (4, offsets), 279: (4, [len(strip) for strip in strips])}
     for tag, (kind, numbers) in structure.items():
         put(tag, kind, len(numbers), struct.pack(f"{order}{len(numbers)}{_NUMBERS[kind]}", *numbers))
-    others = b"".join(data for number, data in metadata.photoshop.items() if number != 0x0404)
+    others = b"".join(whole for number, whole, _ in metadata.photoshop if number != _IPTC)
     for tag, kind, data in (
         (_TIFF_XMP, 1, metadata.xmp),
         (_TIFF_IPTC, 7, metadata.iptc),
@@ -522,15 +502,16 @@ def shares_values(block: bytes) -> bool:
 
 # --- XMP ---
 
-_RDF, _NOTE = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#", b"http://ns.adobe.com/xmp/note/"
-_TIFF_NAMESPACE = b"http://ns.adobe.com/tiff/1.0/"
+_RDF, _NOTE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://ns.adobe.com/xmp/note/"
+_RDF_RDF, _RDF_VALUE, _HAS_EXTENDED = f"{_RDF} RDF", f"{_RDF} value", f"{_NOTE} HasExtendedXMP"
+_TIFF_ORIENTATION = "http://ns.adobe.com/tiff/1.0/ Orientation"
 _ATTRIBUTE = re.compile(rb"""\s([^\s=/>]+)\s*=\s*("[^"]*"|'[^']*')""")
-_TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
+_TAG = re.compile(rb"""<([^\s/>]+)(?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
+_XMLNS = re.compile(rb"xmlns(:.*)?")
 _DEEPEST = 100  # elements within elements; packets have ten
 _MOST_ELEMENTS = 2**17  # some microseconds each
-
-
 _LONGEST_PACKET = 2**24  # bytes; expat reads a tag again for each megabyte of it
+_LONGEST_NAMESPACE = 1000  # characters; expat puts it before every name
 _MOST_DECLARED = 4  # times the bytes of a packet, what its nodes may have to declare
 _PIECE = 2**20  # bytes of a packet that are parsed although it was refused
 
@@ -539,53 +520,31 @@ class _OutOfProportionError(ValueError):
     """What would be written is out of all proportion to what was read."""
 
 
-@dataclass
-class _Element:
-    name: tuple[bytes | None, bytes]
-    declares: tuple[bytes, ...]
-    """Prefixes of namespaces."""
-    start: int
-    content: int
-    """Byte after the start tag."""
-    role: str = ""
-    leaf: bool = True
-
-
-_PLAIN = _Element((None, b""), (), 0, 0)
-"""Any that says nothing that is looked for."""
-
-
 class _Packet:
     """An XMP packet, parsed: where in its bytes those things stand that are looked for.
 
-    Raises:
-        ValueError: if it is no well-formed XML, or declares a document type, which may have entities and defaults.
+    Raises `ValueError` if it is no well-formed XML, or declares a document type, which may have entities and defaults.
     """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.orientations: list[Edit] = []
-        """What makes its orientation 1, in whatever form RDF/XML allows."""
-        self.note: Edit | None = None
-        """What takes out the announcement of an extension."""
-        self.body: tuple[int, int] | None = None
-        """The content of rdf:RDF."""
-        self.declarations: list[Edit] = []
-        """What makes each node in it declare those namespaces itself that it uses."""
-        self.size = 0
-        """Bytes of these declarations; some are not in the list where they are too many, as nodes share a long name."""
-        self._open: list[_Element] = [_PLAIN]
-        self._count = 0
-        self._namespaces: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
-        """Prefix -> (depth of the element, name, quoted name) of each declaration in force, the last one last."""
-        self._node: tuple[int, int] = (0, 0)
-        """Depth of the node at hand, 0 between nodes, and where it may declare namespaces."""
-        self._used: dict[bytes, bytes] = {}
-        """Prefix -> quoted name of those that it uses and that are declared around it."""
+        self.orientations: list[Edit] = []  # what makes its orientation 1, in whatever form RDF/XML allows
+        self.note: Edit | None = None  # what takes out the announcement of an extension
+        self.body: tuple[int, int] | None = None  # the content of the first rdf:RDF
+        self.declarations: list[Edit] = []  # what makes each node in it declare the namespaces declared around it
+        self.size = 0  # bytes of these, of which some are not in the list where they are too many
+        self._open = [("outside", 0, 0)]  # (role, first byte, byte after the start tag); most elements play no role
+        self._innermost = self._count = 0
+        self._namespaces: dict[str, list[str]] = {}  # prefix -> name of each declaration in force, the last one last
+        self._own: set[str] = set()  # prefixes that the next element declares itself
+        self._around: dict[str, bytes] | None = None  # prefix -> declaration around the nodes
         if len(data) > _LONGEST_PACKET or b"<!DOCTYPE" in data.replace(b"\0", b""):
             raise ValueError("this is not understood")
-        self._parser = parser = expat.ParserCreate()
+        self._parser = parser = expat.ParserCreate(namespace_separator=" ")
+        parser.ordered_attributes = True
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
+        parser.StartNamespaceDeclHandler = self._declare
+        parser.EndNamespaceDeclHandler = lambda prefix: self._namespaces[prefix or ""].pop()
         data = data.rstrip(b"\0")
         try:
             for at in range(0, len(data), _PIECE):
@@ -594,82 +553,76 @@ class _Packet:
         except expat.ExpatError as error:
             raise ValueError(str(error)) from None
 
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        parent, depth = self._open[-1], len(self._open)
+    def _declare(self, prefix: str | None, name: str | None) -> None:
+        if len(name or "") > _LONGEST_NAMESPACE:
+            raise _OutOfProportionError
+        self._namespaces.setdefault(prefix or "", []).append(name or "")
+        self._own.add(prefix or "")
+
+    def _start(self, name: str, attributes: list[str]) -> None:
         self._count += 1
-        if depth > _DEEPEST or self._count > _MOST_ELEMENTS:
+        if len(self._open) > _DEEPEST or self._count > _MOST_ELEMENTS:
             raise ValueError("this is not understood")
-        if parent is _PLAIN and self._node[0] and not attributes:
-            self._full(name.encode())
-            self._open.append(_PLAIN)
+        own, self._own = self._own, set()
+        role = self._role(name)
+        if not role:
+            self._open.append(("", 0, 0))
             return
         start = self._parser.CurrentByteIndex
         tag = _TAG.match(self.data, start)
         if tag is None:
             raise ValueError("this is not understood")
-        attributes = {match[1]: match for match in _ATTRIBUTE.finditer(self.data, start, tag.end())}
-        if parent.role == "orientation":
-            parent.leaf = False
-        if parent.role == "rdf":
-            self._node, self._used = (depth, start + 1 + len(name.encode())), {}
-        own = {key[6:]: match[2] for key, match in attributes.items() if key == b"xmlns" or key.startswith(b"xmlns:")}
-        for prefix, quoted in own.items():
-            self._namespaces.setdefault(prefix, []).append((depth, quoted[1:-1], quoted))
-
-        element = _Element(self._full(name.encode()), tuple(own), start, tag.end())
-        named = {self._full(key): match for key, match in attributes.items() if b":" in key}
-        if element.name == (_RDF, b"RDF") and not self._node[0] and self.body is None:
-            element.role = "rdf"
-        elif parent.role == "rdf":
-            element.role = "node"
-            self._set(named.get((_TIFF_NAMESPACE, b"Orientation")))
-            if match := named.get((_NOTE, b"HasExtendedXMP")):
+        self._open.append((role, start, tag.end()))
+        places = (one for one in _ATTRIBUTE.finditer(self.data, start, tag.end()) if _XMLNS.fullmatch(one[1]) is None)
+        found = dict(zip(attributes[::2], places, strict=True))
+        if role == "rdf":
+            self._around = {
+                prefix: _declaration(prefix, names[-1]) for prefix, names in self._namespaces.items() if names
+            }
+            self._length = sum(map(len, self._around.values()))
+        elif role == "node":
+            self._set_to_one(found.get(_TIFF_ORIENTATION))
+            if match := found.get(_HAS_EXTENDED):
                 self.note = (match.start(), match.end(), b"")
-        elif parent.role == "node" and element.name == (_TIFF_NAMESPACE, b"Orientation"):
-            element.role = "orientation"
-        elif parent.role == "node" and element.name == (_NOTE, b"HasExtendedXMP"):
-            element.role = "note"
-        elif parent.role == "orientation":
-            element.role = "orientation"
-        if element.role == "orientation":
-            self._set(named.get((_RDF, b"value")))
-        self._open.append(element if element.role or own else _PLAIN)
+            self.size += self._length
+            if self.size <= _MOST_DECLARED * len(self.data):
+                new = b"".join(words for prefix, words in self._around.items() if prefix not in own)
+                self.declarations.append((tag.end(1), tag.end(1), new))
+        elif role == "orientation":
+            self._innermost = start
+            self._set_to_one(found.get(_RDF_VALUE))
 
-    def _full(self, key: bytes) -> tuple[bytes | None, bytes]:
-        """(namespace, name) of a name with a prefix, which the node at hand then uses."""
-        prefix, _, local = key.rpartition(b":")
-        depth, namespace, quoted = (self._namespaces.get(prefix) or [(-1, b"", b"")])[-1]
-        if 0 <= depth < self._node[0]:
-            self._used[prefix] = quoted
-        return namespace, local
+    def _role(self, name: str) -> str:
+        parent = self._open[-1][0]
+        if parent == "outside":
+            return "rdf" if name == _RDF_RDF and self._around is None else "outside"
+        if parent == "rdf":
+            return "node"
+        if parent == "node" and name == _HAS_EXTENDED:
+            return "note"
+        return "orientation" if parent == "orientation" or (parent == "node" and name == _TIFF_ORIENTATION) else ""
 
-    def _set(self, attribute: re.Match[bytes] | None) -> None:
+    def _set_to_one(self, attribute: re.Match[bytes] | None) -> None:
         if attribute is not None:
             self.orientations.append((attribute.start(2) + 1, attribute.end(2) - 1, b"1"))
 
     def _end(self, _: str) -> None:
-        element = self._open.pop()
-        if element is _PLAIN:
+        role, start, content = self._open.pop()
+        if role not in ("rdf", "note", "orientation"):
             return
-        end = self._parser.CurrentByteIndex
-        for prefix in element.declares:
-            self._namespaces[prefix].pop()
-        if element.role == "node":
-            named = [(b"xmlns:" + prefix if prefix else b"xmlns", self._used[prefix]) for prefix in sorted(self._used)]
-            place = self._node[1]
-            self._node = (0, 0)
-            self.size += sum(2 + len(name) + len(quoted) for name, quoted in named)
-            if self.size <= _MOST_DECLARED * len(self.data):
-                self.declarations.append((place, place, b"".join(b" %s=%s" % one for one in named)))
-        empty = end <= element.start or self.data[element.content - 2 : element.content] == b"/>"
-        if element.role == "rdf" and not empty:
-            self.body = (element.content, end)
-        elif element.role == "note":
-            self.note = (element.start, element.content if empty else self.data.index(b">", end) + 1, b"")
-        elif element.role == "orientation" and element.leaf and not empty:
-            text = self.data[element.content : end]
+        end, empty = self._parser.CurrentByteIndex, self.data[content - 2 : content] == b"/>"
+        if role == "note":
+            self.note = (start, content if empty else self.data.index(b">", end) + 1, b"")
+        elif role == "rdf" and not empty:
+            self.body = (content, end)
+        elif role == "orientation" and start == self._innermost and not empty:
+            text = self.data[content:end]
             spaces = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
-            self.orientations.append((element.content + spaces[0], end - spaces[1], b"1"))
+            self.orientations.append((content + spaces[0], end - spaces[1], b"1"))
+
+
+def _declaration(prefix: str, name: str) -> bytes:
+    return f" {f'xmlns:{prefix}' if prefix else 'xmlns'}={quoteattr(name)}".encode()
 
 
 def _edited(data: bytes, edits: Sequence[Edit], start: int = 0, end: int | None = None) -> bytes:

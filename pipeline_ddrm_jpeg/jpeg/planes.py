@@ -25,9 +25,8 @@ def checked(pixels: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected 8-bit pixels [H, W] or [H, W, 3], got {given}; convert them to L or RGB")
     if pixels.ndim == 2:
         return pixels[..., None]
-    if (pixels == pixels[..., :1]).all():
-        return pixels[..., :1]
-    return pixels
+    parts = (pixels[::64], pixels)  # colour mostly shows in a few rows already
+    return pixels[..., :1] if all((part == part[..., :1]).all() for part in parts) else pixels
 
 
 def planes_of(pixels: np.ndarray) -> np.ndarray:
@@ -74,9 +73,7 @@ def downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.
     Both filters are linear. Repetition is undone by averaging; of the triangular one, with weights 3/4 and 1/4,
     averages are (1, 6, 1) / 8 of the samples, reflected at the borders.
     """
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
+    for axis in (axis for axis in (0, 1) if factors[axis] > 1):
         pairs = plane.swapaxes(0, axis)
         pairs = (pairs[::2] + pairs[1::2]) / 2
         if fancy and len(pairs):
@@ -89,9 +86,7 @@ def downsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.
 
 def upsampled(plane: np.ndarray, factors: tuple[int, int], fancy: bool) -> np.ndarray:
     """As a decoder does it: `"fancy"` as libjpeg's `h2v1_fancy_upsample` and `h2v2_fancy_upsample` (jdsample.c)."""
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
+    for axis in (axis for axis in (0, 1) if factors[axis] > 1):
         rows = plane.swapaxes(0, axis)
         made = np.repeat(rows, 2, axis=0)
         if fancy:

@@ -17,10 +17,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 import numpy as np
 
@@ -39,18 +39,11 @@ _CAN_SERVE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
 def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], bool]:
-    """Coefficient planes of a JPEG, and whether the decoder passed over bytes before its end.
+    """Planes of a JPEG, int16 of the given shapes `[..., 8, 8]`, and whether the decoder passed over bytes at its end.
 
-    Args:
-        parts: the file, without application markers: the library overruns an array after 50 of them.
-        shapes: blocks down and across of each component.
-
-    Returns:
-        int16 planes `[blocks down, blocks across, 8, 8]`, and the sign of a harmless oddity.
-
-    Raises:
-        JPEGDamageError: where the library warns of damage, gives up or crashes.
-        JPEGFileError: where it takes too long, or the system has no room for them.
+    `parts` are the file without application markers: the library overruns an array after 50 of them. Raises
+    `JPEGDamageError` where the library warns of damage, gives up or crashes, `JPEGFileError` where it takes too long,
+    or the system has no room for them.
     """
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
@@ -135,15 +128,10 @@ def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[in
         if status is None:
             stream.seek(0)
             planes.truncate(0)
-            reader = subprocess.run(
-                [*_COMMAND, geometry],
-                env=_environment(),
-                stdin=stream,
-                stdout=planes,
-                stderr=errors,
-                timeout=_READ_TIMEOUT,
-            )
-            status = reader.returncode
+            streams = {"stdin": stream, "stdout": planes, "stderr": errors}
+            status = subprocess.run(
+                [*_COMMAND, geometry], env=_environment(), timeout=_READ_TIMEOUT, **streams
+            ).returncode
         errors.seek(0)
         return status, errors.read().decode(errors="replace")
 
@@ -151,19 +139,15 @@ def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[in
 def _serve_reader(files: Sequence[IO[bytes]], geometry: str) -> int | None:
     """The exit status of a reader forked by a server; `None` where there is none, or it could not say."""
     try:
-        server = _idle.pop() if _idle else _Server()
-    except IndexError:  # another thread was faster
+        server = _idle.pop()
+    except IndexError:
         server = _Server()
     try:
         status = server.read(files, geometry)
-    except TimeoutError:
+    except BaseException as error:  # Ctrl-C too
         server.stop()
-        raise
-    except OSError:
-        server.stop()
-        return None
-    except BaseException:  # Ctrl-C
-        server.stop()
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            return None
         raise
     if status < 0 or len(_idle) >= _MOST_IDLE:  # after a crash the next one begins anew
         server.stop()
@@ -183,23 +167,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OPENBLAS_NUM_THREADS": "1",  # each thread would take memory, and none has anything to do
-    }
-
-
-def _end_with(call: Callable[[str], None], argument: str) -> NoReturn:
-    """End this process by a call, without taking Python down, which takes as long as most files do."""
-    status = 1
-    try:
-        call(argument)
-        status = 0
-    except BaseException as error:
-        os.write(2, str(error).encode())
-    finally:
-        os._exit(status)
+    path = os.pathsep.join(p for p in sys.path if p)
+    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # each thread of which would take memory
 
 
 def _server_process() -> None:
@@ -217,7 +186,13 @@ def _server_process() -> None:
             for number, file in enumerate(files):
                 os.dup2(file, number)
                 os.close(file)
-            _end_with(_reader_main, geometry.decode())
+            try:
+                _reader_main(geometry.decode())
+                os._exit(0)  # without taking Python down, which takes as long as most files do
+            except BaseException as error:
+                os.write(2, str(error).encode())
+            finally:
+                os._exit(1)
         for file in files:
             os.close(file)
         _, status = os.waitpid(reader, 0)
@@ -237,28 +212,19 @@ def _reader_process(geometry: str) -> None:
     output = os.dup(1)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # the library prints to it when it fails
-    with _stdin_path() as path:
-        CJpegLib.read_jpeg_dct(
-            path, *pointers, *[None] * (4 - len(planes)), (ctypes.c_ushort * 256)(), (ctypes.c_short * 4)()
-        )
+    path = Path("/dev/fd/0")
+    with nullcontext() if path.exists() else tempfile.TemporaryDirectory() as folder:
+        if folder is not None:  # Windows
+            path = Path(folder, "stream.jpg")
+            path.write_bytes(sys.stdin.buffer.read())
+        pointers += [None] * (4 - len(planes))
+        CJpegLib.read_jpeg_dct(str(path), *pointers, (ctypes.c_ushort * 256)(), (ctypes.c_short * 4)())
     try:
         with open(output, "wb") as file:
             for plane in planes:
                 file.write(plane)
     except OSError as error:
         sys.exit(f"not written: {error.strerror}")
-
-
-@contextmanager
-def _stdin_path() -> Iterator[str]:
-    """A path under which the standard input can be opened."""
-    if Path("/dev/fd/0").exists():
-        yield "/dev/fd/0"
-        return
-    with tempfile.TemporaryDirectory() as folder:  # Windows
-        path = Path(folder, "stream.jpg")
-        path.write_bytes(sys.stdin.buffer.read())
-        yield str(path)
 
 
 def _limit_resources(size: int, coefficients: int) -> None:

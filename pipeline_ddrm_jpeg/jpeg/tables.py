@@ -20,26 +20,11 @@ LUMA_TABLE = np.array(
         [72, 92, 95, 98, 112, 100, 103, 99],
     ]
 )
-CHROMA_TABLE = np.array(
-    [
-        [17, 18, 24, 47, 99, 99, 99, 99],
-        [18, 21, 26, 66, 99, 99, 99, 99],
-        [24, 26, 56, 99, 99, 99, 99, 99],
-        [47, 66, 99, 99, 99, 99, 99, 99],
-        [99, 99, 99, 99, 99, 99, 99, 99],
-        [99, 99, 99, 99, 99, 99, 99, 99],
-        [99, 99, 99, 99, 99, 99, 99, 99],
-        [99, 99, 99, 99, 99, 99, 99, 99],
-    ]
-)
+CHROMA_TABLE = np.full((8, 8), 99)
+CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 # ITU-T T.81, figure A.6: ZIGZAG[k] is the row-major position of the k-th coefficient of the stream.
-ZIGZAG = np.array(
-    sorted(
-        range(64),
-        key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8),
-    )
-)
+ZIGZAG = np.array(sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 
 # T.81, A.3.3: the orthonormal DCT-II of eight points, row u, column x.
 DCT = np.array([[np.cos((2 * x + 1) * u * np.pi / 16) / (2 if u else 8**0.5) for x in range(8)] for u in range(8)])
@@ -60,65 +45,38 @@ HALVED_SUBSAMPLINGS = tuple(name for name, factors in SUBSAMPLING_FACTORS.items(
 
 
 def quality_tables(quality_factor: int, convention: str = "libjpeg") -> tuple[np.ndarray, np.ndarray]:
-    """Luminance and chrominance quantization tables for a quality factor.
+    """Luminance and chrominance quantization tables, integers `[8, 8]` in 1..255, rows are vertical frequencies.
 
-    Args:
-        quality_factor: 1 (most compressed) to 100.
-        convention: `"libjpeg"` scales with the integer of `jpeg_quality_scaling`; `"released"` scales with
-            a real number below 50, as the program released with Kawar et al. (2022) does. The two give
-            different tables at 34 quality factors, all of them below 50.
-
-    Returns:
-        Two integer arrays `[8, 8]` with values in 1..255, rows are vertical frequencies.
-
-    Raises:
-        ValueError: for a quality factor outside 1..100 or an unknown convention.
+    For a quality factor of 1 (most compressed) to 100. The convention `"libjpeg"` scales with the integer of
+    `jpeg_quality_scaling`; `"released"` scales with a real number below 50, as the program released with Kawar et al.
+    (2022) does. The two give different tables at 34 quality factors. Raises `ValueError` for other values.
     """
     if not isinstance(quality_factor, Integral) or not 1 <= quality_factor <= 100:
         raise ValueError(f"quality_factor is {quality_factor}; it must be a whole number between 1 and 100")
     if convention not in ("libjpeg", "released"):
         raise ValueError(f'convention is {convention!r}; it must be "libjpeg" or "released"')
-    if quality_factor >= 50:
-        scale = 200 - 2 * quality_factor
-    elif convention == "libjpeg":
-        scale = 5000 // quality_factor
-    else:
-        scale = 5000 / quality_factor
-    luma, chroma = (
-        np.clip(np.floor((scale * table + 50) / 100), 1, 255).astype(np.int64) for table in (LUMA_TABLE, CHROMA_TABLE)
-    )
-    return luma, chroma
+    scale = 200 - 2 * quality_factor
+    if quality_factor < 50:
+        scale = 5000 // quality_factor if convention == "libjpeg" else 5000 / quality_factor
+    tables = np.stack([LUMA_TABLE, CHROMA_TABLE])
+    return tuple(np.clip(np.floor((scale * tables + 50) / 100), 1, 255).astype(np.int64))
 
 
 def estimate_quality_factor(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
-    """The libjpeg quality factor whose tables are nearest to those of a file.
+    """The libjpeg quality factor whose tables are nearest to those of a file, and whether they are the same.
 
-    Args:
-        tables: the table of the first component and, where there are more, of the second: `[8, 8]` each.
-
-    Returns:
-        The quality factor, and whether its tables are exactly the given ones. Distance is the sum of
-        absolute logarithms of the ratios, so that a factor of two counts the same at every step size.
+    Of `tables`, `[8, 8]` for each component, the first two count. Distance is the sum of absolute logarithms of the
+    ratios, so that a factor of two counts the same at every step size.
     """
-    given = np.stack([np.asarray(table, dtype=np.float64) for table in tables[:2]])
-
-    def distance(quality_factor: int) -> float:
-        candidate = np.stack(quality_tables(quality_factor)[: len(given)])
-        return float(np.abs(np.log(given / candidate)).sum())
-
-    best = min(range(1, 101), key=distance)
-    return best, distance(best) == 0.0
+    given = np.stack(tables[:2]).astype(np.float64)
+    candidates = np.stack([np.stack(quality_tables(factor)[: len(given)]) for factor in range(1, 101)])
+    distances = np.abs(np.log(given / candidates)).sum(axis=(1, 2, 3))
+    return int(distances.argmin()) + 1, bool(distances.min() == 0)
 
 
 def chroma_subsampling_name(factors: Sequence[tuple[int, int]]) -> str | None:
-    """J:a:b name of the (horizontal, vertical) sampling factors of a file's components.
-
-    Returns `None` for a single component and for arrangements that have no usual name.
-    """
+    """J:a:b name of the (horizontal, vertical) sampling factors of a file's components; `None` where there is none."""
     if len(factors) < 3 or factors[1] != factors[2]:
         return None
-    (luma_h, luma_v), (chroma_h, chroma_v) = factors[0], factors[1]
-    for name, (h, v) in SUBSAMPLING_FACTORS.items():
-        if (luma_h, luma_v) == (h * chroma_h, v * chroma_v):
-            return name
-    return None
+    across, down = factors[1]
+    return next((name for name, (h, v) in SUBSAMPLING_FACTORS.items() if factors[0] == (h * across, v * down)), None)
