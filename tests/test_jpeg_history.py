@@ -182,7 +182,7 @@ def test_the_jpeg_on_a_page_is_found_and_the_page_stays_as_it_is(pipe, page):
     history = estimate_history(np.asarray(picture))
     assert history.region == place
     assert (history.offset, history.chroma_subsampling, history.quality_factor) == ((0, 0), "4:2:0", 30)
-    result = pipe(picture, history="estimate", num_samples=2, **FAST)
+    result = pipe(picture, history=history, num_samples=2, **FAST)
     restored, (top, left, height, width) = np.asarray(result.images[0]), place
     changed = (restored != np.asarray(picture)).any(axis=2)
     assert changed[top : top + height, left : left + width].mean() > 0.5
