@@ -125,9 +125,9 @@ def _run(
 
     from pipeline_ddrm_jpeg.__main__ import main
 
-    for number, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY), number)
-    sys.stdin = open(0)
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, stdout, os.O_WRONLY), (2, stderr, os.O_WRONLY)):
+        os.dup2(os.open(path, flags), number)
+    sys.stdin = os.fdopen(0)  # which multiprocessing has closed
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     os.chdir(cwd or os.curdir)
