@@ -17,7 +17,7 @@ HUB = "needs the Hub; tests/test_hub.py does it with a local one"
 CLONE = "needs a clone, an empty environment and minutes; .ci/run does it"
 SETS = "needs sets of test images and hours"
 TRAINING = "needs a folder of photographs and minutes to hours; tests/test_training.py does it with four"
-SEVERAL = "needs several processes; tests/test_restoration.py starts them"
+SEVERAL = "needs several processes; tests/test_evaluation.py starts them"
 
 # By page, the first words of a block that is not run, and why.
 NOT_RUN = {

@@ -39,9 +39,9 @@ def data(photo):
     return jpeg_bytes(photo.resize((53, 38)), quality=20)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    folder = tmp_path / "saved"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
     DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler(eta=0.9)).save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder

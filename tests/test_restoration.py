@@ -569,7 +569,7 @@ def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
 
 def tree(tmp_path, photo):
     """A folder of JPEG files and others, of which two show that they were JPEGs, and what each shows."""
-    source, small = tmp_path / "in", photo.resize((160, 128))
+    source, small = tmp_path / "in", photo.resize((120, 96))
     (source / "sub").mkdir(parents=True)
     seen = Image.open(io.BytesIO(jpeg_bytes(small, quality=30)))
     (source / "a.jpg").write_bytes(jpeg_bytes(small, quality=30))
