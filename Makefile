@@ -42,7 +42,7 @@ test: lint ## Check style and run the tests
 	@echo "Left out: the tests of the web page, which need chromium (make test-browser)"
 
 test-browser: .venv/installed-space ## Test the web page, in the chromium of this machine
-	$(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser --numprocesses auto --dist worksteal
 
 fuzz: .venv/installed-dev ## Read 20,000 broken files (FUZZ="--cases 1000 --seed 1" for others)
 	$(BIN)/python scripts/fuzz.py $(FUZZ)

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,12 +162,21 @@ def needed(package: Path, module: str) -> list[str]:
         found |= new
         named = set()
         for path in new:
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.ImportFrom) and node.level:
-                    place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-                    named |= {place, *(place / one.name for one in node.names)}  # any of them may be a module
+            for level, source, imported in _relative_imports(path.read_text("utf-8")):
+                place = path.parents[level - 1].joinpath(*source.split("."))
+                named |= {place, *(place / one for one in imported)}  # any of them may be a module
         new = {path for path in (place.with_suffix(".py") for place in named) if path.is_file()} - found
     return sorted(path.relative_to(package).with_suffix("").as_posix() for path in found)
+
+
+@cache  # of all modules it takes longer than the rest of a save
+def _relative_imports(text: str) -> list[tuple[int, str, list[str]]]:
+    """What a module's text imports from its package: from how far up, from which module, and which names."""
+    return [
+        (node.level, node.module or "", [one.name for one in node.names])
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
 
 
 def _module_of(name: str) -> str:

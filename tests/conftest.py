@@ -1,4 +1,7 @@
-"""Real files and tiny real networks that the tests share."""
+"""Real files and tiny real networks that the tests share.
+
+torch and diffusers are imported where they are used: the process that hands out the tests to others needs neither.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,21 @@ import os
 import subprocess
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import hub_server  # before huggingface_hub is imported
 import numpy as np
 import pytest
-import torch
-from diffusers import UNet2DModel
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
 from pipeline_ddrm_jpeg.cli import app
 from pipeline_ddrm_jpeg.sampling.settings import ABOUT
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+    from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +49,8 @@ def reference() -> dict[str, np.ndarray]:
 @pytest.fixture
 def one_thread():
     """As in the processes that accelerate starts; the last digits of a result depend on it."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -108,6 +116,9 @@ def paper(pipe: DDRMJPEGPipeline, *sources: Any, **options: Any) -> Any:
 
 def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:
     """A real network of two levels, small enough for a test; its random output is scaled down to stay tame."""
+    import torch
+    from diffusers import UNet2DModel
+
     torch.manual_seed(seed)
     unet = UNet2DModel(
         sample_size=32,
@@ -125,14 +136,26 @@ def make_unet(out_channels: int = 3, seed: int = 0) -> UNet2DModel:
 
 @pytest.fixture
 def pipe() -> DDRMJPEGPipeline:
+    from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
+
     pipeline = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
+@pytest.fixture
+def hub() -> hub_server.Hub:
+    """The Hub, without repos, of a user who has downloaded nothing."""
+    hub_server.HUB.empty()
+    hub_server.forget_downloads()
+    return hub_server.HUB
+
+
 @pytest.fixture(scope="session")
 def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prior on disk, in the layout of a Hub repo."""
+    from pipeline_ddrm_jpeg import DDRMScheduler
+
     folder = tmp_path_factory.mktemp("prior")
     make_unet().save_pretrained(folder / "unet")
     DDRMScheduler().save_pretrained(folder / "scheduler")

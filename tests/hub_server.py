@@ -1,14 +1,26 @@
-"""A Hub for tests: enough of its HTTP interface to create repos, upload to them and load from them, all in memory."""
+"""A Hub for tests: enough of its HTTP interface to create repos, upload to them and load from them, all in memory.
+
+To be imported before huggingface_hub, which reads its environment once: then this Hub is the only one there is, for
+the process of the tests and for those that it starts.
+"""
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hashlib
 import json
+import os
 import re
+import shutil
+import socket
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 API = re.compile(r"/api/(?P<kind>models/|spaces/)(?P<id>[^/]+/[^/]+)(?:/(?P<verb>\w+)/(?P<rev>[^/]+))?/?$")
@@ -34,13 +46,33 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.empty()
+        self._serve()
+
+    def empty(self) -> None:
+        """Forget everything."""
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.private: set[str] = set()
         self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.silent = False
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.silent = self.is_away = False
+
+    def _serve(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within, nobody is at its address."""
+        self.shutdown()
+        self.server_close()
+        self.is_away = True  # to those whose connection is still open, too
+        yield
+        self.is_away = False
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+        self._serve()
 
     @property
     def endpoint(self) -> str:
@@ -75,6 +107,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status, code, message=""):
         self.answer(status, {"error": message or code}, [("X-Error-Code", code), ("X-Error-Message", message or code)])
+
+    def parse_request(self):
+        self.close_connection = self.server.is_away
+        return not self.server.is_away and super().parse_request()
 
     def body(self):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -183,3 +219,17 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, {"id": match["id"], "sha": sha, "private": private, "tags": [], "siblings": siblings})
 
     do_HEAD = do_GET
+
+
+HUB = Hub()
+HOME = Path(tempfile.mkdtemp(prefix="home"))
+"""Where Hugging Face's libraries keep what they downloaded."""
+
+
+def forget_downloads() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+atexit.register(forget_downloads)
+os.environ |= {"HF_ENDPOINT": HUB.endpoint, "HF_HOME": str(HOME), "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "0"}

@@ -279,7 +279,7 @@ def repair_bombs() -> dict[str, bytes]:
         "empty scans": start(64) + scan(0, 0, 0, 0, b"") * 60_000,
         "refinement scans": start(1024) + scan(0, 0, 0, 0, dc) + b"".join(refined(k, run, run) for k in range(1, 64)),
         "refinement scans of ones": start(1024) + refined(1, bits("101" * blocks), bits("00" * blocks)),
-        "refinements of nothing": start(1024) + scan(0, 0, 0, 0, dc) + scan(1, 63, 1, 0, b"\0") * 900,
+        "refinements of nothing": start(1024) + scan(0, 0, 0, 0, dc) + scan(1, 63, 1, 0, b"\0") * 300,
         "dc scans": start(1024) + scan(0, 0, 0, 0, dc) * 50,
         "dc refinement scans": start(1024) + refined(0, dc, dc),
         "restart markers": start(1024, 1) + scan(0, 0, 0, 0, marked) * 10,
@@ -304,7 +304,7 @@ def _many_markers() -> dict[str, bytes]:
         "huffman tables": huffman,
         "restart intervals": segment(0xDD, b"\0\0"),
     }
-    return {f"chain of {name}": _insert(data, one * (900_000 // len(one))) for name, one in chains.items()}
+    return {f"chain of {name}": _insert(data, one * (300_000 // len(one))) for name, one in chains.items()}
 
 
 def _long_chain() -> dict[str, bytes]:

@@ -1,15 +1,17 @@
-"""The command, and scripts, in processes of their own, which are forked from one that has done the imports.
+"""The command, scripts and code in processes of their own, which are forked from one that has done the imports.
 
 Those of torch and diffusers take seconds. Such a process has what a process has, signals, exit status, limits and
-children, but not an environment of its own; it computes in one thread.
+children, but the environment of all others; it computes in one thread.
 """
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,20 @@ _context.set_forkserver_preload(
 )
 _numbers = count()
 
+# Python that leaves a process without this package, as if it were not installed.
+STRANGER = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline_ddrm_jpeg"]:
+    del sys.modules[name]
+sys.modules["pipeline_ddrm_jpeg"] = None  # not importable
+"""
+
+
+@atexit.register
+def _kill_all() -> None:
+    for process in multiprocessing.active_children():  # those of a test that failed before it waited for them
+        process.kill()
+
 
 @cache
 def _words() -> tempfile.TemporaryDirectory:
@@ -34,19 +50,25 @@ class Process:
     """A running process, with the methods of `subprocess.Popen`.
 
     Args:
-        program: a script, or `None` for the command.
+        program: a script, Python as text, or `None` for the command.
         arguments: of it.
         prelude: Python that it runs first.
+        cwd: where.
     """
 
-    def __init__(self, program: Path | None, *arguments: object, prelude: str = "") -> None:
+    def __init__(
+        self, program: Path | str | None, *arguments: object, prelude: str = "", cwd: Path | None = None
+    ) -> None:
         folder = Path(_words().name, str(next(_numbers)))
         folder.mkdir()
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         for path in (self.stdout, self.stderr):
             path.touch()
-        started = (program, [*map(str, arguments)], prelude, self.stdout, self.stderr)
-        self._process = _context.Process(target=_run, args=started, daemon=True)
+        if isinstance(program, str):
+            (folder / "program.py").write_text(program)
+            program = folder / "program.py"
+        started = (program, [*map(str, arguments)], prelude, cwd, self.stdout, self.stderr)
+        self._process = _context.Process(target=_run, args=started)
         self._process.start()
         self.pid = self._process.pid
 
@@ -72,26 +94,46 @@ class Process:
         self.wait(timeout)
         return self.stdout.read_text(), self.stderr.read_text()
 
-
-def run(program: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run`, of a script or of the command (`None`)."""
-    process = Process(program, *arguments)
-    output, errors = process.communicate()
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+    def complete(self) -> subprocess.CompletedProcess[str]:
+        output, errors = self.communicate()
+        return subprocess.CompletedProcess((), self.returncode, output, errors)
 
 
-def _run(program: Path | None, arguments: list[str], prelude: str, stdout: Path, stderr: Path) -> None:
+def run(program: Path | str | None, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`, of a script, Python as text, or the command (`None`)."""
+    return Process(program, *arguments, **options).complete()
+
+
+def run_together(number: int, program: Path | None, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
+    """Several processes of one run: what torchrun and accelerate tell the processes that they start, these are told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": number}
+    told |= {"LOCAL_WORLD_SIZE": number, "ACCELERATE_MIXED_PRECISION": "no"}
+
+    def start(rank: int) -> Process:
+        environment = {name: str(value) for name, value in (told | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        return Process(program, *arguments, prelude=f"import os; os.environ |= {environment}")
+
+    return [process.complete() for process in [start(rank) for rank in range(number)]]
+
+
+def _run(
+    program: Path | None, arguments: list[str], prelude: str, cwd: Path | None, stdout: Path, stderr: Path
+) -> None:
     import torch
 
-    from pipeline_ddrm_jpeg.cli import app
+    from pipeline_ddrm_jpeg.__main__ import main
 
-    for number, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY), number)
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, stdout, os.O_WRONLY), (2, stderr, os.O_WRONLY)):
+        os.dup2(os.open(path, flags), number)
+    sys.stdin = os.fdopen(0)  # which multiprocessing has closed
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    os.chdir(cwd or os.curdir)
     exec(prelude, {})
+    sys.argv = [str(program or "ddrm-jpeg"), *arguments]
     if program is None:
-        return app(arguments, prog_name="ddrm-jpeg")
-    sys.argv = [str(program), *arguments]
+        return main()
     sys.path.insert(0, str(program if program.is_dir() else program.parent))
     runpy.run_path(str(program), run_name="__main__")

@@ -1,8 +1,6 @@
 """Classes for class-conditional priors, told by a real (tiny) classifier of transformers."""
 
 import io
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 import torch
 from conftest import ddrm_jpeg, jpeg_bytes, make_unet
 from diffusers import UNet2DModel
-from hub_server import Hub
 from PIL import Image
 
 from pipeline_ddrm_jpeg import DDRMJPEGBlocks, DDRMJPEGPipeline, DDRMScheduler, observe
@@ -130,31 +127,22 @@ def test_without_transformers_it_says_what_to_install(classifier, monkeypatch):
         Classifier(classifier)
 
 
-def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, tmp_path, one_thread):
+def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, tmp_path, hub, monkeypatch):
     """Served by the local Hub: nothing else is downloaded, and that only because it was named."""
-    server = Hub()
-    server.repos["tester/classifier"] = {
+    hub.repos["tester/classifier"] = {
         "main": {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
     }
+    monkeypatch.setenv("HF_TOKEN", "")
     labelled.save_pretrained(tmp_path / "prior")
     (tmp_path / "in").mkdir()
     for name, file in zip(("dark.jpg", "light.jpg"), files, strict=True):
         (tmp_path / "in" / name).write_bytes(file)
-    settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    settings |= {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-
-    def command(output, *options):
-        words = ["restore", tmp_path / "in", "-o", tmp_path / output, "--prior", tmp_path / "prior"]
-        return [*map(str, words), "--steps", "2", "--init-timestep", "40", "--dtype", "float32", *options]
 
     def restore(output, *options):
-        return ddrm_jpeg(*command(output, *options))
+        words = ["restore", tmp_path / "in", "-o", tmp_path / output, "--prior", tmp_path / "prior"]
+        return ddrm_jpeg(*words, "--steps", "2", "--init-timestep", "40", "--dtype", "float32", *options)
 
-    words = command("auto", "--class-label", "auto", "--classifier", "tester/classifier")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline_ddrm_jpeg", *words], capture_output=True, text=True, env=os.environ | settings
-    )
-    server.shutdown()
+    done = restore("auto", "--class-label", "auto", "--classifier", "tester/classifier")
     assert done.returncode == 0, done.stderr
     assert restore("seven", "--class-label", "7").returncode == 0
     dark, light = (

@@ -1,14 +1,11 @@
 """What the documentation shows is run: every command, every block of Python; or a list says why not."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT, jpeg_bytes
 from PIL import Image
@@ -20,7 +17,7 @@ HUB = "needs the Hub; tests/test_hub.py does it with a local one"
 CLONE = "needs a clone, an empty environment and minutes; .ci/run does it"
 SETS = "needs sets of test images and hours"
 TRAINING = "needs a folder of photographs and minutes to hours; tests/test_training.py does it with four"
-SEVERAL = "needs several processes; tests/test_restoration.py starts them"
+SEVERAL = "needs several processes; tests/test_evaluation.py starts them"
 
 # By page, the first words of a block that is not run, and why.
 NOT_RUN = {
@@ -58,11 +55,11 @@ NOT_RUN = {
     "docs/uncertainty.md": {"python scripts/reports/uncertainty.py": SETS},
 }
 
-# One interpreter for a page: the command is called in it, other lines go to a shell, Python has one namespace.
+# One process for a page: programs of this environment are called in it, and Python has one namespace.
 RUN = """
-import json, shlex, subprocess, sys
-from pipeline_ddrm_jpeg.cli import app
+import json, os, runpy, shlex, shutil, sys
 
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 namespace = {"__name__": "__main__", "REPO": "published"}
 for language, text in json.loads(sys.argv[1]):
     if language == "python":
@@ -70,13 +67,19 @@ for language, text in json.loads(sys.argv[1]):
         continue
     for line in filter(None, text.replace("\\\\\\n", "").splitlines()):
         words = shlex.split(line, comments=True)
-        if words[0] != "ddrm-jpeg" or {"<", ">", "|"} & {*words}:
-            subprocess.run(["bash", "-euc", line], check=True)
-            continue
+        before = [os.dup(number) for number in (0, 1)]
+        for number, sign, flags in ((0, "<", os.O_RDONLY), (1, ">", os.O_WRONLY | os.O_CREAT)):
+            if sign in words:
+                at = words.index(sign)
+                os.dup2(os.open(words[at + 1], flags), number)
+                del words[at : at + 2]
+        sys.argv = words[1:] if words[0] == "python" else [shutil.which(words[0]), *words[1:]]
         try:
-            app(words[1:], prog_name="ddrm-jpeg")
+            runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
             assert not end.code, f"{line}: status {end.code}"
+        for number, kept in enumerate(before):
+            os.dup2(kept, number)
 """
 
 
@@ -120,11 +123,7 @@ def test_what_a_page_shows_runs(page, files, tmp_path):
     folder = shutil.copytree(files, tmp_path / "folder")
     if any("REPO" in text for _, text in steps):
         steps.insert(0, ("python", PUBLISH))
-    # The command and Python of this environment; and its package, for a repo that is loaded without it as well.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", RUN, json.dumps(steps)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = processes.run(RUN, json.dumps(steps), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

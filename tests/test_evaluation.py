@@ -3,19 +3,16 @@
 import csv
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg_bytes
+from conftest import ddrm_jpeg, jpeg_bytes
 from PIL import Image
-from processes import Process
+from processes import Process, run, run_together
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGOperator
 from pipeline_ddrm_jpeg.evaluation.baselines import BASELINES, unavailable
@@ -28,6 +25,7 @@ from pipeline_ddrm_jpeg.files.tasks import plan
 
 SETTINGS = PRESETS["paper"] | {"num_inference_steps": 2, "init_timestep": 40, "num_samples": 2, "consistent": True}
 LIKE_SETTINGS = ["--preset", "paper", "--init-timestep", "40", "--consistent", "--dtype", "float32"]
+LAUNCH = "from accelerate.commands.launch import main\nmain()"  # `accelerate launch`
 PROTOCOL = Protocol(quality_factors=(10, 50), size=48, settings=SETTINGS, metrics=("psnr_8bit", "ssim"))
 
 
@@ -189,7 +187,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
         photo.crop((50 * i, 0, 50 * i + 48, 48)).save(pictures / f"d{i}.png")
     together = tmp_path / "together"
     command = ["evaluate", pictures, "--size", "48", "--quality", "10,50", *LIKE_SETTINGS]
-    command += ["--steps", "20", "--samples", "2", "--metrics", "psnr_8bit,ssim", "--quiet"]
+    command += ["--steps", "8", "--samples", "2", "--metrics", "psnr_8bit,ssim", "--quiet"]
     command += ["--prior", prior_folder, "--output", together]
     killed = Process(None, *command)
     while not list(together.glob("images/*/*.json")):
@@ -202,11 +200,9 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     assert not (together / "images.csv").exists()
 
     (pictures / "broken.png").write_bytes(b"no image")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launcher += ["--main_process_port", "0", "-m", "pipeline_ddrm_jpeg"]  # a free one: other tests launch meanwhile
-    resumed = subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True)
-    assert "photos/broken.png" in resumed.stderr, resumed.stderr
-    assert resumed.returncode == 1
+    resumed = run_together(2, None, *command)
+    assert "photos/broken.png" in resumed[0].stderr + resumed[1].stderr
+    assert {one.returncode for one in resumed} == {1}
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished images are not made again"
     record = json.loads((together / "evaluation.json").read_text())
     assert record["protocol"]["settings"]["num_samples"] == 2
@@ -215,7 +211,7 @@ def test_a_run_that_is_killed_goes_on_and_two_processes_give_what_one_gives(
     assert len(record["rows"]) == 2 * 3
 
     found = find_images([pictures])
-    protocol = Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_inference_steps": 20}}))
+    protocol = Protocol(**(vars(PROTOCOL) | {"settings": SETTINGS | {"num_inference_steps": 8}}))
     alone = Evaluation(tmp_path / "alone", protocol, {})
     ((path, reason),) = alone.run(DDRMJPEGPipeline.from_prior(prior_folder, dtype="float32"), found)
     assert path.endswith("broken.png")
@@ -234,11 +230,10 @@ def test_two_machines_restore_a_folder_as_one_process_does(photo, prior_folder, 
         port = free.getsockname()[1]
 
     def machine(rank):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
-        command += ["--num_processes", "2", "--machine_rank", rank, "--main_process_ip", "127.0.0.1"]
-        command += ["--main_process_port", port, "-m", "pipeline_ddrm_jpeg", "restore", tmp_path]
-        command += ["--output", tmp_path / "out", "--prior", prior_folder, *LIKE_SETTINGS, "--steps", "2"]
-        return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = ["--multi_gpu", "--num_machines", "2", "--num_processes", "2", "--machine_rank", rank]
+        command += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
+        command += ["-m", "pipeline_ddrm_jpeg", "restore", tmp_path, "--output", tmp_path / "out"]
+        return Process(LAUNCH, *command, "--prior", prior_folder, *LIKE_SETTINGS, "--steps", "2")
 
     machines = [machine(rank) for rank in (0, 1)]
     printed = [one.communicate() for one in machines]
@@ -254,12 +249,16 @@ def test_two_machines_restore_a_folder_as_one_process_does(photo, prior_folder, 
         assert (tmp_path / "out" / task.target.name).read_bytes() == task.target.read_bytes()
 
 
-def test_a_launcher_that_starts_one_process_only_is_told_on(photo, prior_folder, tmp_path):
+def test_a_launcher_that_starts_one_process_only_is_told_on(photo, prior_folder, tmp_path, monkeypatch):
+    """What the launcher tells the process it starts, this one is told."""
+    (tmp_path / "environment.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launched = run(LAUNCH, "--num_processes", "2", tmp_path / "environment.py")
+    (environment,) = launched.stdout.splitlines()
+    for name, value in json.loads(environment).items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16, 16)), quality=20))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "-m", "pipeline_ddrm_jpeg"]
-    command += ["restore", tmp_path / "a.jpg", "--prior", prior_folder, "--device", "cpu", "--steps", "1"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+    done = ddrm_jpeg("restore", tmp_path / "a.jpg", "--prior", prior_folder, "--device", "cpu", "--steps", "1")
     assert done.returncode == 0, done.stderr
     assert "accelerate launch was asked for several processes and started one" in done.stderr
 

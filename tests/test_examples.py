@@ -3,11 +3,11 @@
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 
 import datasets
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import ROOT, jpeg_bytes
@@ -87,7 +87,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells), "saved without what it printed"
     code = "\n".join("".join(cell["source"]) for cell in cells)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = processes.run(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "quality factor 10" in done.stdout
     assert "% of the coefficients kept" in done.stdout

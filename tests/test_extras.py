@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, jpeg_bytes, make_unet
@@ -20,30 +21,51 @@ PROGRAMS = sorted(
     if "__main__" in path.name or re.search(r'^if __name__ == "__main__"|^if len\(sys.argv\)', path.read_text(), re.M)
 )
 
-# Runs programs one after the other, so that torch is loaded once; each with the name of the folder it may write to.
+# Runs programs and the command one after the other, so that torch is loaded once, each in a folder of its own; and asks
+# the library.
 RUN = """
-import contextlib, io, json, runpy, sys
-found = {}
-for name, arguments in json.loads(sys.argv[1]):
-    sys.path.insert(0, name.rpartition("/")[0])
-    sys.argv, said = [name, *arguments], io.StringIO()
+import contextlib, io, json, os, runpy, sys
+from pipeline_ddrm_jpeg.cli import app
+from pipeline_ddrm_jpeg.evaluation.metrics import METRICS, unavailable
+
+def ended(call):
+    said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
-            runpy.run_path(name, run_name="__main__")
+            call()
             status = 0
         except SystemExit as end:
             status = end.code
         except BaseException as error:
             status = repr(error)
-    found[name] = [status, said.getvalue()]
+    return [status, said.getvalue()]
+
+programs, commands = json.loads(sys.argv[1])
+found = {"programs": {}, "commands": []}
+for folder, arguments in commands:
+    os.chdir(folder)
+    found["commands"].append(ended(lambda: app(arguments, prog_name="ddrm-jpeg")))
+for name in programs:
+    sys.path.insert(0, name.rpartition("/")[0])
+    sys.argv = [name, "--help"]
+    found["programs"][name] = ended(lambda: runpy.run_path(name, run_name="__main__"))
     sys.path.pop(0)
+found["library"] = {name: unavailable(name) for name in METRICS}
 print(json.dumps(found))
 """
 
+# What needs an extra, and which; PRIOR is one that knows classes.
+COMMANDS = [
+    (["evaluate", ".", "-o", "out", "--metrics", "ssim"], "eval"),
+    (["evaluate", ".", "-o", "out", "--metrics", "lpips"], "eval"),
+    (["evaluate", ".", "-o", "out", "--baseline", "waifu2x"], "baselines"),
+    (["restore", "photo.jpg", "--class-label", "auto", "--prior", "PRIOR"], "classes"),
+]
+
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """An environment in which nothing can be imported but what the package itself depends on."""
+def plain(photo, tmp_path_factory):
+    """What is found in an environment in which nothing can be imported but what the package itself depends on."""
     folder = tmp_path_factory.mktemp("plain")
     wanted, seen = ["pipeline-ddrm-jpeg"], set()
     while wanted:
@@ -56,16 +78,25 @@ def plain(tmp_path_factory):
         for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
             if not (folder / top).exists() and not top.endswith(".pth"):
                 (folder / top).symlink_to(found.locate_file(top))
-    return [sys.executable, "-S"], os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "MPLBACKEND": "Agg"}
+    prior = tmp_path_factory.mktemp("conditional")
+    UNet2DModel(**{**make_unet().config, "num_class_embeds": 3}).save_pretrained(prior / "unet")
+    DDRMScheduler().save_pretrained(prior / "scheduler")
+    commands = []
+    for arguments, _ in COMMANDS:
+        place = tmp_path_factory.mktemp("command")
+        (place / "photo.jpg").write_bytes(jpeg_bytes(photo.resize((32, 32))))
+        commands.append((str(place), [str(prior) if word == "PRIOR" else word for word in arguments]))
+    work = json.dumps([[str(path) for path in PROGRAMS], commands])
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "MPLBACKEND": "Agg"}
+    done = subprocess.run([sys.executable, "-S", "-c", RUN, work], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    places = [Path(place) for place, _ in commands]
+    return json.loads(done.stdout.splitlines()[-1]) | {"places": places}
 
 
 def test_every_program_starts_or_names_the_extra_that_it_needs(plain):
-    command, environment = plain
-    programs = json.dumps([[str(path), ["--help"]] for path in PROGRAMS])
-    done = subprocess.run([*command, "-c", RUN, programs], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     needed = {}
-    for name, (status, said) in json.loads(done.stdout.splitlines()[-1]).items():
+    for name, (status, said) in plain["programs"].items():
         short = name.removeprefix(f"{ROOT}/")
         if status == 2:
             sentence = re.fullmatch(
@@ -90,37 +121,14 @@ def test_every_program_starts_or_names_the_extra_that_it_needs(plain):
     assert "scripts/reports/comparison.py" not in needed, "make demo draws with the plain environment"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (["evaluate", ".", "-o", "out", "--metrics", "ssim"], "eval"),
-        (["evaluate", ".", "-o", "out", "--metrics", "lpips"], "eval"),
-        (["evaluate", ".", "-o", "out", "--baseline", "waifu2x"], "baselines"),
-        (["restore", "photo.jpg", "--class-label", "auto", "--prior", "PRIOR"], "classes"),
-    ],
-)
-def test_a_command_that_needs_an_extra_names_it(plain, photo, tmp_path, tmp_path_factory, arguments, extra):
-    python, environment = plain
-    if "PRIOR" in arguments:  # one that knows classes
-        prior = tmp_path_factory.mktemp("conditional")
-        UNet2DModel(**{**make_unet().config, "num_class_embeds": 3}).save_pretrained(prior / "unet")
-        DDRMScheduler().save_pretrained(prior / "scheduler")
-        arguments = [*arguments[:-1], str(prior)]
-    (tmp_path / "photo.jpg").write_bytes(jpeg_bytes(photo.resize((32, 32))))
-    command = [*python, "-m", "pipeline_ddrm_jpeg", *arguments]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert f"pip install 'pipeline-ddrm-jpeg[{extra}]'" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: " ".join(COMMANDS[number][0]))
+def test_a_command_that_needs_an_extra_names_it(plain, number):
+    status, said = plain["commands"][number]
+    assert status == 2, said
+    assert len(said.splitlines()) == 1
+    assert f"pip install 'pipeline-ddrm-jpeg[{COMMANDS[number][1]}]'" in said
+    assert [path.name for path in plain["places"][number].iterdir()] == ["photo.jpg"]
 
 
 def test_the_library_names_the_extra_too(plain):
-    command, environment = plain
-    code = (
-        "from pipeline_ddrm_jpeg.evaluation.metrics import METRICS, unavailable;"
-        "print({name: unavailable(name) for name in METRICS})"
-    )
-    done = subprocess.run([*command, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pipeline-ddrm-jpeg[eval]") == 4
+    assert str(plain["library"]).count("pipeline-ddrm-jpeg[eval]") == 4

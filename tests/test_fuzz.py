@@ -15,9 +15,8 @@ from pipeline_ddrm_jpeg.jpeg.markers import parse
 
 
 def test_every_file_is_read_rightly_or_refused_within_two_seconds_and_512_mebibytes():
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # their peaks of memory are their own
-        chunks = pool.map(judge_cases, [1] * 10, range(0, 500, 50), range(50, 501, 50))
-        verdicts = [verdict for chunk in chunks for verdict in chunk]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # its peaks of memory are its own
+        verdicts = pool.submit(judge_cases, 1, 0, 500).result()
     assert {number for number, _ in verdicts} == set(range(500))
     bad = [(number, verdict) for number, verdict in verdicts if verdict.outcome.startswith("BAD")]
     assert not bad

@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from conftest import jpeg_bytes
+from processes import run
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.evaluation.protocol import Protocol, find_images
@@ -67,12 +66,8 @@ def test_a_record_that_is_broken_is_named(tmp_path, broken):
 @pytest.mark.parametrize("limit", [2_000, 20_000])  # less than the file, less than its coefficients
 def test_a_limit_on_the_size_of_files_is_not_called_damage(photo, tmp_path, limit):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo))
-    code = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "from pipeline_ddrm_jpeg.cli import app; app()"
-    )
-    command = [sys.executable, "-c", code, "inspect", "--repair", str(tmp_path / "a.jpg")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    done = run(None, "inspect", "--repair", tmp_path / "a.jpg", prelude=limited)
     assert done.returncode == 1
     assert "there is no room for its coefficients: File too large" in done.stderr
     assert "damage" not in done.stderr

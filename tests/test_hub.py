@@ -1,8 +1,7 @@
-"""Saved pipelines as strangers load them: in a fresh process, with a fresh cache, without this package."""
+"""Saved pipelines as strangers load them: in a process of their own, with a fresh cache, without this package."""
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,22 +10,23 @@ from pathlib import Path
 
 import guided_diffusion
 import numpy as np
+import processes
 import pytest
 import torch
-from conftest import ROOT, jpeg_bytes, make_unet
+from conftest import ROOT, ddrm_jpeg, jpeg_bytes, make_unet
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
-from hub_server import Hub
+from hub_server import HOME, forget_downloads
 from huggingface_hub import ModelCard
 from PIL import Image
 from test_conversion import SMALL
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, PiGDMScheduler, hub
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler, PiGDMScheduler
 from pipeline_ddrm_jpeg.conversion import checkpoint_shapes
 from pipeline_ddrm_jpeg.formatting import size
+from pipeline_ddrm_jpeg.hub import _COMPARISON, _DOCUMENTS, assemble_space, copy_modules
 
 STRANGER = """
 import sys
-sys.modules["pipeline_ddrm_jpeg"] = None  # not importable
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
@@ -38,12 +38,12 @@ def restore(pipe, image, output):
 """
 
 
-def stranger(code, *arguments, cache):
-    environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", STRANGER + code, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cache.parent)
-    assert result.returncode == 0, result.stderr
-    return result
+def stranger(code, *arguments):
+    """A process of somebody who has nothing of this package, nor anything downloaded; gives what it printed."""
+    forget_downloads()
+    done = processes.run(STRANGER + code, *arguments, prelude=processes.STRANGER)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture
@@ -119,35 +119,30 @@ class MadeUp(DiffusionPipeline):
 }
 
 
-def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_imported(tmp_path, server):
+def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_imported(tmp_path, hub):
     for name, text in MADE_UP.items():
         (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / f"{name}.py").write_text(text)
-    hub.copy_modules(tmp_path / "package", "pipeline", tmp_path / "repo")
+    copy_modules(tmp_path / "package", "pipeline", tmp_path / "repo")
     saved = tree(tmp_path / "repo")
     assert saved.keys() == {f"{name}.py" for name in MADE_UP if name not in ("command", "files/formats")}
-    hub.copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
+    copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
     assert tree(tmp_path / "again") == saved
     index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.41.0"}
     (tmp_path / "repo" / "model_index.json").write_text(json.dumps(index))
-    server.repos["tester/prior"] = {"main": tree(tmp_path / "repo")}
+    hub.repos["tester/prior"] = {"main": tree(tmp_path / "repo")}
     code = """
 for source in sys.argv[1:]:
     print(*DiffusionPipeline.from_pretrained(source, trust_remote_code=True)(), sep=", ")
 """
-    loaded = subprocess.run(
-        [sys.executable, "-c", STRANGER + code, str(tmp_path / "repo"), "tester/prior"],
-        capture_output=True,
-        text=True,
-        env=online(server, tmp_path / "home"),
-    )
+    loaded = stranger(code, tmp_path / "repo", "tester/prior")
     assert loaded.stdout == "other, tables of other, tables of otherearly, True\n" * 2, loaded.stderr
     assert "Warning" not in loaded.stderr
-    asked = [request for request in server.requests if request.startswith("GET") and request.endswith(".py")]
+    asked = [request for request in hub.requests if request.startswith("GET") and request.endswith(".py")]
     assert len(asked) == len(saved)  # each once
 
 
-def test_a_saved_pipeline_loads_and_saves_and_loads_without_the_package(repo):
+def test_a_saved_pipeline_loads_and_saves_and_loads_without_the_package(repo, hub):
     code = """
 folder, image, again, first, second = sys.argv[1:]
 pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
@@ -156,20 +151,20 @@ restore(pipe, image, first)
 pipe.save_pretrained(again)
 restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), image, second)
 """
-    stranger(
-        code,
-        *(repo / name for name in ("repo", "a.jpg", "again", "first.png", "second.png")),
-        cache=repo / "cache",
-    )
+    stranger(code, *(repo / name for name in ("repo", "a.jpg", "again", "first.png", "second.png")))
     assert same(repo / "expected.png", repo / "first.png")
     assert same(repo / "expected.png", repo / "second.png")
     assert tree(repo / "again") == tree(repo / "repo")
+    assert not hub.requests, "what is in a folder is not asked for"
+    # One process is not forked: it never had the package.
     third = "restore(DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True), *sys.argv[2:])"
-    stranger(third, repo / "again", repo / "a.jpg", repo / "third.png", cache=repo / "another cache")
+    code = processes.STRANGER + STRANGER + third
+    forget_downloads()
+    subprocess.run([sys.executable, "-c", code, repo / "again", repo / "a.jpg", repo / "third.png"], check=True)
     assert same(repo / "expected.png", repo / "third.png")
 
 
-def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_process(repo):
+def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_process(repo, hub):
     other = DDRMJPEGPipeline(unet=make_unet(seed=1), scheduler=DDRMScheduler(eta=0.5))
     other.save_pretrained(repo / "other")
     restore(other, repo / "a.jpg", repo / "expected other.png")
@@ -207,7 +202,7 @@ pipe.save_pretrained(overridden)
 """
     names = ("repo", "other", "half", "guided", "a.jpg")
     names += ("out.png", "other.png", "placed.png", "guided.png", "again", "overridden")
-    stranger(code, *(repo / name for name in names), cache=repo / "cache")
+    stranger(code, *(repo / name for name in names))
     assert same(repo / "expected.png", repo / "out.png")
     assert same(repo / "expected other.png", repo / "other.png")
     assert same(repo / "expected.png", repo / "placed.png")
@@ -256,7 +251,7 @@ def test_a_prior_of_unknown_terms_is_saved_but_not_published(repo):
 
 def test_a_wheel_holds_what_a_repo_holds():
     included = (ROOT / "pyproject.toml").read_text().partition("force-include]")[2].partition("\n[")[0]
-    for pattern in ("model_card.md", *hub._DOCUMENTS, hub._COMPARISON):
+    for pattern in ("model_card.md", *_DOCUMENTS, _COMPARISON):
         names = [path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)]
         assert names
         for name in names:
@@ -269,47 +264,26 @@ def test_save_pretrained_does_not_upload(tmp_path):
         pipe.save_pretrained(tmp_path, push_to_hub=True)
 
 
-@pytest.fixture
-def server():
-    instance = Hub()
-    yield instance
-    instance.shutdown()
-
-
-def online(server, home):
-    """Environment of a user whose Hub is the local one."""
-    settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
-    return {**os.environ, **settings, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-
-
-def push(repo, server):
+def push(repo):
     """Convert a small checkpoint and push it, as a user would."""
     torch.save(guided_diffusion.seeded_state(checkpoint_shapes(SMALL), "hub"), repo / "model.pt")
     flags = "--image-size 32 --num-channels 32 --num-res-blocks 1 --channel-mult 1,2 --attention-resolutions 16"
-    command = [sys.executable, "-m", "pipeline_ddrm_jpeg", "convert", "--checkpoint", repo / "model.pt"]
-    command += ["-o", repo / "converted", *flags.split(), "--num-head-channels", "16", "--push", "tester/prior"]
-    environment = online(server, repo / "home")
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    command = ["convert", "--checkpoint", repo / "model.pt", "-o", repo / "converted", *flags.split()]
+    return ddrm_jpeg(*command, "--num-head-channels", "16", "--push", "tester/prior")
 
 
-def test_a_converted_prior_is_pushed_and_loaded_from_the_hub_by_its_id(repo, server):
-    pushed = push(repo, server)
+def test_a_converted_prior_is_pushed_and_loaded_from_the_hub_by_its_id(repo, hub):
+    pushed = push(repo)
     assert pushed.returncode == 0, pushed.stderr
-    assert f"{server.endpoint}/tester/prior" in pushed.stdout
+    assert f"{hub.endpoint}/tester/prior" in pushed.stdout
     assert "hf_secret" not in pushed.stdout + pushed.stderr
     written = {str(path.relative_to(repo / "converted")) for path in (repo / "converted").rglob("*") if path.is_file()}
-    assert written <= set(server.repos["tester/prior"]["main"])
+    assert written <= set(hub.repos["tester/prior"]["main"])
 
     code = """
 restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True), *sys.argv[1:])
 """
-    loaded = subprocess.run(
-        [sys.executable, "-c", STRANGER + code, str(repo / "a.jpg"), str(repo / "hub.png")],
-        capture_output=True,
-        text=True,
-        env=online(server, repo / "another home"),
-    )
-    assert loaded.returncode == 0, loaded.stderr
+    stranger(code, repo / "a.jpg", repo / "hub.png")
     pipe = DDRMJPEGPipeline.from_prior(repo / "converted", dtype="float32")  # as from_pretrained has it
     generator = torch.Generator().manual_seed(0)
     ours = pipe(repo / "a.jpg", preset="paper", num_inference_steps=2, num_samples=2, generator=generator).images[0]
@@ -317,61 +291,45 @@ restore(DiffusionPipeline.from_pretrained("tester/prior", trust_remote_code=True
     assert np.abs(difference).max() <= 1  # another memory layout may round another way
 
 
-PUSHES = """
-import json, os, sys
-from pipeline_ddrm_jpeg.cli import app
-
-for environment, arguments in json.loads(sys.argv[1]):
-    os.environ.update(environment)
-    print("#", *arguments)
-    print("#", *arguments, file=sys.stderr)
-    try:
-        app(["push", *arguments])
-    except SystemExit as status:
-        print("status", status.code)
-"""
-
-
-def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, prior_folder):
-    ours, away = str(repo / "repo"), {"HF_TOKEN": ""}
+def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, hub, prior_folder, monkeypatch):
+    ours = repo / "repo"
     plain = {"README.md": b"---\nlicense: apache-2.0\n---\n# A DDPM\nNumbers of its own.\n"} | tree(prior_folder)
-    server.repos["tester/ddpm"] = {"main": plain}
+    hub.repos["tester/ddpm"] = {"main": plain}
     stale = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
-    server.repos["tester/converted"] = {"main": {}, "old": {stale: b"", "notes.txt": b"kept"}}
+    hub.repos["tester/converted"] = {"main": {}, "old": {stale: b"", "notes.txt": b"kept"}}
     pushes = [
-        ({}, ["tester/ddrm", "--prior", ours, "--private"]),
-        ({}, ["tester/ddrm", "--prior", ours]),
-        ({}, ["tester/ddrm", "--prior", ours, "--revision", "v1"]),
-        ({}, ["stranger/ddrm", "--prior", ours]),
-        ({}, ["tester/other", "--prior", str(prior_folder)]),
-        ({}, ["no such name", "--prior", ours]),
-        ({}, ["tester/ddrm", "--space", "--prior", ours, "--dry-run"]),
-        ({}, ["tester/converted", "--prior", "tester/ddpm", "--revision", "old"]),
-        ({"HF_TOKEN": "hf_expired"}, ["tester/ddrm", "--prior", ours]),
-        (away, ["tester/ddrm", "--prior", ours]),
-        (away, ["tester/embedded", "--dry-run"]),
+        ("hf_secret", ["tester/ddrm", "--prior", ours, "--private"]),
+        ("hf_secret", ["tester/ddrm", "--prior", ours]),
+        ("hf_secret", ["tester/ddrm", "--prior", ours, "--revision", "v1"]),
+        ("hf_secret", ["stranger/ddrm", "--prior", ours]),
+        ("hf_secret", ["tester/other", "--prior", prior_folder]),
+        ("hf_secret", ["no such name", "--prior", ours]),
+        ("hf_secret", ["tester/ddrm", "--space", "--prior", ours, "--dry-run"]),
+        ("hf_secret", ["tester/converted", "--prior", "tester/ddpm", "--revision", "old"]),
+        ("hf_expired", ["tester/ddrm", "--prior", ours]),
+        ("", ["tester/ddrm", "--prior", ours]),
+        ("", ["tester/embedded", "--dry-run"]),
     ]
-    environment = online(server, repo / "home")
-    result = subprocess.run(
-        [sys.executable, "-c", PUSHES, json.dumps(pushes)], capture_output=True, text=True, env=environment
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    assert not any(token in result.stdout + result.stderr for token in ("hf_secret", "hf_expired"))
-    said = [text.partition("\n")[2] for text in result.stdout.split("# ")[1:]]
-    errors = [text.splitlines()[-1] for text in result.stderr.split("# ")[1:]]
+    results = []
+    for token, arguments in pushes:
+        monkeypatch.setenv("HF_TOKEN", token)
+        results.append(ddrm_jpeg("push", *arguments))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    printed = "".join(result.stdout + result.stderr for result in results)
+    assert not any(words in printed for words in ("Traceback", "hf_secret", "hf_expired"))
+    said = [result.stdout for result in results]
 
-    assert f"{server.endpoint}/tester/ddrm\n" in said[0]
+    assert f"{hub.endpoint}/tester/ddrm\n" in said[0]
     assert "from_pretrained('tester/ddrm', trust_remote_code=True)" in said[0]
-    assert server.private == {"tester/ddrm"}
+    assert hub.private == {"tester/ddrm"}
     # The second push changed nothing; a branch differs in where its modular form finds the weights.
-    assert server.commits == ["tester/ddrm"] * 4 + ["tester/converted"] * 2
-    pushed = dict(server.repos["tester/ddrm"]["main"])
+    assert hub.commits == ["tester/ddrm"] * 4 + ["tester/converted"] * 2
+    pushed = dict(hub.repos["tester/ddrm"]["main"])
     assert pushed.pop("unet/diffusion_pytorch_model.fp16.safetensors")
     index = json.loads(pushed.pop("modular_model_index.json"))
     assert index["unet"][2]["pretrained_model_name_or_path"] == "tester/ddrm"
     assert pushed == {name: data for name, data in tree(repo / "repo").items() if name != "modular_model_index.json"}
-    assert set(server.repos["tester/ddrm"]) == {"main", "modular", "v1", "v1-modular"}
+    assert set(hub.repos["tester/ddrm"]) == {"main", "modular", "v1", "v1-modular"}
     assert "revision='v1'" in said[2]
     for number, sentence in (
         (3, "may not write there (403: You don't have the rights"),
@@ -384,21 +342,21 @@ def test_a_push_makes_repo_and_branch_and_refuses_in_a_sentence(repo, server, pr
         if number == 6 and (ROOT / "space" / "app.py").exists():
             assert "tester/ddrm-space (space)" in said[6]
             continue
-        assert sentence in errors[number]
-        assert said[number].strip() == "status 1"
+        assert sentence in results[number].stderr.splitlines()[-1]
+        assert (results[number].returncode, said[number]) == (1, "")
     count = int(re.search(r"tester/embedded \(model\): (\d+) files", said[10])[1])
     assert count == len(re.findall(r"^ +[\d.]+ (?:bytes|kB|MB)  \S+$", said[10], re.MULTILINE)) > 20
     card = (ROOT / "model_card.md").read_text().replace("from_pretrained(REPO,", 'from_pretrained("tester/embedded",')
     assert f"{size(len(card.encode())):>12}  README.md" in said[10]
-    assert set(server.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
-    card = ModelCard(server.repos["tester/converted"]["old"]["README.md"].decode())
+    assert set(hub.repos) == {"tester/ddpm", "tester/ddrm", "tester/converted"}
+    card = ModelCard(hub.repos["tester/converted"]["old"]["README.md"].decode())
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "tester/ddpm")
     assert "Numbers" not in card.text
     assert 'from_pretrained("tester/converted", trust_remote_code=True)' in card.text
-    assert "notes.txt" in server.repos["tester/converted"]["old"]
-    assert stale not in server.repos["tester/converted"]["old"]
+    assert "notes.txt" in hub.repos["tester/converted"]["old"]
+    assert stale not in hub.repos["tester/converted"]["old"]
 
-    server.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
+    hub.repos["tester/ddrm"]["v1"]["scheduler/scheduler_config.json"] = json.dumps({"eta": 0.3}).encode()
     code = """
 image, output, again = sys.argv[1:]
 pipe = DiffusionPipeline.from_pretrained("tester/ddrm", trust_remote_code=True)
@@ -410,34 +368,12 @@ pipe = DiffusionPipeline.from_pretrained(
 )
 assert pipe.scheduler.config.eta == 0.3 and pipe.unet.dtype == torch.float16
 """
-    loaded = subprocess.run(
-        [sys.executable, "-c", STRANGER + code, *(str(repo / name) for name in ("a.jpg", "hub.png", "again"))],
-        capture_output=True,
-        text=True,
-        env=online(server, repo / "another home"),
-    )
-    assert loaded.returncode == 0, loaded.stderr
+    stranger(code, *(repo / name for name in ("a.jpg", "hub.png", "again")))
     assert same(repo / "expected.png", repo / "hub.png")
     assert tree(repo / "again") == tree(repo / "repo")
 
 
-def user(code, *arguments, server, home):
-    """A process of somebody who has the package and whose Hub is the local one; gives what it printed."""
-    command = [sys.executable, "-c", USER + code, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=online(server, home), cwd=home.parent)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-USER = """
-import os, sys
-from pathlib import Path
-import torch
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-"""
-
-
-def branches(server, repo, **licences):
+def branches(hub, repo, **licences):
     """A Hub repo whose branches hold priors of different weights, cards and licences."""
     files = {}
     for seed, (branch, licence) in enumerate(licences.items()):
@@ -445,64 +381,52 @@ def branches(server, repo, **licences):
         pipe.save_pretrained(repo / branch)
         (repo / branch / "README.md").write_text(f"---\nlicense: {licence}\n---\n# The card of {branch}\n")
         files[branch] = tree(repo / branch)
-    server.repos["tester/prior"] = files
+    hub.repos["tester/prior"] = files
 
 
-def test_the_card_is_that_of_the_revision_and_cache_the_prior_came_from(repo, server):
-    branches(server, repo, main="cc-by-nc-4.0", v1="mit")
-    code = """
-target, cache = sys.argv[1:]
-for name, options in {"main": {}, "v1": {"revision": "v1"}, "own": {"cache_dir": cache}}.items():
-    DDRMJPEGPipeline.from_prior("tester/prior", **options).save_pretrained(Path(target, name))
-DDRMJPEGPipeline.from_pretrained("tester/prior", revision="v1").save_pretrained(Path(target, "whole"))
-"""
-    user(code, repo / "saved", repo / "own cache", server=server, home=repo / "home")
+def test_the_card_is_that_of_the_revision_and_cache_the_prior_came_from(repo, hub):
+    branches(hub, repo, main="cc-by-nc-4.0", v1="mit")
+    for name, options in {"main": {}, "v1": {"revision": "v1"}, "own": {"cache_dir": repo / "own cache"}}.items():
+        DDRMJPEGPipeline.from_prior("tester/prior", **options).save_pretrained(repo / "saved" / name)
+    DDRMJPEGPipeline.from_pretrained("tester/prior", revision="v1").save_pretrained(repo / "saved" / "whole")
     for name, branch in (("main", "main"), ("v1", "v1"), ("own", "main"), ("whole", "v1")):
         assert (repo / "saved" / name / "README.md").read_bytes() == (repo / branch / "README.md").read_bytes()
 
 
-def test_a_local_folder_is_never_asked_for_at_the_hub(repo, server):
-    branches(server, repo, main="mit")
-    server.repos["models/prior"] = server.repos["tester/prior"]  # strangers have taken the name of the folder
+def test_a_local_folder_is_never_asked_for_at_the_hub(repo, hub, monkeypatch):
+    branches(hub, repo, main="mit")
+    hub.repos["models/prior"] = hub.repos["tester/prior"]  # strangers have taken the name of the folder
     (repo / "models").mkdir()
     (repo / "repo").rename(repo / "models" / "prior")
-    code = """
-pipe = DDRMJPEGPipeline.from_prior("models/prior")
-unet = type(pipe.unet).from_pretrained("models/prior", subfolder="unet")
-bare = DDRMJPEGPipeline(unet=unet, scheduler=pipe.scheduler)
-os.mkdir("elsewhere")
-os.chdir("elsewhere")
-pipe.save_pretrained("saved")
-bare.save_pretrained("bare")
-"""
-    user(code, server=server, home=repo / "home")
+    monkeypatch.chdir(repo)
+    pipe = DDRMJPEGPipeline.from_prior("models/prior")
+    unet = type(pipe.unet).from_pretrained("models/prior", subfolder="unet")
+    bare = DDRMJPEGPipeline(unet=unet, scheduler=pipe.scheduler)
+    (repo / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    pipe.save_pretrained("saved")
+    bare.save_pretrained("bare")
     for name in ("saved", "bare"):
         assert "# My prior" in (repo / "elsewhere" / name / "README.md").read_text()
-    assert not [request for request in server.requests if "prior" in request]
+    assert not [request for request in hub.requests if "prior" in request]
 
 
-def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a_silent_hub(repo, server):
-    branches(server, repo, main="mit")
-    user('DDRMJPEGPipeline.from_prior("tester/prior").save_pretrained("first")', server=server, home=repo / "home")
-    server.requests.clear()
-    server.silent = True
-    code = """
-DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained("second")
-for path in Path(sys.argv[1]).rglob("README.md"):
-    path.unlink()
-DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained("forbidden")
-"""
-    user(code, repo / "home", server=server, home=repo / "home")
-    assert not [request for request in server.requests if "prior" in request]
+def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a_silent_hub(repo, hub, caplog):
+    branches(hub, repo, main="mit")
+    DDRMJPEGPipeline.from_prior("tester/prior").save_pretrained(repo / "first")
+    hub.requests.clear()
+    hub.silent = True
+    DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained(repo / "second")
+    for path in HOME.rglob("README.md"):
+        path.unlink()
+    DDRMJPEGPipeline.from_prior("tester/prior", local_files_only=True).save_pretrained(repo / "forbidden")
+    assert not [request for request in hub.requests if "prior" in request]
     assert tree(repo / "second") == tree(repo / "first")
     assert "another prior" in (repo / "forbidden" / "README.md").read_text()
 
-    code = """
-pipe = DDRMJPEGPipeline.from_prior(next(Path(sys.argv[1]).glob("hub/models--tester--prior/snapshots/*")))
-pipe.save_pretrained("waited")
-"""
-    asked = user(code, repo / "home", server=server, home=repo / "home")
-    assert "The card of tester/prior at" in asked.stderr
+    pipe = DDRMJPEGPipeline.from_prior(next(HOME.glob("hub/models--tester--prior/snapshots/*")))
+    pipe.save_pretrained(repo / "waited")
+    assert "The card of tester/prior at" in caplog.text
     assert "another prior" in (repo / "waited" / "README.md").read_text()
 
 
@@ -531,29 +455,25 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_after_a_push_people_load_what_was_pushed(repo, server):
-    branches(server, repo, old="mit", new="mit")
-    code = """
-folder, address = sys.argv[1:]
-old, new = (DDRMJPEGPipeline.from_prior(Path(folder, name)) for name in ("old", "new"))
-for number, (first, second) in enumerate([({"max_shard_size": "20KB"}, {}), ({}, {"safe_serialization": False})]):
-    name = f"tester/{number}"
-    old.push_to_hub(name, **first)
-    old.push_to_hub(name, variant="fp16", **first)
-    new.push_to_hub(name, variant="fp16", **second)
-    for variant, expected in ((None, old), ("fp16", new)):
-        loaded = DDRMJPEGPipeline.from_pretrained(name, variant=variant)
-        assert torch.equal(loaded.unet.conv_in.weight, expected.unet.conv_in.weight), (number, variant)
-    commit = new.push_to_hub(name, **second)
-    loaded = DDRMJPEGPipeline.from_pretrained(name, revision=commit.oid)
-    assert torch.equal(loaded.unet.conv_in.weight, new.unet.conv_in.weight), number
-commit = new.push_to_hub("tester/0", "a request", None, None, True, False)
-assert commit.pr_url == f"{address}/tester/0/discussions/1", commit.pr_url
-assert commit.repo_url.repo_id == "tester/0"
-"""
-    user(code, repo, server.endpoint, server=server, home=repo / "home")
-    assert [name for name in server.repos["tester/0"]["main"] if "fp16" in name or "-of-" in name] == []
-    assert "unet/diffusion_pytorch_model.bin" in server.repos["tester/0"]["refs/pr/1"]
+def test_after_a_push_people_load_what_was_pushed(repo, hub):
+    branches(hub, repo, old="mit", new="mit")
+    old, new = (DDRMJPEGPipeline.from_prior(repo / name) for name in ("old", "new"))
+    for number, (first, second) in enumerate([({"max_shard_size": "20KB"}, {}), ({}, {"safe_serialization": False})]):
+        name = f"tester/{number}"
+        old.push_to_hub(name, **first)
+        old.push_to_hub(name, variant="fp16", **first)
+        new.push_to_hub(name, variant="fp16", **second)
+        for variant, expected in ((None, old), ("fp16", new)):
+            loaded = DDRMJPEGPipeline.from_pretrained(name, variant=variant)
+            assert torch.equal(loaded.unet.conv_in.weight, expected.unet.conv_in.weight), (number, variant)
+        commit = new.push_to_hub(name, **second)
+        loaded = DDRMJPEGPipeline.from_pretrained(name, revision=commit.oid)
+        assert torch.equal(loaded.unet.conv_in.weight, new.unet.conv_in.weight), number
+    commit = new.push_to_hub("tester/0", "a request", None, None, True, False)
+    assert commit.pr_url == f"{hub.endpoint}/tester/0/discussions/1", commit.pr_url
+    assert commit.repo_url.repo_id == "tester/0"
+    assert [name for name in hub.repos["tester/0"]["main"] if "fp16" in name or "-of-" in name] == []
+    assert "unet/diffusion_pytorch_model.bin" in hub.repos["tester/0"]["refs/pr/1"]
 
 
 class Sharpened(DDRMJPEGPipeline):
@@ -575,10 +495,9 @@ def test_a_class_loads_its_own_kind_without_code_of_the_repo(tmp_path):
     assert passed.scheduler.config.eta == 0.2
 
 
-def test_a_hub_that_is_away_is_told_in_a_sentence(repo, server):
-    server.shutdown()
-    server.server_close()
-    pushed = push(repo, server)
+def test_a_hub_that_is_away_is_told_in_a_sentence(repo, hub):
+    with hub.away():
+        pushed = push(repo)
     assert pushed.returncode == 1
     assert "Traceback" not in pushed.stderr
     assert pushed.stderr.splitlines()[-1].startswith("ddrm-jpeg: ")
@@ -588,7 +507,7 @@ CARD = (ROOT / "model_card.md").read_text()
 
 
 def test_a_space_brings_the_package_and_names_what_it_needs(tmp_path):
-    hub.assemble_space(tmp_path)
+    assemble_space(tmp_path)
     requirements = (tmp_path / "requirements.txt").read_text().splitlines()
     names = {re.match(r"[\w-]+", line)[0] for line in requirements}
     assert {"torch", "diffusers", "jpeglib", "gradio"} < names

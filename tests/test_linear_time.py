@@ -27,7 +27,7 @@ from pipeline_ddrm_jpeg.files.formats import FORMATS, encode
 
 MOST = 2.5  # times; a quadratic parser takes four
 LEAST = 0.01  # seconds that whatever is faster counts as: what is refused at once takes no time that could be doubled
-ROUNDS = (3, 30)  # of which the fastest counts: so many, and more where that is not enough
+ROUNDS = (2, 30)  # of which the fastest counts: so many, and more where that is not enough
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 JPEG = written(PICTURE, quality=50)

@@ -1,17 +1,15 @@
 """The modular form: the same bytes as the pipeline, in a stranger's process, from the Hub and by `diffusers-cli`."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import inks, jpeg_bytes, make_unet, paper
 from diffusers import DDIMScheduler, ModularPipeline
 from diffusers.modular_pipelines import ModularPipelineBlocks, OutputParam
-from hub_server import Hub
+from hub_server import forget_downloads
 from PIL import Image
 
 from pipeline_ddrm_jpeg import (
@@ -41,9 +39,9 @@ def data(photo):
     return jpeg_bytes(photo.resize((53, 38)), quality=20)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    folder = tmp_path / "saved"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
     DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler(eta=0.9)).save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder
@@ -153,19 +151,11 @@ def test_every_input_and_output_is_described():
     assert not any(one.required for one in blocks.inputs)
 
 
-STRANGER = """
-import sys
-sys.modules["pipeline_ddrm_jpeg"] = None  # not importable
-"""
-
-
-def stranger(code, *arguments, server, home):
-    settings = {"HF_ENDPOINT": server.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    settings |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_TOKEN": "hf_secret"}
-    command = [sys.executable, "-c", STRANGER + code, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, cwd=home.parent)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def stranger(code, *arguments, cwd):
+    """What a process prints that has nothing of this package."""
+    done = processes.run(f"import sys\n{code}", *arguments, prelude=processes.STRANGER, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 CLI = """
@@ -177,21 +167,14 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def test_a_published_repo_restores_in_both_forms_and_by_diffusers_cli(pipe, saved, data, tmp_path):
-    server = Hub()
-    home = tmp_path / "home"
+def test_a_published_repo_restores_in_both_forms_and_by_diffusers_cli(pipe, saved, data, tmp_path, hub):
     (tmp_path / "a.jpg").write_bytes(data)
     options = {name: QUICK[name] for name in ("preset", "settings", "num_inference_steps")}
     expected = pipe(tmp_path / "a.jpg", generator=seeded(7), **options).images[0]
-    push = """
-del sys.modules["pipeline_ddrm_jpeg"]
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline
-for _ in range(2):
-    print(DDRMJPEGPipeline.from_pretrained(sys.argv[1]).push_to_hub("tester/prior").oid)
-"""
-    first, commit = stranger(push, saved, server=server, home=tmp_path / "owner").split()
+    first, commit = (pipe.push_to_hub("tester/prior").oid for _ in range(2))
     assert first == commit
-    assert server.commits == ["tester/prior"] * 2  # one for each of the branches; the second push changed nothing
+    assert hub.commits == ["tester/prior"] * 2  # one for each of the branches; the second push changed nothing
+    forget_downloads()
 
     code = """
 import json, torch
@@ -206,9 +189,9 @@ for revision in (None, sys.argv[2], "modular"):
     images = modular(file="a.jpg", generator=seeded(), output="images", **options)
     images[0].save(f"modular-{revision}.png")
 """
-    server.requests.clear()
-    stranger(code, json.dumps(options), commit, server=server, home=home)
-    asked = [path for path in server.requests if path.endswith("sampling/samples.py")]
+    hub.requests.clear()
+    stranger(code, json.dumps(options), commit, cwd=tmp_path)
+    asked = [path for path in hub.requests if path.endswith("sampling/samples.py")]
     # Four pipelines of three commits: a module is asked for once by each.
     assert 2 <= len(asked) <= 8, asked
 
@@ -218,7 +201,7 @@ for revision in (None, sys.argv[2], "modular"):
     modular = ["--revision", "modular", "--output-key", "images", "--output", "cli-modular.png"]
     schema = ["--format", "json", "schema", "--model", "tester/prior", "--revision", "modular", "--trust-remote-code"]
     commands = [[*run, "--output", "cli-classic.png"], [*run, *modular], schema]
-    printed = stranger(CLI, json.dumps(commands), server=server, home=home)
+    printed = stranger(CLI, json.dumps(commands), cwd=tmp_path)
     names = ("classic", "modular-None", f"modular-{commit}", "modular-modular", "cli-classic", "cli-modular")
     for name in names:
         assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}.png")), np.asarray(expected)), name
@@ -228,7 +211,6 @@ for revision in (None, sys.argv[2], "modular"):
     assert described["pipeline_class"] == "DDRMJPEGBlocks"
     assert "by default balanced" in inputs["preset"]["description"].lower()
     assert "JPEG file" in inputs["file"]["description"]
-    server.shutdown()
 
 
 def test_a_saved_folder_is_a_modular_pipeline_as_well(pipe, saved, data):

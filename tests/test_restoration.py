@@ -15,8 +15,9 @@ import png
 import pytest
 import tifffile
 import torch
-from conftest import ROOT, inks, jpeg_bytes
+from conftest import inks, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
+from processes import run
 
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
@@ -472,29 +473,25 @@ def test_seeds_change_the_picture(pipe, small, tmp_path):
 
 _PEAK = """
 import resource, sys
-from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from conftest import make_unet
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, DDRMScheduler
+from pipeline_ddrm_jpeg import DDRMJPEGPipeline
 from pipeline_ddrm_jpeg.files.restoration import restore_file
 from pipeline_ddrm_jpeg.files.tasks import Task
 
-pipe = DDRMJPEGPipeline(unet=make_unet(), scheduler=DDRMScheduler())
+pipe = DDRMJPEGPipeline.from_prior(sys.argv[1], dtype="float32")
 for source in map(Path, sys.argv[2:]):
     restore_file(pipe, Task(source, source.with_suffix(".tif")), settings={"num_inference_steps": 1})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, tmp_path):
+def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, prior_folder, tmp_path):
     """A float32 state takes 12 bytes a pixel: fewer than seven more at the peak. (Masked planes once made it ten.)"""
     sizes = [(1000, 1000), (1000, 2400)]  # of smaller ones the peak is that of starting up
     paths = [tmp_path / f"{height}.jpg" for _, height in sizes]
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(jpeg_bytes(photo.resize(size), quality=90))
-    command = [sys.executable, "-c", _PEAK, str(ROOT / "tests"), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(_PEAK, prior_folder, *paths)
     assert done.returncode == 0, done.stderr
     peaks = [*map(int, done.stdout.split())]
     pixels = [width * height for width, height in sizes]
@@ -574,7 +571,7 @@ def test_files_in_folders_are_known_by_their_first_bytes(pipe, small, tmp_path):
 
 def tree(tmp_path, photo):
     """A folder of JPEG files and others, of which two show that they were JPEGs, and what each shows."""
-    source, small = tmp_path / "in", photo.resize((160, 128))
+    source, small = tmp_path / "in", photo.resize((120, 96))
     (source / "sub").mkdir(parents=True)
     seen = Image.open(io.BytesIO(jpeg_bytes(small, quality=30)))
     (source / "a.jpg").write_bytes(jpeg_bytes(small, quality=30))

@@ -30,6 +30,7 @@ from conftest import ROOT, jpeg_bytes, save_odd_pictures
 from huggingface_hub import SpaceCard
 from PIL import Image
 from PIL.ImageOps import exif_transpose as upright
+from processes import Process
 
 from pipeline_ddrm_jpeg import (
     PRESETS,
@@ -88,7 +89,7 @@ def serving(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
+    environment = {
         "DDRM_JPEG_PRIOR": str(prior_folder),
         "DDRM_JPEG_MAX_MEGAPIXELS": "0.25",
         "DDRM_JPEG_MAX_MEGABYTES": "0.3",
@@ -99,18 +100,19 @@ def serving(
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
         "TMPDIR": str(folder / "scratch"),
-        "PYTHONUNBUFFERED": "1",
     }
     (folder / "scratch").mkdir(exist_ok=True)
     log = folder / "log"
-    with open(log, "wb") as stream:
-        server = subprocess.Popen(
-            [sys.executable, SPACE / "app.py"],
-            env=environment,
-            stdout=stream,
-            stderr=stream,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        )
+    log.write_bytes(b"")
+    begin = f"""
+import os, sys, tempfile
+os.environ |= {environment}
+tempfile.tempdir = None  # is found again
+for number in (1, 2):
+    os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_APPEND), number)
+sys.stdout.reconfigure(line_buffering=True)
+"""
+    server = Process(SPACE / "app.py", prelude=begin)
     try:
         wait_for(lambda: "Running on" in log.read_text() or server.poll() is not None, seconds=300)
         assert server.poll() is None, log.read_text()
@@ -518,7 +520,7 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
     page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
     choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
     said = page.locator("#status p")
-    for attempt in range(20):
+    for attempt in range(8):
         press(page, "Restore")
         if attempt % 2:  # the others are cancelled as soon as there is a button for it
             page.get_by_role("progressbar", name=re.compile("Step 1 of 60")).wait_for()

@@ -4,8 +4,6 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -132,18 +130,14 @@ def test_drawings_follow_from_the_seed_and_differ(tmp_path):
 
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     changes = [f"--set={change}" for change in [*TINY, "run.steps=4", "last.steps=2"]]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--main_process_port", "0"]  # a free one: other tests launch meanwhile
-    runs = {"one": run("train_prior.py", pictures, tmp_path / "one", *changes)}
-    for name, way in {"two": torchrun, "launched": launch}.items():
-        script = [str(TRAINING / "train_prior.py"), str(pictures), str(tmp_path / name)]
-        runs[name] = subprocess.run([*way, *script, *changes], capture_output=True, text=True)
-    for done in runs.values():
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("step 0:") == 1  # only the main process validates
-    one, *others = (load_file(tmp_path / name / "checkpoint-00000004" / "model.safetensors") for name in runs)
-    assert all(torch.allclose(one[name], other[name], atol=1e-4) for other in others for name in one)
+    script = TRAINING / "train_prior.py"
+    alone = [processes.run(script, pictures, tmp_path / "one", *changes)]
+    both = processes.run_together(2, script, pictures, tmp_path / "two", *changes)
+    for runs in (alone, both):
+        assert [done.returncode for done in runs] == [0] * len(runs), runs
+        assert "".join(done.stdout for done in runs).count("step 0:") == 1  # only the main process validates
+    one, two = (load_file(tmp_path / name / "checkpoint-00000004" / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
 def tiny_unet(**config):

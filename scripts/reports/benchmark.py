@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, text, write
+from common import ROOT, in_a_process, text, write
 from PIL import Image
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, JPEGFile, observe
@@ -196,19 +196,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmark", help="without suffix")
     parser.add_argument("--processes", type=int, metavar="N", help="measure 1 against N processes as well")
     parser.add_argument("--check", type=float, metavar="SHARE", help="highest share of what is not the network")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one size
     arguments = parser.parse_args()
-    sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes]
-    if arguments.one:
-        print(json.dumps(measure(*sizes[0], arguments.dtype)))
-        return
     rows = []
     for size in arguments.sizes:
-        command = [sys.executable, __file__, "--one", "--sizes", size, "--dtype", arguments.dtype]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-        if done.returncode:
-            sys.exit(f"{size} failed with status {done.returncode}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(in_a_process(measure, *map(int, size.split("x")), arguments.dtype))
         print(f"{size} done", file=sys.stderr)
     command = f"python scripts/reports/benchmark.py --sizes {' '.join(arguments.sizes)} --dtype {arguments.dtype}"
     command += f" --processes {arguments.processes}" if arguments.processes else ""

@@ -4,6 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from string import Template
 from typing import Any, TypeVar
@@ -56,6 +58,12 @@ class Measured:
             self.record[key] = measure()
             write(self.path, json.dumps(self.record, indent=1) + "\n")
         return self.record[key]
+
+
+def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function of a script returns in a process of its own, whose peak of memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def text(name: str, **parts: object) -> str:

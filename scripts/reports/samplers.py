@@ -10,10 +10,7 @@ OUTPUT.json keeps every number, and what is there is not computed again; OUTPUT.
 
 import argparse
 import io
-import json
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Measured, changed, page_of, write
+from common import ROOT, Measured, changed, in_a_process, page_of, write
 from corrections import crop, restored, spread, tensor
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, Settings
@@ -49,13 +46,8 @@ def main() -> None:
     parser.add_argument("--step-sizes", type=int, nargs="+", default=[256, 384, 1024], help="images of one step")
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="as of ddrm-jpeg evaluate")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samplers", help="without suffix")
-    parser.add_argument("--one", nargs=3, metavar=("SAMPLER", "SIZE", "CHECKPOINTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.one:
-        sampler, size, checkpoints = arguments.one
-        print(json.dumps(one_step(sampler, int(size), checkpoints == "yes")))
-        return
     if not arguments.folders:
         sys.exit("give a folder of clean images, or several")
 
@@ -90,7 +82,8 @@ def main() -> None:
         cells = [sampler + (", gradient checkpointing" if checkpoints == "yes" else "")]
         for size in arguments.step_sizes:
             one = measured(
-                f"step; {sampler}; {size}; {checkpoints}", lambda a=(sampler, str(size), checkpoints): in_a_process(*a)
+                f"step; {sampler}; {size}; {checkpoints}",
+                lambda a=(sampler, size, checkpoints == "yes"): in_a_process(one_step, *a),
             )
             cells += [f"{one['seconds']:.1f}", f"{one['mib']:.0f}"]
         costs.append(cells)
@@ -133,6 +126,7 @@ def gains(pipe: Any, images: list, factor: int, settings: Settings, network: Any
 
 def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
     """Processor seconds of one step, and peak memory of this process in MiB."""
+    torch.set_num_threads(1)
     pipe = load(sampler)
     if checkpoints:
         pipe.unet.enable_gradient_checkpointing()
@@ -145,11 +139,6 @@ def one_step(sampler: str, size: int, checkpoints: bool) -> dict[str, float]:
     # Not getrusage, which begins with the peak of the process that started this one.
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
     return {"seconds": round(seconds, 4), "mib": round(peak / 1024, 4)}
-
-
-def in_a_process(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", *arguments]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ).stdout)
 
 
 if __name__ == "__main__":

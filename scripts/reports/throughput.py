@@ -18,8 +18,8 @@ network and dtype, and by the other programs that are installed, all in one run.
 import argparse
 import json
 import math
+import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark import diffjpeg, make_file
-from common import ROOT, page_of, text, write
+from common import ROOT, in_a_process, page_of, text, write
 from PIL import Image, ImageOps
 
 from pipeline_ddrm_jpeg import PRESETS, DDRMJPEGPipeline, observe
@@ -40,7 +40,7 @@ from pipeline_ddrm_jpeg.evaluation.protocol import find_images
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.files.restoration import restore_files
-from pipeline_ddrm_jpeg.files.tasks import Task, plan
+from pipeline_ddrm_jpeg.files.tasks import plan
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.sampling.observation import to_bytes
 from pipeline_ddrm_jpeg.sampling.tiling import count_windows
@@ -48,10 +48,29 @@ from pipeline_ddrm_jpeg.sampling.tiling import count_windows
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
 
 
-def folder_of(width: int, height: int, count: int, preset: str, limit: float) -> dict[str, Any]:
-    """What a folder of equal files takes, in this process."""
+def load() -> DDRMJPEGPipeline:
     pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def first_window(width: int, height: int) -> bytes:
+    """A file of one window."""
+    return make_file(min(width, 384), min(height, 384))
+
+
+def expected(pipe: DDRMJPEGPipeline, width: int, height: int, count: int, preset: str) -> float:
+    """Seconds that a folder will take, about."""
+    for _ in range(2):  # the first time, something is slow
+        start = time.perf_counter()
+        pipe(first_window(width, height), preset=preset)
+        seconds = time.perf_counter() - start
+    return count * seconds * count_windows(pipe.unet, height, width, **pipe.tiling.options(pipe.unet, pipe.device))
+
+
+def folder_of(width: int, height: int, count: int, preset: str, limit: float) -> dict[str, Any]:
+    """What a folder of equal files takes, in this process."""
+    pipe = load()
     working, since, shown, asked = 0.0, 0.0, 0, 0
 
     def begin(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -69,27 +88,19 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
         for i in range(count):
             Path(folder, f"{i:05}.jpg").write_bytes(data)
         tasks = plan([folder], Path(folder, "out"))
-        file = Path(folder, "first.jpg")
-        file.write_bytes(make_file(min(width, 384), min(height, 384)))  # of one window
-        first = [Task(file, Path(folder, f"first{i}.png")) for i in range(2)]
-        list(restore_files(pipe, first[:1], preset=preset))  # what is slow once
+        pipe(first_window(width, height), preset=preset)  # what is slow once
         pipe.unet.register_forward_pre_hook(begin)
         pipe.unet.register_forward_hook(end)
-        list(restore_files(pipe, first[1:], preset=preset))
         windows = count_windows(pipe.unet, height, width, **pipe.tiling.options(pipe.unet, pipe.device))
-        expected = count * windows * working
-        print(f"{width}x{height}: {count} files take about {duration(expected)}", file=sys.stderr, flush=True)
-        working, shown, asked, start, ends = 0.0, 0, 0, time.perf_counter(), []
-        processor = time.process_time()
+        processor, start, ends = time.process_time(), time.perf_counter(), []
         for result in restore_files(pipe, tasks, preset=preset):
             if result.status != "restored":
                 sys.exit(result.message)
-            ends.append((time.perf_counter() - start, working))
+            ends.append((time.perf_counter() - start, working, time.process_time() - processor))
             if limit and ends[-1][0] > limit:
                 break
         # What was told last was written while the network was at the next: cut short, the rate is a little low.
-        seconds, network = ends[-1]
-        processor = time.process_time() - processor
+        seconds, network, processor = ends[-1]
     return {
         "width": width,
         "height": height,
@@ -132,8 +143,7 @@ def released(pipe: DDRMJPEGPipeline, file: Path, seed: int) -> torch.Tensor:
 
 def compare(folder: Path, count: int, quality: int, size: int) -> dict[str, dict[str, float]]:
     """Seconds and PSNR (8 bits) of each way, the mean over images."""
-    pipe = DDRMJPEGPipeline.from_embedded(dtype="auto")
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load()
 
     def ours(preset: str) -> Callable[[Path], Any]:
         return lambda path: pipe(path, generator=torch.Generator().manual_seed(0), preset=preset).images[0]
@@ -222,16 +232,12 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=10, help="quality factor of the comparison (10)")
     parser.add_argument("--size", type=int, default=256, help="its images' side in pixels (256)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput", help="without suffix")
-    parser.add_argument("--one", metavar="WIDTHxHEIGHT:FILES", help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
-    if arguments.one:
-        size, _, count = arguments.one.partition(":")
-        print(json.dumps(folder_of(*map(int, size.split("x")), int(count), arguments.preset, arguments.limit)))
-        return
     stored = arguments.output.with_suffix(".json")
     empty = {"commands": [], "folders": [], "compared": {}, "what": ""}
     known = json.loads(stored.read_text()) if arguments.only and stored.exists() else {}
-    prior = fingerprint(DDRMJPEGPipeline.from_embedded().unet)
+    pipe = load()
+    prior = fingerprint(pipe.unet)
     record = known if known.get("prior_sha256") == prior else empty | {"prior_sha256": prior}
     record["torch"] = torch.__version__
     name = arguments.pictures.resolve().name
@@ -240,11 +246,10 @@ def main() -> None:
         command += f" --folders {' '.join(arguments.folders)} --preset {arguments.preset}"
         command += f" --limit {arguments.limit:g}" if arguments.limit else ""
         for folder in arguments.folders:
-            one = [sys.executable, __file__, str(arguments.pictures), "--one", folder, "--preset", arguments.preset]
-            done = subprocess.run([*one, "--limit", str(arguments.limit)], stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                sys.exit(f"{folder} failed with status {done.returncode}")
-            row = json.loads(done.stdout.splitlines()[-1])
+            width, height, count = map(int, re.split("[x:]", folder))
+            seconds = duration(expected(pipe, width, height, count, arguments.preset))
+            print(f"{width}x{height}: {count} files take about {seconds}", file=sys.stderr, flush=True)
+            row = in_a_process(folder_of, width, height, count, arguments.preset, arguments.limit)
             same = ("width", "height", "preset")
             kept = [other for other in record["folders"] if any(other[key] != row[key] for key in same)]
             record["folders"] = sorted([*kept, row], key=lambda row: (row["width"] * row["height"], row["preset"]))
