@@ -41,15 +41,9 @@ class _Recomputed(torch.autograd.Function):
 
 
 def count_windows(
-    unet: torch.nn.Module,
-    height: int,
-    width: int,
-    window_size: int = 256,
-    overlap: int = 64,
-    batch_size: int = 1,
-    rounded_to: int = 1,
+    unet: torch.nn.Module, height: int, width: int, window_size: int, overlap: int, rounded_to: int = 1, **_: Any
 ) -> int:
-    """Windows (not calls of the prior with `batch_size` of them) that `predict` makes for one state of this size."""
+    """Windows that `predict_together` makes of one state of this size, with the same options."""
     multiple = _check(unet, window_size, overlap, rounded_to)
     rows, columns = (len(spread(size, window_size, overlap, multiple)[0]) for size in (height, width))
     return rows * columns
@@ -101,17 +95,13 @@ def predict(
     unet: torch.nn.Module,
     sample: torch.Tensor,
     timestep: int | torch.Tensor,
-    window_size: int = 256,
-    overlap: int = 64,
-    batch_size: int = 1,
-    rounded_to: int = 1,
     class_labels: torch.Tensor | None = None,
-    on_windows: Callable[[int], None] | None = None,
     views: Sequence[int] | None = None,
+    **options: Any,
 ) -> torch.Tensor:
-    """Output of a `UNet2DModel` on states of one size, `[B, C, H, W]` float32; see `predict_together`."""
+    """Output of a `UNet2DModel` on states of one size, `[B, C, H, W]` float32; options as of `predict_together`."""
     state = State(sample, timestep, class_labels, views)
-    predict_together(unet, [state], window_size, overlap, batch_size, rounded_to, on_windows)
+    predict_together(unet, [state], **options)
     return state.take()
 
 
@@ -292,14 +282,9 @@ class TiledPipeline:
         return self.tiling.options(self.unet, self._execution_device)["batch_size"]
 
     def enable_tiling(self, size: int | None = None, overlap: int | None = None, batch_size: int | None = None) -> None:
-        """Show the prior an image in windows, as it is done by default; arguments change these.
+        """Show the prior an image in windows, as it is done by default; arguments as of `Tiling` change these.
 
-        Args:
-            size: largest height and width of a window in pixels; by default the prior's own, but at least 256, or 384
-                for a prior without attention. Windows are as few, then as small, as cover an image.
-            overlap: pixels that neighbouring windows share at least; by default 32, or a quarter of a smaller window.
-            batch_size: windows in one call of the prior, also of several images that have a generator each; by default
-                one on a CPU, and as many as half of the free memory holds on a CUDA device.
+        Windows are as few, then as small, as cover an image. Images that have a generator each share calls.
 
         Raises:
             ValueError: for windows that the prior cannot have.

@@ -145,7 +145,8 @@ def measure(width: int, height: int, dtype: str) -> dict[str, Any]:
         remaining = {"remaining_noise": lambda noise, level: operator.remaining_noise(noise, level, variance)}
         timed("scheduler", lambda: pipe.scheduler.step(x, 60, x, eta_b=1.0, **remaining), few)
         predict(pipe.unet, x[..., :64, :64], 0)  # warm
-        timed("network", lambda: predict(pipe.unet, x, 0, window_size=384, overlap=64), few)
+        windows = pipe.tiling.options(pipe.unet, pipe.device)
+        timed("network", lambda: predict(pipe.unet, x, 0, **windows), few)
     image = Image.open(io.BytesIO(data)).convert("RGB")
 
     def round_trip() -> None:
