@@ -211,8 +211,7 @@ def make_consistent(operator: Operator, x: torch.Tensor, y: Any) -> torch.Tensor
     """
     best, found, when = -1.0, x, 0
     for i, margin in enumerate(_ROUNDING_MARGINS):
-        step = _OVER_RELAXATION if i else 1.0
-        x = torch.lerp(x, operator.nearest(x, y, margin), step).clamp_(-1, 1)
+        x = operator.nearest(x, y, margin).lerp_(x, 1 - _OVER_RELAXATION if i else 0.0).clamp_(-1, 1)
         consistency = operator.consistency(x, y)
         if consistency > best:
             best, found, when = consistency, x, i

@@ -226,9 +226,9 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
 
     def step(
         self,
-        model_output: torch.Tensor,
+        model_output: torch.Tensor | Callable[[], torch.Tensor],
         timestep: int | torch.Tensor,
-        sample: torch.Tensor,
+        sample: torch.Tensor | Callable[[], torch.Tensor],
         project: Callable[[torch.Tensor], torch.Tensor] | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
@@ -243,7 +243,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             model_output: output of the prior, `[B, C, H, W]`; `[B, 2C, H, W]` of a prior with learned variance
                 is cut to its first half.
             timestep: one of `timesteps`.
-            sample: the state `x_{t+1}`, `[B, C, H, W]`.
+            sample: the state `x_{t+1}`, `[B, C, H, W]`. Both may be callables that give them up: then they go as soon
+                as they can, which takes less memory.
             project: the correction `x0 -> x0'` by the measurement; without it the prior samples freely.
             eta: overrides the one of the config.
             eta_b: overrides the one of the config.
@@ -264,9 +265,11 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         signal_next, noise_level_next = alpha_next.sqrt().item(), (1 - alpha_next).sqrt().item()
 
         # 2. f_theta(x_{t+1}) and eps_theta(x_{t+1})
+        model_output, sample = (one() if callable(one) else one for one in (model_output, sample))
         x0, epsilon = self._denoised(model_output, alpha, sample)
-        if eta == 1:  # of a large image few copies fit into memory: what is not used again goes
-            del model_output, epsilon
+        del model_output, sample  # of a large image few copies fit into memory: what is not used again goes
+        if eta == 1:
+            del epsilon
 
         # 3. x'_t: the denoised image, corrected by the measurement
         corrected = x0 if project is None else project(x0)
@@ -277,7 +280,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         if callable(noise):
             noise = noise()
         elif noise is None:
-            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+            noise = randn_tensor(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
         if remaining_noise is not None:
             noise = remaining_noise(noise, noise_level_next / signal_next)
         prev_sample.add_(noise, alpha=noise_level_next * eta)
@@ -286,6 +289,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+    step.takes_callables = True  # a subclass with a step of its own does not say so
 
     def _alphas(self, timestep: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The alpha of a timestep and of the one after it; after the last nothing is left to denoise: 1."""

@@ -45,9 +45,9 @@ class PiGDMScheduler(DDRMScheduler):
 
     def step(
         self,
-        model_output: torch.Tensor,
+        model_output: torch.Tensor | Callable[[], torch.Tensor],
         timestep: int | torch.Tensor,
-        sample: torch.Tensor,
+        sample: torch.Tensor | Callable[[], torch.Tensor],
         project: Callable[[torch.Tensor], torch.Tensor] | None = None,
         eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -60,7 +60,7 @@ class PiGDMScheduler(DDRMScheduler):
             model_output: output of the prior, computed from `sample` with gradients enabled, `[B, C, H, W]`;
                 `[B, 2C, H, W]` of a prior with learned variance is cut to its first half.
             timestep: one of `timesteps`.
-            sample: the state `x_t`, `[B, C, H, W]`, which requires a gradient.
+            sample: the state `x_t`, `[B, C, H, W]`, which requires a gradient. Both may be callables that give them up.
             project: the correction `x0 -> x0 - h^+(h(x0)) + h^+(y)`, or another, by the measurement; without it the
                 prior samples freely.
             eta: overrides the one of the config.
@@ -75,6 +75,7 @@ class PiGDMScheduler(DDRMScheduler):
             ValueError: if `set_timesteps` was not called, `timestep` is not one of its timesteps, or there is no
                 gradient to follow.
         """
+        model_output, sample = (one() if callable(one) else one for one in (model_output, sample))
         if project is not None and not (sample.requires_grad and model_output.requires_grad):
             raise ValueError(
                 "PiGDMScheduler needs the gradient through the prior: compute model_output from a sample that requires"
@@ -93,6 +94,7 @@ class PiGDMScheduler(DDRMScheduler):
             (guidance,) = torch.autograd.grad(x0, sample, lacking)  # sets the prior's activations free
             del lacking
         x0, epsilon = x0.detach(), epsilon.detach()
+        del sample
 
         # 2. x_s = sqrt(alpha_s) x0 + c1 noise + c2 epsilon + sqrt(alpha_s alpha_t) g, the last weight as in the
         # authors' program (NVlabs/RED-diff)
@@ -106,8 +108,10 @@ class PiGDMScheduler(DDRMScheduler):
             if callable(noise):
                 noise = noise()
             elif noise is None:
-                noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+                noise = randn_tensor(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
             prev_sample.add_(noise, alpha=c1)
         if not return_dict:
             return prev_sample, x0
         return DDRMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+    step.takes_callables = True

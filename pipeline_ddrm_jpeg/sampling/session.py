@@ -163,9 +163,11 @@ class Step:
         schedule, settings = self.session.schedule, self.session.settings
         etas = {name: settings[name] for name in ("eta", "eta_b") if settings[name] is not None}
         options = {"noise": self.noise.step, "return_dict": False} | (self.correct() if options is None else options)
+        given = [state.take, self._take_state]
+        if not getattr(schedule.step, "takes_callables", False):
+            given = [one() for one in given]
         with torch.set_grad_enabled(self.session.gradient):
-            # What the prior says has no name here, so that the scheduler can let go of it.
-            sample, denoised = schedule.step(state.take(), self.timestep, self.sample, **options | etas)
+            sample, denoised = schedule.step(given[0], self.timestep, given[1], **options | etas)
         self.sample, self.denoised = sample.detach(), denoised.detach()
 
     def replace_denoised(self, denoised: torch.Tensor) -> None:
@@ -182,8 +184,12 @@ class Step:
         return self.session.observation.shown(self.denoised)
 
     def take_sample(self) -> torch.Tensor:
-        """The samples of the pass, of which nothing is kept here."""
-        sample, self.sample, self.denoised = self.sample, None, None
+        """The samples of the pass, of which nothing is kept here, nor what led to them."""
+        self.denoised = self.correction = None
+        return self._take_state()
+
+    def _take_state(self) -> torch.Tensor:
+        sample, self.sample = self.sample, None
         return sample
 
 

@@ -56,7 +56,7 @@ def load() -> DDRMJPEGPipeline:
 
 def first_window(width: int, height: int) -> bytes:
     """A file of one window."""
-    return make_file(min(width, 384), min(height, 384))
+    return make_file(min(width, 448), min(height, 448))
 
 
 def expected(pipe: DDRMJPEGPipeline, width: int, height: int, count: int, preset: str) -> float:
