@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
-from pipeline_ddrm_jpeg.files.tasks import Task, mask_path, plan
+from pipeline_ddrm_jpeg.files.tasks import Task, plan
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 CONSISTENT = {"preset": "paper", "settings": QUICK["settings"] | {"consistent": True}}
@@ -445,11 +445,49 @@ def test_a_damaged_file_is_restored_on_request_with_a_mask_that_is_upright_too(p
         "a_restored.png",
         "b_restored.png",
     ]
-    with Image.open(mask_path(results[0].task.target)) as mask, Image.open(results[0].task.target) as picture:
+    with Image.open(results[0].task.mask) as mask, Image.open(results[0].task.target) as picture:
         assert mask.size == picture.size == (48, 64)
         shade = np.asarray(mask) / 255
         assert shade.mean() == pytest.approx(results[0].invented, abs=0.01)
         assert shade[:, 0].mean() > shade[:, -1].mean(), "the end of the file is the left border of the upright image"
+
+
+def test_a_mask_never_replaces_what_somebody_has_and_is_made_again_where_it_is_missing(pipe, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((64, 48)))[:-300])
+    (task,) = plan([tmp_path])
+    task.mask.write_bytes(b"mine")
+    (refused,) = restore_files(None, [task], repair=True)
+    assert (refused.status, task.mask.read_bytes(), task.target.exists()) == ("failed", b"mine", False)
+    assert f"its mask would replace {task.mask}" in refused.message
+    assert [one.status for one in restore_files(pipe, [task], repair=True, overwrite=True, **QUICK)] == ["restored"]
+    mask, image = task.mask.read_bytes(), task.target.read_bytes()
+    task.target.unlink()  # as if the first run had been stopped between the two
+    assert [one.status for one in restore_files(pipe, [task], repair=True, **QUICK)] == ["restored"]
+    task.mask.unlink()
+    (again,) = restore_files(None, [task], repair=True)
+    assert (again.status, str(task.mask) in again.message, again.invented > 0) == ("skipped", True, True)
+    assert (task.mask.read_bytes(), task.target.read_bytes()) == (mask, image)
+
+
+def test_masks_and_images_get_names_of_their_own(pipe, photo, tmp_path):
+    data = jpeg_bytes(photo.resize((64, 48)))
+    for name, there in (("dog.jpg", data[:-300]), ("dog.mask.jpg", data), ("dog.png", data)):
+        (tmp_path / name).write_bytes(there)
+    tasks = plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.jpg"], tmp_path / "out")
+    assert names(tasks, tmp_path) == {"dog.jpg": "out/dog.png", "dog.mask.jpg": "out/dog.mask.jpg.png"}
+    assert [one.status for one in restore_files(pipe, tasks, repair=True, **QUICK)] == ["restored"] * 2
+    with Image.open(tmp_path / "out" / "dog.mask.png") as mask, Image.open(tasks[1].target) as image:
+        assert (mask.mode, image.mode) == ("L", "RGB")
+    (tmp_path / "dog.mask.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"dog\.mask\.png would be replaced by the mask of .*dog\.jpg"):
+        plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+
+
+def test_a_damaged_file_is_not_written_where_its_mask_has_no_place(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((64, 48)))[:-300])
+    (refused,) = restore_files(None, plan([tmp_path / "a.jpg"], "-"), repair=True)
+    assert refused.status == "failed"
+    assert "standard output has no place for the mask" in refused.message
 
 
 def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):

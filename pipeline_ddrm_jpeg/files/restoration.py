@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,12 @@ import numpy as np
 from ..decoded.image import DecodedJPEG
 from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from ..jpeg.file import JPEGFile
-from ..jpeg.markers import JPEGDamageError, image_kind
+from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
 from . import shards
 from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write
 from .results import Result, mask_of, result_of, result_of_shard
-from .tasks import Task, mask_path
+from .tasks import Task
 
 _PIXELS_TOGETHER = 2**24  # of files that go to the pipeline at once, where their windows share calls
 _MOST_TOGETHER = 256
@@ -106,6 +107,8 @@ class _Job:
     member: shards.Member | None = None
     file: JPEGFile | DecodedJPEG | None = None
     """What is to be restored, once it is read."""
+    mask: bytes | None = None
+    """A PNG of what is made up, of a damaged file."""
     restored: tuple[np.ndarray, float] | None = None
     """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
     made: shards.Made = ()
@@ -142,6 +145,10 @@ def _begun(call: Callable, *arguments: Any) -> Future:
 
     Thread(target=run, daemon=True).start()
     return future
+
+
+def _stream(source: Any) -> Any:
+    return sys.stdin.buffer if source == STREAM else source
 
 
 @dataclass(frozen=True)
@@ -234,13 +241,13 @@ class _Run:
             source.name = job.name
         else:
             if not self.overwrite and task.target != STREAM and task.target.exists():
-                job.result = job.told("skipped")
+                job.result = self._skipped(job)
                 return
             check_depth(self.depth, task.image_format)
             if job.is_shard:
                 return
         try:
-            job.file = open_image(sys.stdin.buffer if source == STREAM else source, self.repair, self.assumed)
+            job.file = open_image(_stream(source), self.repair, self.assumed)
         except NoJPEGError as error:
             if not task.any_format:
                 raise
@@ -248,6 +255,33 @@ class _Run:
             return
         sides = (job.file.width, job.file.height)
         check_size(task.image_format, *(sides if job.file.orientation < 5 else sides[::-1]))
+        if job.file.damage:
+            job.mask = self._mask(job.file, task)
+
+    def _mask(self, file: JPEGFile, task: Task) -> bytes:
+        """The mask of a damaged file, if there is a place for it, which may be where it lies already."""
+        mask = encode(mask_of(file), "png", Metadata())[0]
+        if task.target == STREAM:
+            raise ValueError(
+                "it is damaged, and standard output has no place for the mask of what is lost; name a file"
+            )
+        if task.mask and not self.overwrite and os.path.lexists(task.mask) and task.mask.read_bytes() != mask:
+            raise ValueError(f"its mask would replace {task.mask} (--overwrite does that)")
+        return mask
+
+    def _skipped(self, job: _Job) -> Result:
+        """The result of a job whose image is there; its mask is made where that alone is missing."""
+        task, result = job.task, job.told("skipped")
+        if self.repair and task.mask and not os.path.lexists(task.mask):
+            try:
+                file = JPEGFile.open(_stream(task.source), repair=True)
+            except (JPEGFileError, OSError):  # of another format, say, of which nothing is damaged
+                return result
+            if file.damage:
+                write(self._mask(file, task), task.mask)
+                told = {"damage": file.damage, "invented": float(file.invented.mean())}
+                result = replace(result, message=f"{task.mask} was missing and is made again", **told)
+        return result
 
     def sample(self, job: _Job) -> None:
         """Sample the image of a job, unless that is done."""
@@ -261,16 +295,16 @@ class _Run:
             return
         pixels, consistency = job.restored
         image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
-        mask = encode(mask_of(file), "png", Metadata())[0] if file.damage else None
         if job.member:
-            job.made = [(FORMATS[task.image_format].suffixes[0], image)] + [(".mask.png", mask)] * bool(mask)
+            job.made = [(FORMATS[task.image_format].suffixes[0], image)]
+            job.made += [(".mask.png", job.mask)] if job.mask else []
         else:
-            if mask and task.target != STREAM:
-                write(mask, mask_path(task.target))
+            if job.mask:
+                write(job.mask, task.mask)
             write(image, task.target)
         member = job.member and job.name
         job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=member)
-        job.file = job.restored = None
+        job.file = job.restored = job.mask = None
 
     def _generator(self) -> Any:
         import torch  # here, so that what only plans or writes files starts at once

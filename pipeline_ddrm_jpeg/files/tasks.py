@@ -39,10 +39,20 @@ class Task:
         named = self.target != STREAM and not self.is_shard
         return format_of(self.target) if named else self.stored_format
 
+    @property
+    def mask(self) -> Path | None:
+        """Where the mask goes if the file is repaired: white where all is made up, black where all was in the file.
 
-def mask_path(target: Path) -> Path:
-    """Where the mask of a repaired image goes: white where all is made up, black where all was in the file."""
-    return target.with_name(f"{target.stem}.mask.png")
+        `None` for a shard, in which masks lie, and for standard output, which has no place for one.
+        """
+        if self.target == STREAM or self.is_shard:
+            return None
+        return self.target.with_name(f"{self.target.stem}.mask.png")
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What may be written."""
+        return [self.target, *([self.mask] if self.mask else [])]
 
 
 def plan(
@@ -64,7 +74,7 @@ def plan(
     Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
-    and images of other formats make way for JPEG files.
+    as does one that would meet another's mask, and images of other formats make way for JPEG files.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -77,7 +87,7 @@ def plan(
     Raises:
         FileNotFoundError: if an input does not exist.
         OSError: if a folder cannot be listed, without `on_error`.
-        ValueError: if the arguments contradict each other, or an image would replace its own source.
+        ValueError: if the arguments contradict each other, an image would replace its own source, or a mask any.
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
@@ -102,13 +112,16 @@ def plan(
         for _, path in others.values() if on_other else ():
             on_other(path)
     taken: dict[str, Path] = {}
+    sources = {_real(task.source): task.source for task in tasks}
     for task in tasks:
-        target = _real(task.target)
-        if target == _real(task.source):
+        if _real(task.target) == _real(task.source):
             raise ValueError(f"{task.source} would be replaced by its own image; choose another output")
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
-        taken[target] = task.source
+        if task.mask and (source := sources.get(_real(task.mask))):
+            raise ValueError(f"{source} would be replaced by the mask of {task.source}; choose another output")
+        for output in task.outputs:
+            if other := taken.get(_real(output)):
+                raise ValueError(f"{other} and {task.source} would both become {output}; restore them apart")
+            taken[_real(output)] = task.source
     return tasks
 
 
@@ -157,14 +170,21 @@ def _named(
     """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
     suffix, ending = FORMATS[image_format].suffixes[0], "" if folder else "_restored"
     places = [(path.parent if folder is None else folder / path.parent.relative_to(root), path) for root, path in found]
-    count = Counter(parent / path.stem for parent, path in places if not _is_shard(path))
+    images = [(parent, path) for parent, path in places if not _is_shard(path)]
+    # What short names and full ones may become: images, and masks where files are repaired.
+    count = Counter(
+        parent / f"{name}{ending}{of}"
+        for parent, path in images
+        for name in {path.stem, path.name}
+        for of in ("", ".mask")
+    )
     tasks = []
     for parent, path in places:
         if _is_shard(path):
             tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
             continue
         target = parent / f"{path.stem}{ending}{suffix}"
-        if count[parent / path.stem] > 1 or target in taken:
+        if count[parent / f"{path.stem}{ending}"] > 1 or target in taken:
             target = parent / f"{path.name}{ending}{suffix}"
         tasks.append(Task(path, target))
     return tasks
@@ -174,7 +194,7 @@ def _made(tasks: Iterable[Task]) -> set[str]:
     """What tasks make in whatever format, masks as well, but for their own sources."""
     made = set()
     for task in tasks:
-        names = [task.target, mask_path(task.target)]
+        names = task.outputs
         names += [] if task.is_shard else [task.target.with_suffix(own.suffixes[0]) for own in FORMATS.values()]
         made |= set(map(_real, names)) - {_real(task.source)}
     return made
@@ -194,7 +214,7 @@ def _of_other_formats(
                 )
             del others[real]
     images = [others.pop(real) for real, (_, path) in list(others.items()) if is_other_image(path)]
-    tasks = _named(images, folder, image_format, False, {task.target for task in jpegs})
+    tasks = _named(images, folder, image_format, False, {output for task in jpegs for output in task.outputs})
     made = _made([*jpegs, *tasks])
     return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
 
