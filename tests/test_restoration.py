@@ -355,6 +355,38 @@ def test_links_in_a_circle_and_to_nowhere_fail_and_pipes_are_passed_over(pipe, s
     assert "No such file" in results[2].message
 
 
+def test_every_name_of_a_file_gets_its_image_which_is_computed_once(pipe, photo, tmp_path):
+    data, album = jpeg_bytes(photo.resize((64, 48))), tmp_path / "album"
+    for folder in (album / "sub", album / ".git", tmp_path / "store"):
+        folder.mkdir(parents=True)
+    for path, there in (("store/k1", data), ("store/k2", data[:-300]), (".git/k3.jpg", data)):
+        (tmp_path / path if path.startswith("store") else album / path).write_bytes(there)
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        (album / name).symlink_to(tmp_path / "store" / "k1")
+    (album / "d.jpg").symlink_to(tmp_path / "store" / "k2")
+    (album / "e.jpg").hardlink_to(tmp_path / "store" / "k2")
+    with tarfile.open(tmp_path / "store" / "s.tar", "w") as shard:
+        shard.add(tmp_path / "store" / "k1", "0.jpg")
+    for name in ("s.tar", "t.tar"):
+        (album / name).symlink_to(tmp_path / "store" / "s.tar")
+    calls = []
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    tasks = plan([album, album / "a.jpg"], tmp_path / "out", recursive=True)
+    results = list(restore_files(pipe, tasks, repair=True, **QUICK))
+    hook.remove()
+    assert len(calls) == 3 * 2, "two steps of k1, of k2, and of the member of the tar"
+    assert [one.status for one in results] == ["restored"] * 7, "and not what git keeps"
+    assert [one.task for one in results] == tasks
+    assert (results[3].damage, results[3].invented) == (results[2].damage, results[2].invented)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    assert sorted(made) == sorted(
+        ["a.png", "b.png", "c.png", "d.mask.png", "d.png", "e.mask.png", "e.png", "s.tar", "t.tar"]
+    )
+    for pair in (("a.png", "c.png"), ("a.png", "b.png"), ("d.png", "e.png"), ("s.tar", "t.tar")):
+        assert made[pair[0]] == made[pair[1]]
+    assert made["d.mask.png"] == made["e.mask.png"]
+
+
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
     touch(tmp_path / "in" / "a.jpg")
     deep = tmp_path / "in"

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from shutil import copyfileobj
 from threading import Thread
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
 from . import shards
-from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write
+from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write, write_atomically
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
 
@@ -42,10 +43,11 @@ def restore_files(
 ) -> Iterator[Result]:
     """Restore one file after the other, and go on after a file that fails.
 
-    Every file starts from the same seed, so its image does not depend on the files around it. Outputs that exist
-    are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
-    the next is read and the image of the one before is written. Where calls of the prior hold several windows
-    (`enable_tiling`), so on a GPU, that is done with several files at once.
+    Every file starts from the same seed, so its image does not depend on the files around it. A file that has several
+    names is restored once, and each name gets its image. Outputs that exist are skipped unless `overwrite`, so a run
+    that was stopped goes on where it was. While the network works on one file, the next is read and the image of the
+    one before is written. Where calls of the prior hold several windows (`enable_tiling`), so on a GPU, that is done
+    with several files at once.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
@@ -65,7 +67,7 @@ def restore_files(
         for job in jobs:
             if on_start and not job.result:
                 on_start(job.task)
-            if job.is_shard:
+            if job.is_shard and not job.same:
                 run.attempt(run.restore_shard, job)
         return run.restored(jobs)
 
@@ -112,6 +114,8 @@ class _Job:
     restored: tuple[np.ndarray, float] | None = None
     """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
     made: shards.Made = ()
+    same: _Job | None = None
+    """An earlier one whose source is the same file under another name."""
     result: Result | None = None
     seconds: float = 0.0
 
@@ -151,6 +155,12 @@ def _stream(source: Any) -> Any:
     return sys.stdin.buffer if source == STREAM else source
 
 
+def _identity(task: Task) -> tuple:
+    """What tasks have in common whose files are the same under other names, and which make the same of them."""
+    own = None if task.source == STREAM else task.source.stat()
+    return own and (own.st_dev, own.st_ino), task.image_format, task.any_format
+
+
 @dataclass(frozen=True)
 class _Run:
     """What restores files, and in which way."""
@@ -162,6 +172,8 @@ class _Run:
     assumed: Assumed
     settings: dict[str, Any]
     overwrite: bool = True
+    begun: dict[tuple, _Job] = field(default_factory=dict)
+    """The first job of each file and format."""
 
     def staged(self, jobs: Iterable[_Job], work: Callable[[list[_Job]], list[_Job]]) -> Iterator[_Job]:
         """The jobs in order, read, worked on and finished; `work` has one batch while others are read and finished.
@@ -244,7 +256,11 @@ class _Run:
                 job.result = self._skipped(job)
                 return
             check_depth(self.depth, task.image_format)
+            job.same = self.begun.get(key := _identity(task))
+            if job.same:
+                return
             if job.is_shard:
+                self.begun[key] = job
                 return
         try:
             job.file = open_image(_stream(source), self.repair, self.assumed)
@@ -257,17 +273,22 @@ class _Run:
         check_size(task.image_format, *(sides if job.file.orientation < 5 else sides[::-1]))
         if job.file.damage:
             job.mask = self._mask(job.file, task)
+        if not job.member:
+            self.begun[key] = job
 
     def _mask(self, file: JPEGFile, task: Task) -> bytes:
         """The mask of a damaged file, if there is a place for it, which may be where it lies already."""
         mask = encode(mask_of(file), "png", Metadata())[0]
+        self._check_mask(mask, task)
+        return mask
+
+    def _check_mask(self, mask: bytes, task: Task) -> None:
         if task.target == STREAM:
             raise ValueError(
                 "it is damaged, and standard output has no place for the mask of what is lost; name a file"
             )
         if task.mask and not self.overwrite and os.path.lexists(task.mask) and task.mask.read_bytes() != mask:
             raise ValueError(f"its mask would replace {task.mask} (--overwrite does that)")
-        return mask
 
     def _skipped(self, job: _Job) -> Result:
         """The result of a job whose image is there; its mask is made where that alone is missing."""
@@ -291,6 +312,8 @@ class _Run:
     def finish(self, job: _Job) -> None:
         """Encode the image of a job and its mask, and write them, the mask first: no image without it."""
         file, task = job.file, job.task
+        if job.same:
+            self._copy(job)
         if not file:
             return
         pixels, consistency = job.restored
@@ -305,6 +328,19 @@ class _Run:
         member = job.member and job.name
         job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=member)
         job.file = job.restored = job.mask = None
+
+    def _copy(self, job: _Job) -> None:
+        """Give a job what became of the same file under another name."""
+        first, done = job.same.task, job.same.result
+        if done.status == "restored" or done.members:
+            if done.damage and first.mask:
+                mask = first.mask.read_bytes()
+                self._check_mask(mask, job.task)
+                write(mask, job.task.mask)
+            with open(first.target, "rb") as image:
+                write_atomically(job.task.target, lambda stream: copyfileobj(image, stream))
+        message = done.message.replace(job.same.name, job.name, 1)
+        job.result = replace(done, task=job.task, message=message)
 
     def _generator(self) -> Any:
         import torch  # here, so that what only plans or writes files starts at once

@@ -98,17 +98,17 @@ def plan(
     output = None if output is None else Path(output)
     tasks = _single(inputs, output, image_format, any_format)
     if tasks is None:
-        searched = [(_real(path), root, path, counts) for root, path, counts in _find(inputs, recursive, on_error)]
-        jpegs = {real: (root, path) for real, root, path, counts in searched if counts}
+        searched = [(_place(path), root, path, counts) for root, path, counts in _find(inputs, recursive, on_error)]
+        jpegs = {place: (root, path) for place, root, path, counts in searched if counts}
         tasks = _named(jpegs.values(), output, image_format or "png", any_format)
         # A second run must not restore the images of the first; what was asked for by name is what was meant.
         made = _made(tasks) - {_real(item) for item in inputs}
         tasks = [task for task in tasks if _real(task.source) not in made]
-        others = {real: (root, path) for real, root, path, _ in searched if real not in jpegs and real not in made}
+        others = {place: found for place, *found, _ in searched if place not in jpegs and _real(place) not in made}
         if any_format:
             tasks += _of_other_formats(others, output, image_format or "png", tasks)
-            order = {real: place for place, (real, *_) in reversed(list(enumerate(searched)))}
-            tasks.sort(key=lambda task: order[_real(task.source)])
+            order = {place: number for number, (place, *_) in reversed(list(enumerate(searched)))}
+            tasks.sort(key=lambda task: order[_place(task.source)])
         for _, path in others.values() if on_other else ():
             on_other(path)
     taken: dict[str, Path] = {}
@@ -139,6 +139,11 @@ def _kind_of(path: Path) -> str | None:
 
 
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
+
+
+def _place(path: Path) -> str:
+    """A name, wherever it leads to: one file may have several, and each gets its image."""
+    return os.path.join(_real(path.parent), path.name)  # noqa: PTH118 a Path would be slower
 
 
 def _single(inputs: list[Path], output: Path | None, image_format: str | None, any_format: bool) -> list[Task] | None:
@@ -201,19 +206,19 @@ def _made(tasks: Iterable[Task]) -> set[str]:
 
 
 def _of_other_formats(
-    others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
+    others: dict[str, Sequence[Path]], folder: Path | None, image_format: str, jpegs: list[Task]
 ) -> list[Task]:
     """Tasks of the images among other files, which are taken out, as are those that earlier runs have made."""
     output = folder and _real(folder)
-    for real, (root, _) in list(others.items()):
-        if output and Path(output) in Path(real).parents:
+    for place, (root, _) in list(others.items()):
+        if output and Path(output) in Path(place).parents:
             if _real(root) == output:
                 raise ValueError(
                     f"{folder} is searched for images of any format and cannot take those that are made of them;"
                     " choose another output"
                 )
-            del others[real]
-    images = [others.pop(real) for real, (_, path) in list(others.items()) if is_other_image(path)]
+            del others[place]
+    images = [others.pop(place) for place, (_, path) in list(others.items()) if is_other_image(path)]
     tasks = _named(images, folder, image_format, False, {output for task in jpegs for output in task.outputs})
     made = _made([*jpegs, *tasks])
     return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
@@ -239,7 +244,8 @@ def _find(
 ) -> Iterator[tuple[Path, Path, bool]]:
     """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
 
-    Links to folders are not followed, pipes not read.
+    Links to folders are not followed, pipes not read. What programs keep for themselves is passed over: folders such as
+    `.git`, `.thumbnails` and `@eaDir`.
     """
 
     def fail(error: OSError) -> None:
@@ -254,6 +260,7 @@ def _find(
             parent, below, names = next(os.walk(folders.pop(), onerror=on_error or fail), (item, [], []))
             if recursive:
                 found = (Path(parent, name) for name in sorted(below, reverse=True))
+                found = (path for path in found if path.name != "@eaDir" and not path.name.startswith("."))
                 folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
             for path in (Path(parent, name) for name in sorted(names)):
                 named = path.suffix.lower() in JPEG_SUFFIXES
