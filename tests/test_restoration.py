@@ -522,6 +522,36 @@ def test_a_damaged_file_is_not_written_where_its_mask_has_no_place(photo, tmp_pa
     assert "standard output has no place for the mask" in refused.message
 
 
+def test_what_is_being_written_or_was_when_a_run_was_killed_is_no_source(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "b.tmp")
+    found, others = [], []
+
+    def write(stream):
+        stream.write(b"\xff\xd8\xff")
+        stream.flush()
+        found.extend([*tmp_path.iterdir()])
+        found.extend(plan([tmp_path], on_other=others.append))
+
+    write_atomically(tmp_path / "a_restored.jpg", write)
+    assert len(found[:-2]) == 3
+    assert names(found[-2:], tmp_path) == {"a.jpg": "a_restored.png", "b.tmp": "b_restored.png"}
+    assert not others
+
+
+def test_an_output_that_cannot_be_is_found_out_before_anything_is_computed(small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (tmp_path / "a_restored.png").mkdir()
+    for overwrite in (False, True):
+        (result,) = restore_files(None, plan([tmp_path]), overwrite=overwrite)
+        assert (result.status, result.message) == ("failed", f"{tmp_path / 'a_restored.png'}: Is a directory")
+    (tmp_path / "notes").write_text("no folder")
+    with pytest.raises(ValueError, match="notes is a file, and no image"):
+        plan([tmp_path], tmp_path / "notes")
+    for output in ("notes/out", "notes/out/a.png"):
+        with pytest.raises(ValueError, match="notes is no folder"):
+            plan([tmp_path / "a.jpg"], tmp_path / output)
+
+
 def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):
     (tmp_path / "a.jpg").write_bytes(small)
     (tmp_path / "out").write_bytes(b"a file, not a folder")

@@ -140,7 +140,7 @@ def restore(
         fail(f"no JPEG files in {', '.join(inputs)}{'' if recursive else ' (try --recursive)'}{hint}")
     try:
         anew = overwrite or to_stream
-        done_before = set() if anew else {task for task in tasks if os.path.exists(task.target)}  # noqa: PTH110 Path raises
+        done_before = set() if anew else {task for task in tasks if task.is_made}
         pending = [task for task in tasks if task not in done_before]
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import sys
 import uuid
 import zlib
@@ -22,6 +23,8 @@ from ..jpeg.metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_c
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 STREAM = Path("-")
 """Standard input or output in place of a file."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""Names of what `write_atomically` is writing, or was when it was killed."""
 
 _PNG_LEVEL = 3  # a third of the time of the highest, for a hundredth more bytes
 _STRIP = 2**18  # bytes of pixels in a strip of a TIFF

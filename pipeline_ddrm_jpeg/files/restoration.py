@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -252,9 +253,11 @@ class _Run:
             source = io.BytesIO(job.member.data)
             source.name = job.name
         else:
-            if not self.overwrite and task.target != STREAM and task.target.exists():
+            if task.is_made and not self.overwrite:
                 job.result = self._skipped(job)
                 return
+            if task.target != STREAM and task.target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(task.target))
             check_depth(self.depth, task.image_format)
             job.same = self.begun.get(key := _identity(task))
             if job.same:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..jpeg.markers import image_kind
 from . import shards
-from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of
+from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, TEMPORARY, format_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Task:
         """One of `FORMATS`."""
         named = self.target != STREAM and not self.is_shard
         return format_of(self.target) if named else self.stored_format
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its image is there."""
+        return self.target != STREAM and os.path.exists(self.target) and not os.path.isdir(self.target)  # noqa: PTH110, PTH112 Path raises
 
     @property
     def mask(self) -> Path | None:
@@ -150,12 +155,17 @@ def _single(inputs: list[Path], output: Path | None, image_format: str | None, a
     """The task whose output is one file; `None` where the output is a folder."""
     if output is None or output.is_dir():
         return None
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if there != output and not there.is_dir():
+        raise ValueError(f"{output} cannot be made, since {there} is no folder; choose another output")
     if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
         return [Task(_existing(inputs[0]), output, image_format or "png", any_format)]
     suffix = output.suffix.lower()
     named = FORMAT_OF_SUFFIX.get(suffix)
     if named is None and suffix in Image.registered_extensions():
         raise ValueError(f"{output} ends in {suffix}; images are written as {', '.join(FORMAT_OF_SUFFIX)}")
+    if named is None and output.exists():
+        raise ValueError(f"{output} is a file, and no image; name a folder")
     if named is None:
         return None
     if len(inputs) > 1 or inputs[0].is_dir():
@@ -245,7 +255,7 @@ def _find(
     """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
 
     Links to folders are not followed, pipes not read. What programs keep for themselves is passed over: folders such as
-    `.git`, `.thumbnails` and `@eaDir`.
+    `.git`, `.thumbnails` and `@eaDir`, and what a run that was killed was writing.
     """
 
     def fail(error: OSError) -> None:
@@ -262,7 +272,7 @@ def _find(
                 found = (Path(parent, name) for name in sorted(below, reverse=True))
                 found = (path for path in found if path.name != "@eaDir" and not path.name.startswith("."))
                 folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
-            for path in (Path(parent, name) for name in sorted(names)):
+            for path in (Path(parent, name) for name in sorted(names) if not TEMPORARY.fullmatch(name)):
                 named = path.suffix.lower() in JPEG_SUFFIXES
                 try:
                     if path.is_file() and not _is_shard(path) and _kind_of(path) != "JPEG":
