@@ -147,7 +147,8 @@ def with_pillow(source: Picture) -> Image.Image:
     """An image of any format as Pillow opens it, which decodes no pixels yet.
 
     Raises:
-        ValueError: for comments and tags on which Pillow would spend time out of all proportion.
+        ValueError: for several pages or frames, and for comments and tags on which Pillow would spend time out of all
+            proportion.
         OSError: if the source cannot be read as an image.
     """
     if isinstance(source, Image.Image):
@@ -159,18 +160,26 @@ def with_pillow(source: Picture) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise UnidentifiedImageError(f"{name}: not an image that Pillow can read") from None
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with its previews
+        raise ValueError("it holds several pages or frames, of which one would be left; save each as a file")
     image.filename = name
     return image
 
 
 def _has_long_comments(data: bytes) -> bool:
-    """Whether so much stands before the first image of a GIF that no reader would need it."""
-    flags = data[10] if len(data) > 10 else 0
-    at, blocks = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
-    while (found := _GIF_BLOCK.search(data, at)) and found[0] == b"!" and blocks <= _MOST_BLOCKS:
-        at, blocks = found.end() + 1, blocks + 1
+    """Whether so much stands before the second image of a GIF, without the first, that no reader would need it."""
+
+    def palette(flags: bytes) -> int:
+        return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+    at, blocks, images = 13 + palette(data[10:11]), 0, 0
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";" and images < 2 and blocks <= _MOST_BLOCKS:
+        is_image, at = found[0] == b",", found.end() + 1
+        if is_image:
+            images, at = images + 1, at + 9 + palette(data[at + 7 : at + 8])
+        blocks += not is_image
         while at < len(data) and data[at] and blocks <= _MOST_BLOCKS:
-            at, blocks = at + 1 + data[at], blocks + 1
+            at, blocks = at + 1 + data[at], blocks + (not is_image)
         at += 1
     return blocks > _MOST_BLOCKS
 
