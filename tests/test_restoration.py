@@ -18,10 +18,12 @@ import torch
 from conftest import ROOT, inks, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
+from pipeline_ddrm_jpeg import Assumed, DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.decoded.history import Region, assume_history
+from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, encode, format_of, save_image, write_atomically
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.files.tasks import Task, plan
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 CONSISTENT = {"preset": "paper", "settings": QUICK["settings"] | {"consistent": True}}
@@ -734,6 +736,89 @@ def test_a_named_picture_is_restored_or_fails_in_a_searched_folder_too(photo, tm
         tasks = plan(inputs, tmp_path / "out", any_format=True)
         assert len(tasks) == 5
         assert [task.any_format for task in tasks if task.source.name == "clean.tif"] == [False]
+
+
+def stored_as(pixels, path):
+    """A file of pixels `[H, W, C]`, uint8 or uint16, of 2 or 4 channels with alpha."""
+    data, _ = encode(pixels[..., 0] if pixels.shape[2] == 1 else pixels, format_of(path), Metadata())
+    path.write_bytes(data)
+
+
+def pixels_of(path):
+    """As a PNG stores them, `[H, W, C]`, by another reader."""
+    width, height, rows, info = png.Reader(filename=path).asDirect()
+    return np.array([*rows], np.uint16 if info["bitdepth"] == 16 else np.uint8).reshape(height, width, -1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_depth_and_transparency_stay_and_what_is_not_seen_is_not_touched(pipe, photo, kind, channels, tmp_path):
+    rng, source = np.random.default_rng(0), tmp_path / ("a.png" if channels < 3 else "a.tif")
+    stored = np.asarray(photo.resize((24, 16)).convert("RGBA"))[..., :channels].astype(kind)
+    stored = stored if kind == np.uint8 else 256 * stored + rng.integers(256, size=stored.shape, dtype=kind)
+    if channels in (2, 4):
+        stored[..., -1] = rng.integers(np.iinfo(kind).max + 1, size=stored.shape[:2])
+        stored[:8, :, -1] = 0
+    stored_as(stored, source)
+    task = Task(source, tmp_path / "a_restored.png")
+    result = restore_file(pipe, task, assumed=Assumed(30), **QUICK)
+    made = pixels_of(task.target)
+    assert (made.shape, made.dtype, result.remarks) == (stored.shape, stored.dtype, ())
+    assert np.abs(made[8:, :, 0].astype(int) - stored[8:, :, 0]).mean() < 0.2 * np.iinfo(kind).max
+    assert (made != stored)[8:].any()
+    if channels in (2, 4):
+        np.testing.assert_array_equal(made[..., -1], stored[..., -1])
+        np.testing.assert_array_equal(made[:8], stored[:8])
+        (failed,) = restore_files(None, [replace(task, target=tmp_path / "a.jpg")], assumed=Assumed(30))
+        assert ("jpeg has no transparency" if kind == np.uint8 else "jpeg has 8 bits a channel") in failed.message
+    if kind == np.uint16:
+        (failed,) = restore_files(None, [replace(task, target=tmp_path / "a.webp")], assumed=Assumed(30))
+        assert "webp has 8 bits a channel" in failed.message
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_what_surrounds_a_jpeg_stays_bit_for_bit_whatever_depth_is_asked_for(kind, tmp_path):
+    stored = np.random.default_rng(0).integers(np.iinfo(kind).max + 1, size=(48, 64, 4)).astype(kind)
+    stored[..., -1] |= 1
+    stored_as(stored, tmp_path / "page.png")
+    region = Region(8, 16, 24, 40)
+    image = DecodedJPEG.open(tmp_path / "page.png", lambda pixels: replace(assume_history(pixels, 30), region=region))
+    for restored in (np.full((48, 64, 3), 7, np.uint8), np.full((48, 64, 3), 7 * 257, np.uint16)):
+        made = image.put_back(restored)
+        deep = np.uint16 in (kind, restored.dtype)
+        expected = stored.astype(np.uint16) * 257 if deep and kind == np.uint8 else stored.copy()
+        region.of(expected)[..., :3] = 7 * 257 if deep else 7
+        assert made.dtype == expected.dtype
+        np.testing.assert_array_equal(made, expected)
+
+
+def test_transparency_by_a_colour_or_a_palette_stays_and_what_changes_is_told(pipe, photo, tmp_path):
+    small = photo.resize((24, 16))
+    key = small.getpixel((3, 4))
+    small.save(tmp_path / "key.png", transparency=key)
+    small.convert("L").save(tmp_path / "grey.png", transparency=small.convert("L").getpixel((3, 4)))
+    small.quantize(64).save(tmp_path / "palette.png", transparency=5)
+    Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24)).save(tmp_path / "deep.png", transparency=7)
+    small.convert("CMYK").save(tmp_path / "inks.tif")
+    for result in restore_files(pipe, plan([*tmp_path.iterdir()]), assumed=Assumed(30), **QUICK):
+        source, made = result.task.source, pixels_of(result.task.target)
+        if source.name == "inks.tif":
+            assert (made.shape[2], result.remarks) == (3, ("the colour space CMYK, which is written as RGB",))
+            continue
+        with Image.open(source) as image:
+            alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if source.name == "deep.png":
+            alpha = np.where(np.arange(384).reshape(16, 24) == 7, 0, 65535)
+        assert made.shape[2] == (2 if source.name in ("grey.png", "deep.png") else 4)
+        np.testing.assert_array_equal(made[..., -1], alpha)
+        assert (alpha == 0).any()
+        assert result.remarks == (("a palette, which is written as RGB",) if source.name == "palette.png" else ())
+
+
+def test_pixels_that_are_not_read_in_full_are_not_restored(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 16, 24), np.uint16), photometric="rgb", planarconfig="separate")
+    (failed,) = restore_files(None, plan([tmp_path / "a.tif"]), assumed=Assumed(30))
+    assert "more than 8 bits a channel in a form that is not read in full" in failed.message
 
 
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):

@@ -23,7 +23,7 @@ from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
 from . import shards
-from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write, write_atomically
+from .formats import FORMATS, STREAM, check_alpha, check_depth, check_size, encode, upright, write, write_atomically
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
 
@@ -273,6 +273,10 @@ class _Run:
             job.result = job.told("untouched", self._sentence(error, job))
             return
         sides = (job.file.width, job.file.height)
+        stored = job.file.stored if isinstance(job.file, DecodedJPEG) else None
+        if stored is not None:
+            check_depth(8 * stored.itemsize, task.image_format)
+            check_alpha(stored.shape[2], task.image_format)
         check_size(task.image_format, *(sides if job.file.orientation < 5 else sides[::-1]))
         if job.file.damage:
             job.mask = self._mask(job.file, task)
@@ -320,6 +324,7 @@ class _Run:
         if not file:
             return
         pixels, consistency = job.restored
+        pixels = file.put_back(pixels) if isinstance(file, DecodedJPEG) else pixels
         image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
         if job.member:
             job.made = [(FORMATS[task.image_format].suffixes[0], image)]
