@@ -387,6 +387,12 @@ def test_every_name_of_a_file_gets_its_image_which_is_computed_once(pipe, photo,
     for pair in (("a.png", "c.png"), ("a.png", "b.png"), ("d.png", "e.png"), ("s.tar", "t.tar")):
         assert made[pair[0]] == made[pair[1]]
     assert made["d.mask.png"] == made["e.mask.png"]
+    (tmp_path / "out" / "a.png").rename(tmp_path / "store" / "k4")
+    for name in ("a.png", "b.png"):  # as git-annex stores what is the same
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+        (tmp_path / "out" / name).symlink_to(tmp_path / "store" / "k4")
+    tasks = plan([album, album / "a.jpg"], tmp_path / "out", recursive=True)
+    assert [one.status for one in restore_files(None, tasks, repair=True)] == ["skipped"] * 7
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path):

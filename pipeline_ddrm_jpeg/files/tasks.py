@@ -124,7 +124,8 @@ def plan(
         if task.mask and (source := sources.get(_real(task.mask))):
             raise ValueError(f"{source} would be replaced by the mask of {task.source}; choose another output")
         for output in task.outputs:
-            if other := taken.get(_real(output)):
+            other = taken.get(_real(output))
+            if other and _real(other) != _real(task.source):  # of one file the images are the same
                 raise ValueError(f"{other} and {task.source} would both become {output}; restore them apart")
             taken[_real(output)] = task.source
     return tasks
