@@ -205,6 +205,7 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
 
         Returns:
             The images in the orientation of the file as stored; PIL images carry its EXIF and ICC data in `info`.
+            Transparency is not in them: `DecodedJPEG.put_back` adds it.
 
         Raises:
             JPEGFileError: if a file is not a JPEG that can be restored.

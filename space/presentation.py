@@ -29,6 +29,7 @@ from pipeline_ddrm_jpeg.files.formats import upright
 from pipeline_ddrm_jpeg.files.results import Result
 from pipeline_ddrm_jpeg.formatting import duration, percent, size
 from pipeline_ddrm_jpeg.jpeg.colour import CMYK_SPACES
+from pipeline_ddrm_jpeg.jpeg.file import JPEGFile
 from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 HEAT = colormaps["inferno"]
@@ -184,7 +185,11 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
 
 
 def compared(
-    result: Any, left: dict[str, Image.Image], name: str, metadata: Metadata, orientation: int = 1
+    result: Any,
+    left: dict[str, Image.Image],
+    name: str,
+    metadata: Metadata,
+    file: JPEGFile | DecodedJPEG | None = None,
 ) -> tuple[Path, str, str]:
     """Put the images to where gradio serves and later deletes them.
 
@@ -193,7 +198,7 @@ def compared(
         left: images to compare the restored one with, by what they are called.
         name: file name of the restored image.
         metadata: what goes with it.
-        orientation: what turns it upright.
+        file: what was restored, where that may lie on its side or have more than its pixels, such as transparency.
 
     Returns:
         Where the restored image is, and as HTML the comparison and how far off it may be.
@@ -202,7 +207,8 @@ def compared(
     image, expected = result.images[0], result.expected_error[0]
     shown = result.std[0] if expected is None and len(result.samples[0]) > 1 else expected
     folder.mkdir()
-    pixels = np.ascontiguousarray(upright(np.asarray(image), orientation))
+    pixels = file.put_back(np.asarray(image)) if isinstance(file, DecodedJPEG) else np.asarray(image)
+    pixels = np.ascontiguousarray(upright(pixels, file.orientation if file else 1))
     (folder / name).write_bytes(read_within(name, 0, png, pixels, metadata))  # as the command writes it
     images, how_far_off = dict(left), ""
     if shown is not None:

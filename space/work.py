@@ -345,7 +345,7 @@ def _restored(path: str, repair: bool, assumed: Assumed, settings: Settings, see
     result = yield from timed_run(file, None, settings, seed, go, show, restored_size(file))
     verdict = presentation.verdict(result_of(file, result.consistency_8bit[0], seconds=time.monotonic() - start))
     name = f"{Path(path).stem}_restored.png"
-    return verdict, opened, presentation.compared(result, left, name, opened.metadata, file.orientation)
+    return verdict, opened, presentation.compared(result, left, name, opened.metadata, file)
 
 
 def several(

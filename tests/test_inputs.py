@@ -42,6 +42,28 @@ def test_a_profile_is_kept_where_it_still_holds(photo, tmp_path):
     assert "icc_profile" not in degraded(tmp_path / "b.tif", None).info
 
 
+def test_files_of_several_pages_or_frames_are_left_alone_and_one_that_was_chosen_is_taken(photo, tmp_path):
+    pages = [photo.resize((24, 16)), photo.resize((24, 16)).rotate(180)]
+    (tmp_path / "out").mkdir()
+    for name in ("pages.tif", "anim.png", "anim.webp", "anim.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        for reads in (read_image, DecodedJPEG.open, open_image, lambda path: degraded(path, None)):
+            with pytest.raises(ValueError, match="it holds several pages or frames"):
+                reads(tmp_path / name)
+        pages[0].save(tmp_path / "out" / name)
+        read_image(tmp_path / "out" / name)
+    with Image.open(tmp_path / "pages.tif") as chosen:
+        chosen.seek(1)
+        np.testing.assert_array_equal(np.asarray(read_image(chosen)), np.asarray(pages[1]))
+    pages[0].save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=pages[1:])
+    assert read_image(tmp_path / "phone.jpg").size == (24, 16), "what follows are previews and the like"
+    named = ddrm_jpeg("restore", tmp_path / "pages.tif", "-o", tmp_path / "one.png", "--assume-quality", "30")
+    assert (named.returncode, named.stderr.count("several pages or frames")) == (1, 1)
+    found = ddrm_jpeg("restore", tmp_path, "--any-format", "-o", tmp_path / "made", "--steps", "1")
+    assert found.stdout.count("it holds several pages or frames, of which one would be left; left as it is") == 4
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["phone.png"]
+
+
 def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it_is_decoded(tmp_path):
     side = struct.pack("<H", 12_000)
     frame = b"," + bytes(4) + 2 * side + b"\0\2\2\x44\1\0;"
@@ -49,10 +71,11 @@ def test_a_picture_that_claims_a_size_out_of_all_proportion_is_refused_before_it
     for reads in (read_image, DecodedJPEG.open, open_image):
         with pytest.raises(ValueError, match="claims 12000 x 12000 pixels in 35 bytes, which is out of all proportion"):
             reads(bomb)
-    comments = b"GIF89a" + 2 * side + b"\0\0\0" + b"!\xfe\1x\0" * 5000 + frame
+    start, comments = b"GIF89a" + 2 * side + b"\0\0\0", b"!\xfe\1x\0" * 5000
     for reads in (read_image, DecodedJPEG.open, open_image):
-        with pytest.raises(ValueError, match="its comments, or the values of its tags, are out of all proportion"):
-            reads(comments)
+        for gif in (start + comments + frame, start + frame[:-1] + comments + frame):
+            with pytest.raises(ValueError, match="its comments, or the values of its tags, are out of all proportion"):
+                reads(gif)
     (tmp_path / "bomb.gif").write_bytes(bomb)
     done = run(None, "inspect", tmp_path / "bomb.gif")
     assert done.returncode == 1

@@ -19,10 +19,12 @@ from conftest import inks, jpeg_bytes
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 from processes import run
 
-from pipeline_ddrm_jpeg import DDRMJPEGPipeline, JPEGFile, JPEGFileError
-from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, save_image, write_atomically
+from pipeline_ddrm_jpeg import Assumed, DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError
+from pipeline_ddrm_jpeg.decoded.history import Region, assume_history
+from pipeline_ddrm_jpeg.files.formats import FORMATS, STREAM, encode, format_of, save_image, write_atomically
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
-from pipeline_ddrm_jpeg.files.tasks import Task, mask_path, plan
+from pipeline_ddrm_jpeg.files.tasks import Task, plan
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 QUICK = {"preset": "paper", "settings": {"num_inference_steps": 2, "init_timestep": 40}}
 CONSISTENT = {"preset": "paper", "settings": QUICK["settings"] | {"consistent": True}}
@@ -356,6 +358,44 @@ def test_links_in_a_circle_and_to_nowhere_fail_and_pipes_are_passed_over(pipe, s
     assert "No such file" in results[2].message
 
 
+def test_every_name_of_a_file_gets_its_image_which_is_computed_once(pipe, photo, tmp_path):
+    data, album = jpeg_bytes(photo.resize((64, 48))), tmp_path / "album"
+    for folder in (album / "sub", album / ".git", tmp_path / "store"):
+        folder.mkdir(parents=True)
+    for path, there in (("store/k1", data), ("store/k2", data[:-300]), (".git/k3.jpg", data)):
+        (tmp_path / path if path.startswith("store") else album / path).write_bytes(there)
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        (album / name).symlink_to(tmp_path / "store" / "k1")
+    (album / "d.jpg").symlink_to(tmp_path / "store" / "k2")
+    (album / "e.jpg").hardlink_to(tmp_path / "store" / "k2")
+    with tarfile.open(tmp_path / "store" / "s.tar", "w") as shard:
+        shard.add(tmp_path / "store" / "k1", "0.jpg")
+    for name in ("s.tar", "t.tar"):
+        (album / name).symlink_to(tmp_path / "store" / "s.tar")
+    calls = []
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    tasks = plan([album, album / "a.jpg"], tmp_path / "out", recursive=True)
+    results = list(restore_files(pipe, tasks, repair=True, **QUICK))
+    hook.remove()
+    assert len(calls) == 3 * 2, "two steps of k1, of k2, and of the member of the tar"
+    assert [one.status for one in results] == ["restored"] * 7, "and not what git keeps"
+    assert [one.task for one in results] == tasks
+    assert (results[3].damage, results[3].invented) == (results[2].damage, results[2].invented)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    assert sorted(made) == sorted(
+        ["a.png", "b.png", "c.png", "d.mask.png", "d.png", "e.mask.png", "e.png", "s.tar", "t.tar"]
+    )
+    for pair in (("a.png", "c.png"), ("a.png", "b.png"), ("d.png", "e.png"), ("s.tar", "t.tar")):
+        assert made[pair[0]] == made[pair[1]]
+    assert made["d.mask.png"] == made["e.mask.png"]
+    (tmp_path / "out" / "a.png").rename(tmp_path / "store" / "k4")
+    for name in ("a.png", "b.png"):  # as git-annex stores what is the same
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+        (tmp_path / "out" / name).symlink_to(tmp_path / "store" / "k4")
+    tasks = plan([album, album / "a.jpg"], tmp_path / "out", recursive=True)
+    assert [one.status for one in restore_files(None, tasks, repair=True)] == ["skipped"] * 7
+
+
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
     touch(tmp_path / "in" / "a.jpg")
     deep = tmp_path / "in"
@@ -446,11 +486,79 @@ def test_a_damaged_file_is_restored_on_request_with_a_mask_that_is_upright_too(p
         "a_restored.png",
         "b_restored.png",
     ]
-    with Image.open(mask_path(results[0].task.target)) as mask, Image.open(results[0].task.target) as picture:
+    with Image.open(results[0].task.mask) as mask, Image.open(results[0].task.target) as picture:
         assert mask.size == picture.size == (48, 64)
         shade = np.asarray(mask) / 255
         assert shade.mean() == pytest.approx(results[0].invented, abs=0.01)
         assert shade[:, 0].mean() > shade[:, -1].mean(), "the end of the file is the left border of the upright image"
+
+
+def test_a_mask_never_replaces_what_somebody_has_and_is_made_again_where_it_is_missing(pipe, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((64, 48)))[:-300])
+    (task,) = plan([tmp_path])
+    task.mask.write_bytes(b"mine")
+    (refused,) = restore_files(None, [task], repair=True)
+    assert (refused.status, task.mask.read_bytes(), task.target.exists()) == ("failed", b"mine", False)
+    assert f"its mask would replace {task.mask}" in refused.message
+    assert [one.status for one in restore_files(pipe, [task], repair=True, overwrite=True, **QUICK)] == ["restored"]
+    mask, image = task.mask.read_bytes(), task.target.read_bytes()
+    task.target.unlink()  # as if the first run had been stopped between the two
+    assert [one.status for one in restore_files(pipe, [task], repair=True, **QUICK)] == ["restored"]
+    task.mask.unlink()
+    (again,) = restore_files(None, [task], repair=True)
+    assert (again.status, str(task.mask) in again.message, again.invented > 0) == ("skipped", True, True)
+    assert (task.mask.read_bytes(), task.target.read_bytes()) == (mask, image)
+
+
+def test_masks_and_images_get_names_of_their_own(pipe, photo, tmp_path):
+    data = jpeg_bytes(photo.resize((64, 48)))
+    for name, there in (("dog.jpg", data[:-300]), ("dog.mask.jpg", data), ("dog.png", data)):
+        (tmp_path / name).write_bytes(there)
+    tasks = plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.jpg"], tmp_path / "out")
+    assert names(tasks, tmp_path) == {"dog.jpg": "out/dog.png", "dog.mask.jpg": "out/dog.mask.jpg.png"}
+    assert [one.status for one in restore_files(pipe, tasks, repair=True, **QUICK)] == ["restored"] * 2
+    with Image.open(tmp_path / "out" / "dog.mask.png") as mask, Image.open(tasks[1].target) as image:
+        assert (mask.mode, image.mode) == ("L", "RGB")
+    (tmp_path / "dog.mask.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"dog\.mask\.png would be replaced by the mask of .*dog\.jpg"):
+        plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+
+
+def test_a_damaged_file_is_not_written_where_its_mask_has_no_place(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((64, 48)))[:-300])
+    (refused,) = restore_files(None, plan([tmp_path / "a.jpg"], "-"), repair=True)
+    assert refused.status == "failed"
+    assert "standard output has no place for the mask" in refused.message
+
+
+def test_what_is_being_written_or_was_when_a_run_was_killed_is_no_source(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "b.tmp")
+    found, others = [], []
+
+    def write(stream):
+        stream.write(b"\xff\xd8\xff")
+        stream.flush()
+        found.extend([*tmp_path.iterdir()])
+        found.extend(plan([tmp_path], on_other=others.append))
+
+    write_atomically(tmp_path / "a_restored.jpg", write)
+    assert len(found[:-2]) == 3
+    assert names(found[-2:], tmp_path) == {"a.jpg": "a_restored.png", "b.tmp": "b_restored.png"}
+    assert not others
+
+
+def test_an_output_that_cannot_be_is_found_out_before_anything_is_computed(small, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(small)
+    (tmp_path / "a_restored.png").mkdir()
+    for overwrite in (False, True):
+        (result,) = restore_files(None, plan([tmp_path]), overwrite=overwrite)
+        assert (result.status, result.message) == ("failed", f"{tmp_path / 'a_restored.png'}: Is a directory")
+    (tmp_path / "notes").write_text("no folder")
+    with pytest.raises(ValueError, match="notes is a file, and no image"):
+        plan([tmp_path], tmp_path / "notes")
+    for output in ("notes/out", "notes/out/a.png"):
+        with pytest.raises(ValueError, match="notes is no folder"):
+            plan([tmp_path / "a.jpg"], tmp_path / output)
 
 
 def test_an_unreadable_output_folder_is_one_sentence(pipe, small, tmp_path):
@@ -631,6 +739,89 @@ def test_a_named_picture_is_restored_or_fails_in_a_searched_folder_too(photo, tm
         tasks = plan(inputs, tmp_path / "out", any_format=True)
         assert len(tasks) == 5
         assert [task.any_format for task in tasks if task.source.name == "clean.tif"] == [False]
+
+
+def stored_as(pixels, path):
+    """A file of pixels `[H, W, C]`, uint8 or uint16, of 2 or 4 channels with alpha."""
+    data, _ = encode(pixels[..., 0] if pixels.shape[2] == 1 else pixels, format_of(path), Metadata())
+    path.write_bytes(data)
+
+
+def pixels_of(path):
+    """As a PNG stores them, `[H, W, C]`, by another reader."""
+    width, height, rows, info = png.Reader(filename=path).asDirect()
+    return np.array([*rows], np.uint16 if info["bitdepth"] == 16 else np.uint8).reshape(height, width, -1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_depth_and_transparency_stay_and_what_is_not_seen_is_not_touched(pipe, photo, kind, channels, tmp_path):
+    rng, source = np.random.default_rng(0), tmp_path / ("a.png" if channels < 3 else "a.tif")
+    stored = np.asarray(photo.resize((24, 16)).convert("RGBA"))[..., :channels].astype(kind)
+    stored = stored if kind == np.uint8 else 256 * stored + rng.integers(256, size=stored.shape, dtype=kind)
+    if channels in (2, 4):
+        stored[..., -1] = rng.integers(np.iinfo(kind).max + 1, size=stored.shape[:2])
+        stored[:8, :, -1] = 0
+    stored_as(stored, source)
+    task = Task(source, tmp_path / "a_restored.png")
+    result = restore_file(pipe, task, assumed=Assumed(30), **QUICK)
+    made = pixels_of(task.target)
+    assert (made.shape, made.dtype, result.remarks) == (stored.shape, stored.dtype, ())
+    assert np.abs(made[8:, :, 0].astype(int) - stored[8:, :, 0]).mean() < 0.2 * np.iinfo(kind).max
+    assert (made != stored)[8:].any()
+    if channels in (2, 4):
+        np.testing.assert_array_equal(made[..., -1], stored[..., -1])
+        np.testing.assert_array_equal(made[:8], stored[:8])
+        (failed,) = restore_files(None, [replace(task, target=tmp_path / "a.jpg")], assumed=Assumed(30))
+        assert ("jpeg has no transparency" if kind == np.uint8 else "jpeg has 8 bits a channel") in failed.message
+    if kind == np.uint16:
+        (failed,) = restore_files(None, [replace(task, target=tmp_path / "a.webp")], assumed=Assumed(30))
+        assert "webp has 8 bits a channel" in failed.message
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_what_surrounds_a_jpeg_stays_bit_for_bit_whatever_depth_is_asked_for(kind, tmp_path):
+    stored = np.random.default_rng(0).integers(np.iinfo(kind).max + 1, size=(48, 64, 4)).astype(kind)
+    stored[..., -1] |= 1
+    stored_as(stored, tmp_path / "page.png")
+    region = Region(8, 16, 24, 40)
+    image = DecodedJPEG.open(tmp_path / "page.png", lambda pixels: replace(assume_history(pixels, 30), region=region))
+    for restored in (np.full((48, 64, 3), 7, np.uint8), np.full((48, 64, 3), 7 * 257, np.uint16)):
+        made = image.put_back(restored)
+        deep = np.uint16 in (kind, restored.dtype)
+        expected = stored.astype(np.uint16) * 257 if deep and kind == np.uint8 else stored.copy()
+        region.of(expected)[..., :3] = 7 * 257 if deep else 7
+        assert made.dtype == expected.dtype
+        np.testing.assert_array_equal(made, expected)
+
+
+def test_transparency_by_a_colour_or_a_palette_stays_and_what_changes_is_told(pipe, photo, tmp_path):
+    small = photo.resize((24, 16))
+    key = small.getpixel((3, 4))
+    small.save(tmp_path / "key.png", transparency=key)
+    small.convert("L").save(tmp_path / "grey.png", transparency=small.convert("L").getpixel((3, 4)))
+    small.quantize(64).save(tmp_path / "palette.png", transparency=5)
+    Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24)).save(tmp_path / "deep.png", transparency=7)
+    small.convert("CMYK").save(tmp_path / "inks.tif")
+    for result in restore_files(pipe, plan([*tmp_path.iterdir()]), assumed=Assumed(30), **QUICK):
+        source, made = result.task.source, pixels_of(result.task.target)
+        if source.name == "inks.tif":
+            assert (made.shape[2], result.remarks) == (3, ("the colour space CMYK, which is written as RGB",))
+            continue
+        with Image.open(source) as image:
+            alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if source.name == "deep.png":
+            alpha = np.where(np.arange(384).reshape(16, 24) == 7, 0, 65535)
+        assert made.shape[2] == (2 if source.name in ("grey.png", "deep.png") else 4)
+        np.testing.assert_array_equal(made[..., -1], alpha)
+        assert (alpha == 0).any()
+        assert result.remarks == (("a palette, which is written as RGB",) if source.name == "palette.png" else ())
+
+
+def test_pixels_that_are_not_read_in_full_are_not_restored(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 16, 24), np.uint16), photometric="rgb", planarconfig="separate")
+    (failed,) = restore_files(None, plan([tmp_path / "a.tif"]), assumed=Assumed(30))
+    assert "more than 8 bits a channel in a form that is not read in full" in failed.message
 
 
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):

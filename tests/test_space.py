@@ -682,7 +682,9 @@ def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
     visitor, photo, prior_folder, tmp_path, monkeypatch
 ) -> None:
     decoded = Image.open(io.BytesIO(jpeg_bytes(photo.crop((100, 50, 300, 250)), quality=20)))
-    (tmp_path / "shot.png").write_bytes(png_bytes(decoded.crop((3, 5, 200, 200))))
+    shot = decoded.crop((3, 5, 200, 200))
+    shot.putalpha(Image.linear_gradient("L").resize(shot.size))
+    (tmp_path / "shot.png").write_bytes(png_bytes(shot))
     page = visitor("?num_samples=1&num_inference_steps=3&seed=2")
     quality = page.get_by_label(re.compile("^number input for Quality factor of its JPEG"))
     assert not quality.is_visible()
@@ -699,6 +701,7 @@ def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
     task = Task(tmp_path / "shot.png", tmp_path / "expected.png")
     restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, seed=2, settings=settings)
     assert data == (tmp_path / "expected.png").read_bytes()
+    assert Image.open(io.BytesIO(data)).getchannel("A").tobytes() == shot.getchannel("A").tobytes()
     run_snippet(page, tmp_path, prior_folder, monkeypatch)
     assert data == (tmp_path / name).read_bytes()
 

@@ -20,7 +20,7 @@ from ..decoded.opening import Assumed
 from ..files.formats import FORMATS, STREAM, check_depth
 from ..files.restoration import restore_files
 from ..files.results import Result
-from ..files.tasks import Task, is_other_image, mask_path, plan
+from ..files.tasks import Task, is_other_image, plan
 from ..formatting import duration, percent
 from ..sampling.settings import DEFAULT
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
@@ -140,7 +140,7 @@ def restore(
         fail(f"no JPEG files in {', '.join(inputs)}{'' if recursive else ' (try --recursive)'}{hint}")
     try:
         anew = overwrite or to_stream
-        done_before = set() if anew else {task for task in tasks if os.path.exists(task.target)}  # noqa: PTH110 Path raises
+        done_before = set() if anew else {task for task in tasks if task.is_made}
         pending = [task for task in tasks if task not in done_before]
         state.wait_for_everyone()  # all see the same files missing before one makes the first
         pipe = load(computing.prior, computing.dtype, state.device, sampling.sampler) if pending else None
@@ -195,7 +195,8 @@ def _log(name: str | None) -> Lines:
 def _words(result: Result) -> str:
     """A result as a line of the report."""
     if result.status == "skipped":
-        return f"{result.task.target}  exists, skipped (--overwrite replaces it)"
+        words = f"{result.task.target}  exists, skipped (--overwrite replaces it)"
+        return f"{words}; {result.message}" if result.message else words
     if result.status == "untouched":
         return f"{result.message.partition(';')[0]}; left as it is"
     if result.consistency is None:
@@ -214,7 +215,7 @@ def _facts(result: Result) -> dict[str, Any]:
     """A result as a line of `--json-log`; of a shard it has those of its images."""
     task, own = result.task, {"member": result.member}
     if result.member is None:
-        mask = mask_path(task.target) if result.damage and not task.is_shard else None
+        mask = task.mask if result.damage else None
         own = {"source": str(task.source), "target": str(task.target), "mask": mask and str(mask)}
     told = ("status", "message", "consistency", "invented", "damage", "remarks", "not_kept", "pictures")
     own |= {name: getattr(result, name) for name in told}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO
@@ -22,9 +24,15 @@ from .regions import estimate_earlier, estimate_history
 # Modes whose profile holds for the L or RGB that they become; that of CMYK would not.
 _PROFILED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
+_KEPT_MODES = {*_PROFILED_MODES} - {"P", "PA"}
+
 # Pillow copies what it has of a GIF's comments for each block of at most 255 bytes, and a value for each tag of a TIFF.
 _MOST_BLOCKS = 4096
 _GIF_BLOCK = re.compile(rb"[!,;]")
+
+# Pillow unpacks the upper byte of 16 bits; where it takes the bytes for those of the other order, the lower one.
+_DEEP = re.compile(r"(RGBA?);16([BLN])|LA;16B")
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 _VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what an image costs is counted for JPEG files
 
@@ -45,31 +53,42 @@ class DecodedJPEG:
     """
 
     pixels: np.ndarray = field(repr=False)
-    """`[H, W]` or `[H, W, 3]` (RGB), uint8, as stored."""
+    """`[H, W]` or `[H, W, 3]` (RGB), uint8, as stored; what is transparent has the colour below."""
     history: JPEGHistory
     """The JPEG that it was."""
     metadata: Metadata = field(default=Metadata(), repr=False)
     """EXIF, ICC profile and the like of the image's own file."""
     double_compression: bool = False
     """Whether it is a JPEG, and `history` that of an earlier, coarser one."""
+    stored: np.ndarray | None = field(default=None, repr=False)
+    """Of an image with more than `pixels`: `[H, W, C]`, uint8 or uint16; of 2 or 4 channels the last is alpha."""
+    remarks: tuple[str, ...] = ()
+    """What was odd about it, though harmless."""
 
-    remarks = damage = ()
+    damage = ()
 
     @classmethod
-    def open(cls, source: Picture, history: JPEGHistory | None = None) -> DecodedJPEG:
-        """Read an image and estimate what JPEG it was, unless a history is given.
+    def open(
+        cls, source: Picture, history: JPEGHistory | Callable[[np.ndarray], JPEGHistory] | None = None
+    ) -> DecodedJPEG:
+        """Read an image and estimate what JPEG it was, unless a history is given, or what makes one of its pixels.
 
         The source is a path, bytes, a binary file object or a PIL image. A JPEG is asked for an earlier, coarser one.
 
         Raises:
             JPEGFileError: where its pixels show no JPEG.
-            ValueError: for images whose values have no known range.
+            ValueError: for images whose values have no known range, or cannot be read in full.
             OSError: if the source cannot be read as an image.
         """
         image = with_pillow(source)
-        tables = getattr(image, "quantization", None)
-        read = read_image(image)
+        tables, mode = getattr(image, "quantization", None), image.mode
+        stored, read = _stored(image), read_image(image)
         pixels = np.array(read)
+        if stored is not None and stored.shape[2] in (2, 4):  # not as it looks on white
+            colours = stored[..., 0] if stored.shape[2] == 2 else stored[..., :3]
+            pixels = (colours if colours.dtype == np.uint8 else colours >> 8).astype(np.uint8)
+        if callable(history):
+            history = history(pixels)
         if history is None:
             in_rows = [np.array(tables[number]).reshape(8, 8) for number in sorted(tables or ())]  # without zigzag
             history = estimate_earlier(pixels, in_rows) if tables else estimate_history(pixels)
@@ -78,7 +97,32 @@ class DecodedJPEG:
             if tables:
                 raise JPEGFileError(f"{name}it shows no JPEG coarser than itself; restore it as the file it is")
             raise JPEGFileError(name + NOTHING_FOUND)
-        return cls(pixels, history, Metadata.from_info(read.info), bool(tables))
+        kind = "a palette" if mode.startswith("P") else f"the colour space {mode}"
+        remarks = () if mode in _KEPT_MODES else (f"{kind}, which is written as RGB",)
+        return cls(pixels, history, Metadata.from_info(read.info), bool(tables), stored, remarks)
+
+    def put_back(self, restored: np.ndarray) -> np.ndarray:
+        """What is to be written: restored pixels, and all that was not restored as it is stored.
+
+        Args:
+            restored: `[H, W]` or `[H, W, 3]`, uint8 or uint16, of the whole image.
+
+        Returns:
+            `[H, W]` or `[H, W, 2 to 4]`, with alpha where the image has it, in 16 bits where either has them.
+        """
+        if self.stored is None:
+            return restored
+        deep = np.uint16 in (self.stored.dtype, restored.dtype)
+        whole, restored = (
+            part.astype(np.uint16) * 257 if deep and part.dtype == np.uint8 else part.copy()
+            for part in (self.stored, np.atleast_3d(restored))
+        )
+        part, seen = self.history.part(whole), True
+        if whole.shape[2] in (2, 4):
+            seen = part[..., -1:] > 0
+        colours = part[..., : restored.shape[2]]
+        np.copyto(colours, self.history.part(restored), where=seen)
+        return whole[..., 0] if whole.shape[2] == 1 else whole
 
     @property
     def height(self) -> int:
@@ -137,11 +181,46 @@ def _check_proportion(image: Image.Image) -> None:
         )
 
 
+def _stored(image: Image.Image) -> np.ndarray | None:
+    """What `DecodedJPEG.stored` is of an image."""
+    _check_proportion(image)
+    stored = np.asarray(image)[..., None] if image.mode.startswith("I") else _deep(image)
+    if stored is None and image.has_transparency_data:
+        return np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
+    if stored is not None and "transparency" in image.info and stored.shape[2] in (1, 3):  # one colour is
+        alpha = 65535 * (stored != image.info["transparency"]).any(axis=2, keepdims=True)
+        stored = np.concatenate([stored, alpha], axis=2)
+    return stored if stored is None else stored.astype(np.uint16)
+
+
+def _deep(image: Image.Image) -> np.ndarray | None:
+    """`[H, W, C]`, uint16, of an image of which Pillow reads the upper half of 16 bits; `None` of any other."""
+    stream, tiles = getattr(image, "fp", None), getattr(image, "tile", [])
+    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles if tile.args]
+    bits = max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    if stream is None or image.mode == "F" or (bits <= 8 and not any(";16" in mode for mode in modes)):
+        return None
+    if not all(map(_DEEP.fullmatch, modes)):
+        raise ValueError("it has more than 8 bits a channel in a form that is not read in full; save it as another PNG")
+    stream.seek(0)
+    other = Image.open(io.BytesIO(stream.read()))
+    other.seek(image.tell())
+    mixed = modes[0] == "LA;16B"  # which is read as if it were the four bytes of a pixel
+    other.tile = [
+        tile._replace(args=named if isinstance(tile.args, str) else (named, *tile.args[1:]))
+        for tile, mode in zip(other.tile, modes, strict=True)
+        for named in ["RGBA" if mixed else f"{_DEEP.fullmatch(mode)[1]};16{_OTHER_ORDER[_DEEP.fullmatch(mode)[2]]}"]
+    ]
+    if mixed:
+        return np.asarray(other).view(">u2")
+    return np.asarray(image).astype(np.uint16) << 8 | np.asarray(other)
+
+
 def with_pillow(source: Picture) -> Image.Image:
     """An image of any format as Pillow opens it, which decodes no pixels yet.
 
-    Raises `ValueError` for comments and tags on which Pillow would spend time out of all proportion, `OSError` if the
-    source cannot be read as an image.
+    Raises `ValueError` for several pages or frames, and for comments and tags on which Pillow would spend time out of
+    all proportion, `OSError` if the source cannot be read as an image.
     """
     if isinstance(source, Image.Image):
         return source
@@ -152,18 +231,26 @@ def with_pillow(source: Picture) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise UnidentifiedImageError(f"{name}: not an image that Pillow can read") from None
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with its previews
+        raise ValueError("it holds several pages or frames, of which one would be left; save each as a file")
     image.filename = name
     return image
 
 
 def _has_long_comments(data: bytes) -> bool:
-    """Whether so much stands before the first image of a GIF that no reader would need it."""
-    flags = data[10] if len(data) > 10 else 0
-    at, blocks = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
-    while (found := _GIF_BLOCK.search(data, at)) and found[0] == b"!" and blocks <= _MOST_BLOCKS:
-        at, blocks = found.end() + 1, blocks + 1
+    """Whether so much stands before the second image of a GIF, without the first, that no reader would need it."""
+
+    def palette(flags: bytes) -> int:
+        return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+    at, blocks, images = 13 + palette(data[10:11]), 0, 0
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";" and images < 2 and blocks <= _MOST_BLOCKS:
+        is_image, at = found[0] == b",", found.end() + 1
+        if is_image:
+            images, at = images + 1, at + 9 + palette(data[at + 7 : at + 8])
+        blocks += not is_image
         while at < len(data) and data[at] and blocks <= _MOST_BLOCKS:
-            at, blocks = at + 1 + data[at], blocks + 1
+            at, blocks = at + 1 + data[at], blocks + (not is_image)
         at += 1
     return blocks > _MOST_BLOCKS
 

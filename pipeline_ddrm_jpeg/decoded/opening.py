@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import IO
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..jpeg.file import JPEGFile, read_bytes
 from ..jpeg.markers import JPEGFileError, image_kind
 from .history import JPEGHistory, assume_history
-from .image import DecodedJPEG, read_image, with_pillow
+from .image import DecodedJPEG, with_pillow
 
 Source = str | os.PathLike | bytes | IO[bytes] | JPEGFile | DecodedJPEG
 REPAIR_HINT = " (--repair restores what is left)"
@@ -84,11 +83,10 @@ def open_image(
 
 
 def _decoded(image: Image.Image, assume: Assumed | JPEGHistory) -> DecodedJPEG:
-    history = assume if isinstance(assume, JPEGHistory) else None
-    if history is None and assume.quality_factor is not None:
-        image, offset = read_image(image), (-assume.grid[1], -assume.grid[0])
-        history = assume_history(np.array(image), assume.quality_factor, assume.chroma_subsampling, offset)
-    return DecodedJPEG.open(image, history)
+    if isinstance(assume, JPEGHistory) or assume.quality_factor is None:
+        return DecodedJPEG.open(image, assume if isinstance(assume, JPEGHistory) else None)
+    known = {"quality_factor": assume.quality_factor, "chroma_subsampling": assume.chroma_subsampling}
+    return DecodedJPEG.open(image, partial(assume_history, **known, offset=(-assume.grid[1], -assume.grid[0])))
 
 
 def _earlier(file: JPEGFile, history: JPEGHistory | None = None) -> DecodedJPEG:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import sys
 import uuid
 import zlib
@@ -22,6 +23,8 @@ from ..jpeg.metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_c
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 STREAM = Path("-")
 """Standard input or output in place of a file."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""Names of what `write_atomically` is writing, or was when it was killed."""
 
 _PNG_LEVEL = 3  # a third of the time of the highest, for a hundredth more bytes
 _STRIP = 2**18  # bytes of pixels in a strip of a TIFF
@@ -38,6 +41,13 @@ def check_depth(depth: int, image_format: str) -> None:
     if depth not in FORMATS[image_format].depths:
         others = " or ".join(name for name, own in FORMATS.items() if depth in own.depths)
         raise ValueError(f"{image_format} has 8 bits a channel; {depth} are written as {others}")
+
+
+def check_alpha(channels: int, image_format: str) -> None:
+    """Raise `ValueError` if a format cannot hold the alpha channel of an image, the last of 2 or 4."""
+    if channels in (2, 4) and not FORMATS[image_format].alpha:
+        others = " or ".join(name for name, own in FORMATS.items() if own.alpha)
+        raise ValueError(f"{image_format} has no transparency, and the image has; choose {others}")
 
 
 def check_size(image_format: str, width: int, height: int) -> None:
@@ -84,15 +94,18 @@ def write(data: bytes, target: Path) -> None:
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
     """The bytes of an image file, and in words what of the metadata is not in it.
 
-    Pixels are `[H, W]` or `[H, W, 3]`, uint8, or uint16 where the format has 16 bits. A profile stays only with pixels
-    that it is for: a grey image with one for RGB becomes RGB, and any other that does not fit is left out.
+    Pixels are `[H, W]` or `[H, W, 3]`, with alpha `[H, W, 2 or 4]`, uint8, or uint16 where the format has 16 bits. A
+    profile stays only with pixels that it is for: a grey image with one for RGB becomes RGB, and any other that does
+    not fit is left out.
     """
-    own = FORMATS[image_format]
+    own, pixels = FORMATS[image_format], np.atleast_3d(pixels)
     check_size(image_format, pixels.shape[1], pixels.shape[0])
+    check_alpha(pixels.shape[2], image_format)
     not_kept = metadata.not_kept(own.keeps)
-    if pixels.ndim == 2 and (not own.grey or metadata.profile_mode == "RGB"):
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    mode = "L" if pixels.ndim == 2 else "RGB"
+    if pixels.shape[2] < 3 and (not own.grey or metadata.profile_mode == "RGB"):
+        pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
+    mode = "L" if pixels.shape[2] < 3 else "RGB"
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     if metadata.profile_mode not in (None, mode):
         not_kept += (f"ICC profile, which is not for {mode}",)
         metadata = metadata.without_profile()
@@ -111,7 +124,7 @@ def _jpeg(pixels: np.ndarray, metadata: Metadata) -> bytes:
 
 def _webp(pixels: np.ndarray, metadata: Metadata) -> bytes:
     carried = {name: data for name in ("exif", "icc_profile", "xmp") if (data := getattr(metadata, name)) is not None}
-    return _by_pillow(pixels, "webp", lossless=True, quality=100, method=4, **carried)
+    return _by_pillow(pixels, "webp", lossless=True, exact=True, quality=100, method=4, **carried)
 
 
 def _by_pillow(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
@@ -121,12 +134,12 @@ def _by_pillow(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
 
 
 def _png_of_16_bits(pixels: np.ndarray) -> bytes:
-    """A PNG of uint16 pixels, which Pillow writes in grey only; each row as its difference from the one above."""
-    height, width = pixels.shape[:2]
+    """A PNG of uint16 pixels, of which Pillow writes grey ones only; each row as its difference from the one above."""
+    height, width, channels = (*pixels.shape, 1)[:3]
     rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
     filtered = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)  # each row begins with its filter: 2 is "up"
     filtered[0, 1:], filtered[1:, 1:] = rows[0], rows[1:] - rows[:-1]
-    colour = 0 if pixels.ndim == 2 else 2
+    colour = (0, 4, 2, 6)[channels - 1]
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((16, colour, 0, 0, 0))
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
@@ -143,11 +156,11 @@ def _tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
         257: (4, [height]),
         258: (3, [8 * pixels.itemsize] * channels),
         259: (3, [1]),
-        262: (3, [1 if channels == 1 else 2]),
+        262: (3, [1 if channels < 3 else 2]),
         277: (3, [channels]),
         278: (4, [rows]),
         284: (3, [1]),
-    }
+    } | ({338: (3, [2])} if channels in (2, 4) else {})  # alpha by which colours are not multiplied
     return tiff(structure, [ordered[top : top + rows].tobytes() for top in range(0, height, rows)], metadata)
 
 
@@ -163,12 +176,14 @@ class Format:
     depths: tuple[int, ...] = (8,)  # bits a channel
     longest_side: float = math.inf  # pixels
     grey: bool = True  # whether there are grey images; otherwise they are stored as colour
+    alpha: bool = True  # whether there is transparency
 
 
 FORMATS = {
     "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution"), (8, 16)),
     "webp": Format((".webp",), _webp, ("EXIF", "XMP", "ICC profile"), longest_side=16383, grey=False),
-    "jpeg": Format(JPEG_SUFFIXES, _jpeg, None, longest_side=65500),  # that of libjpeg; the standard's is 65535
+    # The longest side is libjpeg's; the standard's is 65535.
+    "jpeg": Format(JPEG_SUFFIXES, _jpeg, None, longest_side=65500, alpha=False),
     "tiff": Format(
         (".tif", ".tiff"),
         _tiff,

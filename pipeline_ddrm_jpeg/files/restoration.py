@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from shutil import copyfileobj
 from threading import Thread
 from typing import Any
 
@@ -17,12 +20,12 @@ import numpy as np
 from ..decoded.image import DecodedJPEG
 from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from ..jpeg.file import JPEGFile
-from ..jpeg.markers import JPEGDamageError, image_kind
+from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
 from . import shards
-from .formats import FORMATS, STREAM, check_depth, check_size, encode, upright, write
+from .formats import FORMATS, STREAM, check_alpha, check_depth, check_size, encode, upright, write, write_atomically
 from .results import Result, mask_of, result_of, result_of_shard
-from .tasks import Task, mask_path
+from .tasks import Task
 
 _PIXELS_TOGETHER = 2**24  # of files that go to the pipeline at once, where their windows share calls
 _MOST_TOGETHER = 256
@@ -41,10 +44,11 @@ def restore_files(
 ) -> Iterator[Result]:
     """Restore one file after the other, and go on after a file that fails.
 
-    Every file starts from the same seed, so its image does not depend on the files around it. Outputs that exist
-    are skipped unless `overwrite`, so a run that was stopped goes on where it was. While the network works on one file,
-    the next is read and the image of the one before is written. Where calls of the prior hold several windows
-    (`enable_tiling`), so on a GPU, that is done with several files at once.
+    Every file starts from the same seed, so its image does not depend on the files around it. A file that has several
+    names is restored once, and each name gets its image. Outputs that exist are skipped unless `overwrite`, so a run
+    that was stopped goes on where it was. While the network works on one file, the next is read and the image of the
+    one before is written. Where calls of the prior hold several windows (`enable_tiling`), so on a GPU, that is done
+    with several files at once.
 
     Args:
         pipe: a `DDRMJPEGPipeline`.
@@ -64,7 +68,7 @@ def restore_files(
         for job in jobs:
             if on_start and not job.result:
                 on_start(job.task)
-            if job.is_shard:
+            if job.is_shard and not job.same:
                 run.attempt(run.restore_shard, job)
         return run.restored(jobs)
 
@@ -106,9 +110,13 @@ class _Job:
     member: shards.Member | None = None
     file: JPEGFile | DecodedJPEG | None = None
     """What is to be restored, once it is read."""
+    mask: bytes | None = None
+    """A PNG of what is made up, of a damaged file."""
     restored: tuple[np.ndarray, float] | None = None
     """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
     made: shards.Made = ()
+    same: _Job | None = None
+    """An earlier one whose source is the same file under another name."""
     result: Result | None = None
     seconds: float = 0.0
 
@@ -144,6 +152,16 @@ def _begun(call: Callable, *arguments: Any) -> Future:
     return future
 
 
+def _stream(source: Any) -> Any:
+    return sys.stdin.buffer if source == STREAM else source
+
+
+def _identity(task: Task) -> tuple:
+    """What tasks have in common whose files are the same under other names, and which make the same of them."""
+    own = None if task.source == STREAM else task.source.stat()
+    return own and (own.st_dev, own.st_ino), task.image_format, task.any_format
+
+
 @dataclass(frozen=True)
 class _Run:
     """What restores files, and in which way."""
@@ -155,6 +173,8 @@ class _Run:
     assumed: Assumed
     settings: dict[str, Any]
     overwrite: bool = True
+    begun: dict[tuple, _Job] = field(default_factory=dict)
+    """The first job of each file and format."""
 
     def staged(self, jobs: Iterable[_Job], work: Callable[[list[_Job]], list[_Job]]) -> Iterator[_Job]:
         """The jobs in order, read, worked on and finished; `work` has one batch while others are read and finished.
@@ -233,21 +253,63 @@ class _Run:
             source = io.BytesIO(job.member.data)
             source.name = job.name
         else:
-            if not self.overwrite and task.target != STREAM and task.target.exists():
-                job.result = job.told("skipped")
+            if task.is_made and not self.overwrite:
+                job.result = self._skipped(job)
                 return
+            if task.target != STREAM and task.target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(task.target))
             check_depth(self.depth, task.image_format)
+            job.same = self.begun.get(key := _identity(task))
+            if job.same:
+                return
             if job.is_shard:
+                self.begun[key] = job
                 return
         try:
-            job.file = open_image(sys.stdin.buffer if source == STREAM else source, self.repair, self.assumed)
+            job.file = open_image(_stream(source), self.repair, self.assumed)
         except NoJPEGError as error:
             if not task.any_format:
                 raise
             job.result = job.told("untouched", self._sentence(error, job))
             return
         sides = (job.file.width, job.file.height)
+        stored = job.file.stored if isinstance(job.file, DecodedJPEG) else None
+        if stored is not None:
+            check_depth(8 * stored.itemsize, task.image_format)
+            check_alpha(stored.shape[2], task.image_format)
         check_size(task.image_format, *(sides if job.file.orientation < 5 else sides[::-1]))
+        if job.file.damage:
+            job.mask = self._mask(job.file, task)
+        if not job.member:
+            self.begun[key] = job
+
+    def _mask(self, file: JPEGFile, task: Task) -> bytes:
+        """The mask of a damaged file, if there is a place for it, which may be where it lies already."""
+        mask = encode(mask_of(file), "png", Metadata())[0]
+        self._check_mask(mask, task)
+        return mask
+
+    def _check_mask(self, mask: bytes, task: Task) -> None:
+        if task.target == STREAM:
+            raise ValueError(
+                "it is damaged, and standard output has no place for the mask of what is lost; name a file"
+            )
+        if task.mask and not self.overwrite and os.path.lexists(task.mask) and task.mask.read_bytes() != mask:
+            raise ValueError(f"its mask would replace {task.mask} (--overwrite does that)")
+
+    def _skipped(self, job: _Job) -> Result:
+        """The result of a job whose image is there; its mask is made where that alone is missing."""
+        task, result = job.task, job.told("skipped")
+        if self.repair and task.mask and not os.path.lexists(task.mask):
+            try:
+                file = JPEGFile.open(_stream(task.source), repair=True)
+            except (JPEGFileError, OSError):  # of another format, say, of which nothing is damaged
+                return result
+            if file.damage:
+                write(self._mask(file, task), task.mask)
+                told = {"damage": file.damage, "invented": float(file.invented.mean())}
+                result = replace(result, message=f"{task.mask} was missing and is made again", **told)
+        return result
 
     def sample(self, job: _Job) -> None:
         """Sample the image of a job, unless that is done."""
@@ -257,20 +319,36 @@ class _Run:
     def finish(self, job: _Job) -> None:
         """Encode the image of a job and its mask, and write them, the mask first: no image without it."""
         file, task = job.file, job.task
+        if job.same:
+            self._copy(job)
         if not file:
             return
         pixels, consistency = job.restored
+        pixels = file.put_back(pixels) if isinstance(file, DecodedJPEG) else pixels
         image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
-        mask = encode(mask_of(file), "png", Metadata())[0] if file.damage else None
         if job.member:
-            job.made = [(FORMATS[task.image_format].suffixes[0], image)] + [(".mask.png", mask)] * bool(mask)
+            job.made = [(FORMATS[task.image_format].suffixes[0], image)]
+            job.made += [(".mask.png", job.mask)] if job.mask else []
         else:
-            if mask and task.target != STREAM:
-                write(mask, mask_path(task.target))
+            if job.mask:
+                write(job.mask, task.mask)
             write(image, task.target)
         member = job.member and job.name
         job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=member)
-        job.file = job.restored = None
+        job.file = job.restored = job.mask = None
+
+    def _copy(self, job: _Job) -> None:
+        """Give a job what became of the same file under another name."""
+        first, done = job.same.task, job.same.result
+        if done.status == "restored" or done.members:
+            if done.damage and first.mask:
+                mask = first.mask.read_bytes()
+                self._check_mask(mask, job.task)
+                write(mask, job.task.mask)
+            with open(first.target, "rb") as image:
+                write_atomically(job.task.target, lambda stream: copyfileobj(image, stream))
+        message = done.message.replace(job.same.name, job.name, 1)
+        job.result = replace(done, task=job.task, message=message)
 
     def _generator(self) -> Any:
         import torch  # here, so that what only plans or writes files starts at once

@@ -26,7 +26,7 @@ class Result:
     """`"restored"`, `"skipped"` (the output was there already), `"untouched"` (of another format, without a JPEG) or
     `"failed"`."""
     message: str = ""
-    """One sentence, where it failed or is untouched."""
+    """One sentence, where it failed or is untouched, or where only its mask was missing."""
     seconds: float = 0.0
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
@@ -37,7 +37,7 @@ class Result:
     damage: tuple[str, ...] = ()
     """What was wrong with a file that was repaired."""
     invented: float = 0.0
-    """Share of the coefficients of the image that were not in the file, but made up; `mask_path` shows where, and in
+    """Share of the coefficients of the image that were not in the file, but made up; `Task.mask` shows where, and in
     a shard, whose largest share this is, a member that ends in `.mask.png`."""
     not_kept: tuple[str, ...] = ()
     """What of the metadata the format has no place for, or what was not to be had."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..jpeg.markers import image_kind
 from . import shards
-from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, format_of
+from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, TEMPORARY, format_of
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,25 @@ class Task:
         named = self.target != STREAM and not self.is_shard
         return format_of(self.target) if named else self.stored_format
 
+    @property
+    def is_made(self) -> bool:
+        """Whether its image is there."""
+        return self.target != STREAM and os.path.exists(self.target) and not os.path.isdir(self.target)  # noqa: PTH110, PTH112 Path raises
 
-def mask_path(target: Path) -> Path:
-    """Where the mask of a repaired image goes: white where all is made up, black where all was in the file."""
-    return target.with_name(f"{target.stem}.mask.png")
+    @property
+    def mask(self) -> Path | None:
+        """Where the mask goes if the file is repaired: white where all is made up, black where all was in the file.
+
+        `None` for a shard, in which masks lie, and for standard output, which has no place for one.
+        """
+        if self.target == STREAM or self.is_shard:
+            return None
+        return self.target.with_name(f"{self.target.stem}.mask.png")
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What may be written."""
+        return [self.target, *([self.mask] if self.mask else [])]
 
 
 def plan(
@@ -64,7 +79,7 @@ def plan(
     Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
-    and images of other formats make way for JPEG files.
+    as does one that would meet another's mask, and images of other formats make way for JPEG files.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -77,7 +92,7 @@ def plan(
     Raises:
         FileNotFoundError: if an input does not exist.
         OSError: if a folder cannot be listed, without `on_error`.
-        ValueError: if the arguments contradict each other, or an image would replace its own source.
+        ValueError: if the arguments contradict each other, an image would replace its own source, or a mask any.
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
@@ -88,27 +103,31 @@ def plan(
     output = None if output is None else Path(output)
     tasks = _single(inputs, output, image_format, any_format)
     if tasks is None:
-        searched = [(_real(path), root, path, counts) for root, path, counts in _find(inputs, recursive, on_error)]
-        jpegs = {real: (root, path) for real, root, path, counts in searched if counts}
+        searched = [(_place(path), root, path, counts) for root, path, counts in _find(inputs, recursive, on_error)]
+        jpegs = {place: (root, path) for place, root, path, counts in searched if counts}
         tasks = _named(jpegs.values(), output, image_format or "png", any_format)
         # A second run must not restore the images of the first; what was asked for by name is what was meant.
         made = _made(tasks) - {_real(item) for item in inputs}
         tasks = [task for task in tasks if _real(task.source) not in made]
-        others = {real: (root, path) for real, root, path, _ in searched if real not in jpegs and real not in made}
+        others = {place: found for place, *found, _ in searched if place not in jpegs and _real(place) not in made}
         if any_format:
             tasks += _of_other_formats(others, output, image_format or "png", tasks)
-            order = {real: place for place, (real, *_) in reversed(list(enumerate(searched)))}
-            tasks.sort(key=lambda task: order[_real(task.source)])
+            order = {place: number for number, (place, *_) in reversed(list(enumerate(searched)))}
+            tasks.sort(key=lambda task: order[_place(task.source)])
         for _, path in others.values() if on_other else ():
             on_other(path)
     taken: dict[str, Path] = {}
+    sources = {_real(task.source): task.source for task in tasks}
     for task in tasks:
-        target = _real(task.target)
-        if target == _real(task.source):
+        if _real(task.target) == _real(task.source):
             raise ValueError(f"{task.source} would be replaced by its own image; choose another output")
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {task.source} would both become {task.target}; restore them apart")
-        taken[target] = task.source
+        if task.mask and (source := sources.get(_real(task.mask))):
+            raise ValueError(f"{source} would be replaced by the mask of {task.source}; choose another output")
+        for output in task.outputs:
+            other = taken.get(_real(output))
+            if other and _real(other) != _real(task.source):  # of one file the images are the same
+                raise ValueError(f"{other} and {task.source} would both become {output}; restore them apart")
+            taken[_real(output)] = task.source
     return tasks
 
 
@@ -128,16 +147,26 @@ def _kind_of(path: Path) -> str | None:
 _real = os.path.realpath  # Path.resolve raises where links go round in a circle
 
 
+def _place(path: Path) -> str:
+    """A name, wherever it leads to: one file may have several, and each gets its image."""
+    return os.path.join(_real(path.parent), path.name)  # noqa: PTH118 a Path would be slower
+
+
 def _single(inputs: list[Path], output: Path | None, image_format: str | None, any_format: bool) -> list[Task] | None:
     """The task whose output is one file; `None` where the output is a folder."""
     if output is None or output.is_dir():
         return None
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if there != output and not there.is_dir():
+        raise ValueError(f"{output} cannot be made, since {there} is no folder; choose another output")
     if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
         return [Task(_existing(inputs[0]), output, image_format or "png", any_format)]
     suffix = output.suffix.lower()
     named = FORMAT_OF_SUFFIX.get(suffix)
     if named is None and suffix in Image.registered_extensions():
         raise ValueError(f"{output} ends in {suffix}; images are written as {', '.join(FORMAT_OF_SUFFIX)}")
+    if named is None and output.exists():
+        raise ValueError(f"{output} is a file, and no image; name a folder")
     if named is None:
         return None
     if len(inputs) > 1 or inputs[0].is_dir():
@@ -157,14 +186,21 @@ def _named(
     """Tasks of what was found, (folder that was searched, file), under short names where no two meet."""
     suffix, ending = FORMATS[image_format].suffixes[0], "" if folder else "_restored"
     places = [(path.parent if folder is None else folder / path.parent.relative_to(root), path) for root, path in found]
-    count = Counter(parent / path.stem for parent, path in places if not _is_shard(path))
+    images = [(parent, path) for parent, path in places if not _is_shard(path)]
+    # What short names and full ones may become: images, and masks where files are repaired.
+    count = Counter(
+        parent / f"{name}{ending}{of}"
+        for parent, path in images
+        for name in {path.stem, path.name}
+        for of in ("", ".mask")
+    )
     tasks = []
     for parent, path in places:
         if _is_shard(path):
             tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
             continue
         target = parent / f"{path.stem}{ending}{suffix}"
-        if count[parent / path.stem] > 1 or target in taken:
+        if count[parent / f"{path.stem}{ending}"] > 1 or target in taken:
             target = parent / f"{path.name}{ending}{suffix}"
         tasks.append(Task(path, target))
     return tasks
@@ -174,27 +210,27 @@ def _made(tasks: Iterable[Task]) -> set[str]:
     """What tasks make in whatever format, masks as well, but for their own sources."""
     made = set()
     for task in tasks:
-        names = [task.target, mask_path(task.target)]
+        names = task.outputs
         names += [] if task.is_shard else [task.target.with_suffix(own.suffixes[0]) for own in FORMATS.values()]
         made |= set(map(_real, names)) - {_real(task.source)}
     return made
 
 
 def _of_other_formats(
-    others: dict[str, tuple[Path, Path]], folder: Path | None, image_format: str, jpegs: list[Task]
+    others: dict[str, Sequence[Path]], folder: Path | None, image_format: str, jpegs: list[Task]
 ) -> list[Task]:
     """Tasks of the images among other files, which are taken out, as are those that earlier runs have made."""
     output = folder and _real(folder)
-    for real, (root, _) in list(others.items()):
-        if output and Path(output) in Path(real).parents:
+    for place, (root, _) in list(others.items()):
+        if output and Path(output) in Path(place).parents:
             if _real(root) == output:
                 raise ValueError(
                     f"{folder} is searched for images of any format and cannot take those that are made of them;"
                     " choose another output"
                 )
-            del others[real]
-    images = [others.pop(real) for real, (_, path) in list(others.items()) if is_other_image(path)]
-    tasks = _named(images, folder, image_format, False, {task.target for task in jpegs})
+            del others[place]
+    images = [others.pop(place) for place, (_, path) in list(others.items()) if is_other_image(path)]
+    tasks = _named(images, folder, image_format, False, {output for task in jpegs for output in task.outputs})
     made = _made([*jpegs, *tasks])
     return [replace(task, any_format=True) for task in tasks if _real(task.source) not in made]
 
@@ -219,7 +255,8 @@ def _find(
 ) -> Iterator[tuple[Path, Path, bool]]:
     """(folder that was searched, file, whether it is named, a shard or like a JPEG), in a fixed order.
 
-    Links to folders are not followed, pipes not read.
+    Links to folders are not followed, pipes not read. What programs keep for themselves is passed over: folders such as
+    `.git`, `.thumbnails` and `@eaDir`, and what a run that was killed was writing.
     """
 
     def fail(error: OSError) -> None:
@@ -234,8 +271,9 @@ def _find(
             parent, below, names = next(os.walk(folders.pop(), onerror=on_error or fail), (item, [], []))
             if recursive:
                 found = (Path(parent, name) for name in sorted(below, reverse=True))
+                found = (path for path in found if path.name != "@eaDir" and not path.name.startswith("."))
                 folders += [path for path in found if not os.path.islink(path)]  # noqa: PTH114 raises where too long
-            for path in (Path(parent, name) for name in sorted(names)):
+            for path in (Path(parent, name) for name in sorted(names) if not TEMPORARY.fullmatch(name)):
                 named = path.suffix.lower() in JPEG_SUFFIXES
                 try:
                     if path.is_file() and not _is_shard(path) and _kind_of(path) != "JPEG":
