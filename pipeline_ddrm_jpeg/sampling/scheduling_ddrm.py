@@ -222,7 +222,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         """Equation 1 of the paper: `sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) noise`, for one timestep or one a sample."""
         alpha = self.alphas_cumprod.to(original_samples.device, original_samples.dtype)[torch.as_tensor(timesteps)]
         alpha = alpha.reshape(-1, *[1] * (original_samples.ndim - 1)) if alpha.ndim else alpha
-        return alpha.sqrt() * original_samples + (1 - alpha).sqrt() * noise
+        return (alpha.sqrt() * original_samples).addcmul_((1 - alpha).sqrt(), noise)
 
     def step(
         self,
