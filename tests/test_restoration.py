@@ -594,7 +594,7 @@ for source in map(Path, sys.argv[2:]):
 
 
 def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, prior_folder, tmp_path):
-    """A float32 state takes 12 bytes a pixel: fewer than six at the peak. (A call that held its arguments made it seven.)"""
+    """A float32 state takes 12 bytes a pixel: under six at the peak. (Arguments that a call held made it seven.)"""
     sizes = [(1000, 1000), (1000, 2400)]  # of smaller ones the peak is that of starting up
     paths = [tmp_path / f"{height}.jpg" for _, height in sizes]
     for path, size in zip(paths, sizes, strict=True):
