@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, ddrm_jpeg, jpeg_bytes, make_unet
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from hub_server import HOME, forget_downloads
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session
 from PIL import Image
 from test_conversion import SMALL
 
@@ -428,6 +428,61 @@ def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a
     pipe.save_pretrained(repo / "waited")
     assert "The card of tester/prior at" in caplog.text
     assert "another prior" in (repo / "waited" / "README.md").read_text()
+
+
+def test_a_prior_that_cannot_be_had_is_told_in_a_sentence_of_its_own(prior_folder, tmp_path, hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prior.pt").touch()
+    for name in ("open", "locked", "gated"):
+        hub.repos[f"tester/{name}"] = {"main": tree(prior_folder)}
+    hub.private, hub.gated = {"tester/locked"}, {"tester/gated"}
+    log_in = "run `hf auth login` or set HF_TOKEN"
+    sentences = {
+        "./models/nope": "there is no such folder; a repo of the Hub is written OWNER/NAME",
+        "prior.pt": "a prior is a folder, and this is a file; `ddrm-jpeg convert` converts checkpoints",
+        "https://huggingface.co/tester": "this is not the page of a model of the Hub; write OWNER/NAME, or a folder",
+        "https://huggingface.co/datasets/tester/open": "this is not the page of a model of the Hub",
+        "https://huggingface.co/tester/open/tree/v1": "this is not the page of a model of the Hub",
+        "models/nope": f"there is no such folder, and no such repo on the Hub, or it is private: then {log_in}",
+        "tester/locked": f"there is no such folder, and no such repo on the Hub, or it is private: then {log_in}",
+        "tester/gated": f"the repo is gated; ask for access on its page {hub.endpoint}/tester/gated, and {log_in}",
+    }
+    for prior, sentence in sentences.items():
+        with pytest.raises(OSError, match=f"^{re.escape(f'{prior}: {sentence}')}"):
+            DDRMJPEGPipeline.from_prior(prior, token=False)
+    with pytest.raises(OSError, match=r"^tester/open: the Hub refuses it \(401: Invalid cred.*\); run `hf auth"):
+        DDRMJPEGPipeline.from_prior("tester/open", token="hf_expired")
+    with pytest.raises(OSError, match=r"^v1 is not a valid git identifier"):
+        DDRMJPEGPipeline.from_prior("tester/open", revision="v1")
+    done = ddrm_jpeg("restore", ROOT / "examples" / "cat.jpg", "-o", tmp_path / "out", "--prior", "tester/gated")
+    assert done.stderr.splitlines()[-1] == f"ddrm-jpeg: --prior tester/gated: {sentences['tester/gated']}"
+    for page in ("https://huggingface.co/tester/locked", "huggingface.co/tester/locked/"):
+        pipe = DDRMJPEGPipeline.from_prior(page)
+        assert pipe.unet.origin.repo_id == "tester/locked"
+
+
+def test_what_is_in_the_cache_loads_offline_and_while_the_hub_is_away(repo, prior_folder, hub, monkeypatch):
+    hub.repos["tester/whole"] = {"main": tree(repo / "repo")}
+    hub.repos["tester/ddpm"] = {"main": tree(prior_folder / "unet") | tree(prior_folder / "scheduler")}
+
+    def load():
+        whole = DDRMJPEGPipeline.from_pretrained("tester/whole")
+        priors = [DDRMJPEGPipeline.from_prior(f"tester/{name}") for name in ("whole", "ddpm")]
+        return [pipe.scheduler.config.eta for pipe in (whole, *priors)]
+
+    there = load()
+    hub.requests.clear()
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert load() == there
+        assert not hub.requests
+        with pytest.raises(OSError, match=r"^tester/other: .* nor is it in the cache; .*`HF_HUB_OFFLINE`"):
+            DDRMJPEGPipeline.from_prior("tester/other")
+    close_session()  # or what is said is that the connection broke
+    with hub.away():
+        assert load() == there
+        with pytest.raises(OSError, match=r"^tester/other: .*the Hub was not asked or not reached \(.*refused\)"):
+            DDRMJPEGPipeline.from_prior("tester/other")
 
 
 @pytest.mark.parametrize(
