@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache
-from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -278,7 +277,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def assemble_space(folder: Path) -> None:
-    """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
+    """Put the web demo into an empty folder: `space/` of this checkout, and the package.
 
     Raises `FileNotFoundError` where there is no `space/`.
     """
@@ -288,9 +287,6 @@ def assemble_space(folder: Path) -> None:
     rubbish = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, folder, ignore=rubbish, dirs_exist_ok=True)
     shutil.copytree(_HERE, folder / _HERE.name, ignore=rubbish)
-    needed = (requirement.partition("; ") for requirement in requires("pipeline-ddrm-jpeg"))
-    lines = [name for name, _, marker in needed if not marker or marker == "extra == 'space'"]
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def check(folder: Path, repo_id: str) -> None:
