@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from inspect import signature
@@ -81,7 +82,7 @@ def test_the_index_names_the_code_and_every_module_is_there(repo):
     here = {name for name in code if not name.startswith("scheduler/")}
     seen = {name: get_relative_imports(repo / "repo" / f"{name}.py") for name in code}
     assert {name.replace("/", ".") for name in here - {"pipeline"}} == set(seen.pop("pipeline"))
-    assert seen.pop("scheduler/scheduling_ddrm") == ["settings"]  # which diffusers loads by itself
+    assert set(seen.pop("scheduler/scheduling_ddrm")) == {"scheduling_ddrm_itself", "settings"}  # loaded by itself
     assert not any(seen.values())  # or diffusers would ask for modules again and again
     assert not [name for name in here if re.match("cli|files$|tasks|shards|restoration|evaluation", name)]
     for folder in {Path(name).parts[0] for name in here if "/" in name}:  # a repo has no __init__.py
@@ -125,7 +126,7 @@ def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_i
         (tmp_path / "package" / f"{name}.py").write_text(text)
     copy_modules(tmp_path / "package", "pipeline", tmp_path / "repo")
     saved = tree(tmp_path / "repo")
-    assert saved.keys() == {f"{name}.py" for name in MADE_UP if name not in ("command", "files/formats")}
+    assert saved.keys() == {f"{name}.py" for name in {*MADE_UP, "pipeline_itself"} - {"command", "files/formats"}}
     copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
     assert tree(tmp_path / "again") == saved
     index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.41.0"}
@@ -162,6 +163,49 @@ restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), image,
     forget_downloads()
     subprocess.run([sys.executable, "-c", code, repo / "again", repo / "a.jpg", repo / "third.png"], check=True)
     assert same(repo / "expected.png", repo / "third.png")
+
+
+def test_versions_of_a_repo_and_a_stranger_s_run_their_own_modules_in_one_process(repo):
+    shutil.copytree(repo / "repo", repo / "new")
+    for folder, version in (("repo", "old"), ("new", "the newer")):
+        for name, code in {
+            "sampling/settings": f"VERSION = {version!r}",
+            "sampling/scheduling_ddrm": "from . import settings\nDDRMScheduler.version = lambda _: settings.VERSION",
+            "pipeline_itself": "from . sampling.settings import VERSION\nDDRMJPEGPipeline.version = lambda _: VERSION",
+        }.items():
+            with open(repo / folder / f"{name}.py", "a") as file:
+                file.write(f"\n{code}\n")
+    shutil.copytree(repo / "repo" / "unet", repo / "theirs" / "unet")
+    index = {
+        "_class_name": ["pipeline", "Theirs"],
+        "_diffusers_version": "0.41.0",
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    (repo / "theirs" / "model_index.json").write_text(json.dumps(index))
+    for name in ("settings", "priors"):
+        (repo / "theirs" / f"{name}.py").write_text("THEIRS = 'theirs'")
+    (repo / "theirs" / "pipeline.py").write_text("""
+from diffusers import DiffusionPipeline
+from .settings import THEIRS
+from .priors import THEIRS
+
+class Theirs(DiffusionPipeline):
+    def __init__(self, unet):
+        super().__init__()
+        self.register_modules(unet=unet)
+""")
+    code = """
+theirs, *ours, image, first, second = sys.argv[1:]
+DiffusionPipeline.from_pretrained(theirs, trust_remote_code=True)
+pipes = [DiffusionPipeline.from_pretrained(folder, trust_remote_code=True) for folder in ours]
+for pipe, output in zip(pipes, (first, second)):
+    print(pipe.version(), pipe.scheduler.version(), sep=", ")
+    restore(pipe, image, output)
+"""
+    names = ("theirs", "repo", "new", "a.jpg", "first.png", "second.png")
+    assert stranger(code, *(repo / name for name in names)).stdout == "old, old\nthe newer, the newer\n"
+    assert same(repo / "expected.png", repo / "first.png")
+    assert same(repo / "expected.png", repo / "second.png")
 
 
 def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_process(repo, hub):
