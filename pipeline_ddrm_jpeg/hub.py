@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache
-from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,9 +29,25 @@ from .priors import EMBEDDED, SCHEDULERS, Origin, origin_of
 
 _HERE = Path(__file__).parent
 # diffusers copies what a module names in lines like "from .module import", folder.module at most, and follows them in
-# what it copies, with one request for each way that leads to a module. So in a repo `pipeline.py`, which it loads for
+# what it copies, with one request for each way that leads to a module. So in a repo what it loads, `pipeline.py` for
 # both forms of the pipeline, ends with a list of all modules, and a space behind the first dot, which is nothing to
-# Python, hides every other import.
+# Python, hides every other import. It copies into one package for all repos and loads into a module that is there, so
+# what it loads begins anew, and imports a module of its own: an object that was loaded before keeps what it had.
+_LOADED = '''"""What diffusers loads of this repo."""
+
+import importlib
+import sys
+
+# Modules of the same names go that another repo, or another version of this one, has left in the same package.
+_package = importlib.import_module(__package__)
+for _name in """
+{names}
+""".split():
+    sys.modules.pop(f"{{__package__}}.{{_name}}", None)
+    vars(_package).pop(_name, None)
+
+from . {module} import *  # noqa: E402, F403
+'''
 _LIST = "\n\n# What diffusers copies beside this module. It looks for such lines and does not run them.\nif False:\n"
 _MODULAR = "from .modular_blocks import DDRMJPEGBlocks  # the modular form\n"
 _RELATIVE_IMPORT = re.compile(r"^(\s*from \.)(?=[\w.])", re.MULTILINE)
@@ -144,13 +159,15 @@ def _add_code(folder: Path) -> None:
 
 def copy_modules(package: Path, module: str, folder: Path, end: str = "") -> None:
     """A module that diffusers will load, and all that it needs, in the form that diffusers takes."""
-    names = needed(package, module)
-    for name in names:
-        text = (package / f"{name}.py").read_text("utf-8").partition(_LIST)[0]  # in a repo there is a list already
-        text = _RELATIVE_IMPORT.sub(r"\1 ", text)
-        if name == module and len(names) > 1:
-            others = (other.replace("/", ".") for other in names if other != module)
-            text += _LIST + "".join(f"    from .{other} import *\n" for other in others) + end
+    texts = {name: (package / f"{name}.py").read_text("utf-8") for name in needed(package, module)}
+    if _LIST not in texts[module]:  # as in a repo
+        texts = {name: _RELATIVE_IMPORT.sub(r"\1 ", text) for name, text in texts.items()}
+        texts[f"{module}_itself"] = texts.pop(module)
+        names = sorted(name.replace("/", ".") for name in texts)
+        names_of_folders = sorted({name.partition(".")[0] for name in names if "." in name})
+        texts[module] = _LOADED.format(names="\n".join([*names, *names_of_folders]), module=f"{module}_itself")
+        texts[module] += _LIST + "".join(f"    from .{name} import *\n" for name in names) + end
+    for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.py").write_text(text, "utf-8")
 
@@ -278,7 +295,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def assemble_space(folder: Path) -> None:
-    """Put the web demo into an empty folder: `space/` of this checkout, and the package, so that it needs no release.
+    """Put the web demo into an empty folder: `space/` of this checkout, and the package.
 
     Raises `FileNotFoundError` where there is no `space/`.
     """
@@ -288,9 +305,6 @@ def assemble_space(folder: Path) -> None:
     rubbish = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, folder, ignore=rubbish, dirs_exist_ok=True)
     shutil.copytree(_HERE, folder / _HERE.name, ignore=rubbish)
-    needed = (requirement.partition("; ") for requirement in requires("pipeline-ddrm-jpeg"))
-    lines = [name for name, _, marker in needed if not marker or marker == "extra == 'space'"]
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def check(folder: Path, repo_id: str) -> None:

@@ -93,7 +93,7 @@ class DDRMJPEGPipeline(PublishedPipeline, TiledPipeline, DiffusionPipeline):
         """The pipeline with the UNet and the noise schedule of a folder or Hub repo in the layout of a pipeline.
 
         Args:
-            prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
+            prior: a folder, or the id or page of a Hub repo (which is downloaded), with `unet/` and `scheduler/`.
             dtype: what the network computes in; `"auto"`: see `fastest_dtype`. The sampler itself stays in float32.
             **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 

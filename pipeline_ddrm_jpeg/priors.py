@@ -11,8 +11,17 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi, RepoUrl, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from .sampling.scheduling_ddrm import DDRMScheduler
 from .sampling.scheduling_pigdm import PiGDMScheduler
@@ -90,8 +99,9 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
     """UNet, noise schedule and denoiser's error of a folder or Hub repo, as arguments of the pipeline.
 
     Args:
-        prior: a folder, or the id of a Hub repo (which is downloaded), with `unet/` and `scheduler/` as a pipeline has
-            them, or everything at the root as the first DDPM repos have it. The error is in `model_index.json`.
+        prior: a folder, or the id or page of a Hub repo (which is downloaded), with `unet/` and `scheduler/` as a
+            pipeline has them, or everything at the root as the first DDPM repos have it. The error is in
+            `model_index.json`.
         dtype: what the network computes in: see `as_dtype`.
         **kwargs: passed on to `from_pretrained` of the two: `revision`, `token`, `cache_dir`, ...
 
@@ -102,15 +112,17 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
     if "subfolder" in kwargs:
         raise ValueError(f"{prior}: a prior is a whole repo, whose unet/ and scheduler/ are read; leave subfolder out")
     kwargs["dtype"] = as_dtype(dtype)
+    prior = _named(prior)
     try:
         unet = _load_unet(prior, subfolder="unet", **kwargs)
         config = _config(DDRMScheduler, prior, subfolder="scheduler", **kwargs)
     except OSError as error:
+        told = _reason(prior, error)
         try:  # everything at the root
             unet = _load_unet(prior, **kwargs)
             config = _config(DDRMScheduler, prior, **kwargs)
         except OSError as at_the_root:
-            raise (at_the_root if isinstance(at_the_root, PriorError) else error) from None
+            raise (at_the_root if isinstance(at_the_root, PriorError) else told) from None
     unet.origin = find_origin(prior, **kwargs)
     try:
         error = _config(DiffusionPipeline, prior, **kwargs).get("denoiser_error")
@@ -126,6 +138,51 @@ def load_prior(prior: str | os.PathLike, dtype: torch.dtype | str = "auto", **kw
 
 class PriorError(OSError):
     """What is there is no prior; nothing else needs to be looked for."""
+
+
+def _named(prior: str | os.PathLike) -> str | os.PathLike:
+    """A folder that is there, or what may be the id of a Hub repo; of a repo's page that is in its address."""
+    name = str(prior)
+    if Path(prior).is_dir():
+        return prior
+    if Path(prior).exists():
+        raise PriorError(f"{prior}: a prior is a folder, and this is a file; `ddrm-jpeg convert` converts checkpoints")
+    if "://" in name or name.startswith("huggingface.co/"):
+        try:
+            page = RepoUrl(name)
+        except ValueError:
+            page = None
+        if page and page.repo_type == "model" and name.removesuffix("/").endswith(page.repo_id):
+            return page.repo_id
+        raise PriorError(f"{prior}: this is not the page of a model of the Hub; write OWNER/NAME, or a folder")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise PriorError(f"{prior}: there is no such folder; a repo of the Hub is written OWNER/NAME") from None
+    return name
+
+
+_LOG_IN = "run `hf auth login` or set HF_TOKEN"
+
+
+def _reason(prior: str | os.PathLike, error: OSError) -> OSError:
+    """The error of diffusers about a part of a prior, or the reason the Hub gave for it, which diffusers leaves out."""
+    match error.__context__:
+        case GatedRepoError():
+            reason = f"the repo is gated; ask for access on its page {HfApi().endpoint}/{prior}, and {_LOG_IN}"
+        case RepositoryNotFoundError():
+            reason = f"there is no such folder, and no such repo on the Hub, or it is private: then {_LOG_IN}"
+        case LocalEntryNotFoundError() as missing:
+            why = str(missing.__cause__ or "local_files_only").partition("\n")[0]
+            reason = f"there is no such folder, nor is it in the cache; the Hub was not asked or not reached ({why})"
+        case RevisionNotFoundError() | EntryNotFoundError():
+            return error
+        case HfHubHTTPError() as refused:
+            reason = f"the Hub refuses it ({refused.response.status_code}: {refused.server_message})"
+            reason += f"; {_LOG_IN}" * (refused.response.status_code in (401, 403))
+        case _:
+            return error
+    return PriorError(f"{prior}: {reason}")
 
 
 @contextmanager

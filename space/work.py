@@ -195,16 +195,12 @@ def _preview(x: torch.Tensor, source: Any) -> Image.Image:
     return Image.fromarray(upright(pixels, getattr(source, "orientation", 1)).copy())
 
 
-if spaces is not None:
-    run = spaces.GPU(duration=int(MAX_SECONDS))(run)
-
-
 # --- How long it takes ---
 
 _pace = math.inf  # seconds for a pixel and an evaluation of the prior, at the fastest that a restoration here has been
 
 
-def restored_size(source: JPEGFile | DecodedJPEG) -> tuple[int, int]:
+def restored_size(source: JPEGFile | DecodedJPEG | Image.Image) -> tuple[int, int]:
     """Width and height of what is restored of a source: of a screenshot the part that was a JPEG."""
     height, width = source.part.shape[:2] if isinstance(source, DecodedJPEG) else (source.height, source.width)
     return width, height
@@ -221,6 +217,22 @@ def evaluated_pixels(settings: Settings, width: int, height: int) -> int:
 def estimate(settings: Settings, width: int, height: int) -> float | None:
     """Seconds that a restoration takes when no other runs; `None` where nothing has been measured yet."""
     return None if _pace == math.inf else _pace * evaluated_pixels(settings, width, height)
+
+
+def lease(source: Any, operator: Any, settings: Settings, *_: Any) -> int:
+    """Seconds to ask ZeroGPU for, with the arguments of `run`: who has less left of a quota is refused."""
+    expected = estimate(settings, *restored_size(source))
+    return _UNKNOWN if expected is None else math.ceil(min(_STARTING + _RESERVE * expected, _LONGEST))
+
+
+_UNKNOWN = 60  # seconds, what ZeroGPU gives where nothing is asked for
+_STARTING = 10  # seconds
+_RESERVE = 2  # times what is expected, which is the fastest so far
+_LONGEST = 120  # seconds; visitors without an account may ask for no more
+
+if spaces is not None:
+    MAX_SECONDS = min(MAX_SECONDS, _LONGEST - _STARTING)
+    run = spaces.GPU(duration=lease)(run)
 
 
 # What a visitor is shown meanwhile, as `presentation.results` would have it, and what comes of it.

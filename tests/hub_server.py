@@ -39,7 +39,8 @@ class Hub(ThreadingHTTPServer):
     """The server, its repos (`id -> branch -> {path: bytes}`) and the large objects on their way in.
 
     Ids of Spaces begin with `spaces/`. Whoever has a token is `tester`, and may write to `tester/...` only. A `silent`
-    server takes requests and never answers.
+    server takes requests and never answers. Files of `private` repos are for those who have a token, of `gated` ones
+    for nobody.
     """
 
     daemon_threads = True
@@ -53,6 +54,7 @@ class Hub(ThreadingHTTPServer):
         """Forget everything."""
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.private: set[str] = set()
+        self.gated: set[str] = set()
         self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -197,6 +199,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "write"}}})
         match = API.match(path) or RESOLVE.match(path)
         key = match and (match["kind"] or "").replace("models/", "") + match["id"]
+        if key in self.server.private and "Authorization" not in self.headers:
+            return self.refuse(401, "RepoNotFound", "Invalid username or password.")
+        if key in self.server.gated:
+            return self.refuse(403, "GatedRepo", f"Access to model {key} is restricted")
+        if self.headers.get("Authorization") == "Bearer hf_expired":
+            return self.refuse(401, "", "Invalid credentials in Authorization header")
         if key not in self.server.repos:
             return self.refuse(404, "RepoNotFound")
         files = self.server.files(key, match["rev"] or "main")

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from inspect import signature
@@ -16,7 +17,7 @@ import torch
 from conftest import ROOT, ddrm_jpeg, jpeg_bytes, make_unet
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from hub_server import HOME, forget_downloads
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session
 from PIL import Image
 from test_conversion import SMALL
 
@@ -81,7 +82,7 @@ def test_the_index_names_the_code_and_every_module_is_there(repo):
     here = {name for name in code if not name.startswith("scheduler/")}
     seen = {name: get_relative_imports(repo / "repo" / f"{name}.py") for name in code}
     assert {name.replace("/", ".") for name in here - {"pipeline"}} == set(seen.pop("pipeline"))
-    assert seen.pop("scheduler/scheduling_ddrm") == ["settings"]  # which diffusers loads by itself
+    assert set(seen.pop("scheduler/scheduling_ddrm")) == {"scheduling_ddrm_itself", "settings"}  # loaded by itself
     assert not any(seen.values())  # or diffusers would ask for modules again and again
     assert not [name for name in here if re.match("cli|files$|tasks|shards|restoration|evaluation", name)]
     for folder in {Path(name).parts[0] for name in here if "/" in name}:  # a repo has no __init__.py
@@ -125,7 +126,7 @@ def test_modules_in_folders_are_found_and_loaded_wherever_and_however_they_are_i
         (tmp_path / "package" / f"{name}.py").write_text(text)
     copy_modules(tmp_path / "package", "pipeline", tmp_path / "repo")
     saved = tree(tmp_path / "repo")
-    assert saved.keys() == {f"{name}.py" for name in MADE_UP if name not in ("command", "files/formats")}
+    assert saved.keys() == {f"{name}.py" for name in {*MADE_UP, "pipeline_itself"} - {"command", "files/formats"}}
     copy_modules(tmp_path / "repo", "pipeline", tmp_path / "again")
     assert tree(tmp_path / "again") == saved
     index = {"_class_name": ["pipeline", "MadeUp"], "_diffusers_version": "0.41.0"}
@@ -162,6 +163,49 @@ restore(DiffusionPipeline.from_pretrained(again, trust_remote_code=True), image,
     forget_downloads()
     subprocess.run([sys.executable, "-c", code, repo / "again", repo / "a.jpg", repo / "third.png"], check=True)
     assert same(repo / "expected.png", repo / "third.png")
+
+
+def test_versions_of_a_repo_and_a_stranger_s_run_their_own_modules_in_one_process(repo):
+    shutil.copytree(repo / "repo", repo / "new")
+    for folder, version in (("repo", "old"), ("new", "the newer")):
+        for name, code in {
+            "sampling/settings": f"VERSION = {version!r}",
+            "sampling/scheduling_ddrm": "from . import settings\nDDRMScheduler.version = lambda _: settings.VERSION",
+            "pipeline_itself": "from . sampling.settings import VERSION\nDDRMJPEGPipeline.version = lambda _: VERSION",
+        }.items():
+            with open(repo / folder / f"{name}.py", "a") as file:
+                file.write(f"\n{code}\n")
+    shutil.copytree(repo / "repo" / "unet", repo / "theirs" / "unet")
+    index = {
+        "_class_name": ["pipeline", "Theirs"],
+        "_diffusers_version": "0.41.0",
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    (repo / "theirs" / "model_index.json").write_text(json.dumps(index))
+    for name in ("settings", "priors"):
+        (repo / "theirs" / f"{name}.py").write_text("THEIRS = 'theirs'")
+    (repo / "theirs" / "pipeline.py").write_text("""
+from diffusers import DiffusionPipeline
+from .settings import THEIRS
+from .priors import THEIRS
+
+class Theirs(DiffusionPipeline):
+    def __init__(self, unet):
+        super().__init__()
+        self.register_modules(unet=unet)
+""")
+    code = """
+theirs, *ours, image, first, second = sys.argv[1:]
+DiffusionPipeline.from_pretrained(theirs, trust_remote_code=True)
+pipes = [DiffusionPipeline.from_pretrained(folder, trust_remote_code=True) for folder in ours]
+for pipe, output in zip(pipes, (first, second)):
+    print(pipe.version(), pipe.scheduler.version(), sep=", ")
+    restore(pipe, image, output)
+"""
+    names = ("theirs", "repo", "new", "a.jpg", "first.png", "second.png")
+    assert stranger(code, *(repo / name for name in names)).stdout == "old, old\nthe newer, the newer\n"
+    assert same(repo / "expected.png", repo / "first.png")
+    assert same(repo / "expected.png", repo / "second.png")
 
 
 def test_loads_repos_samplers_variants_placements_and_overrides_live_in_one_process(repo, hub):
@@ -428,6 +472,61 @@ def test_saving_asks_nothing_that_is_cached_or_forbidden_and_does_not_wait_for_a
     pipe.save_pretrained(repo / "waited")
     assert "The card of tester/prior at" in caplog.text
     assert "another prior" in (repo / "waited" / "README.md").read_text()
+
+
+def test_a_prior_that_cannot_be_had_is_told_in_a_sentence_of_its_own(prior_folder, tmp_path, hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prior.pt").touch()
+    for name in ("open", "locked", "gated"):
+        hub.repos[f"tester/{name}"] = {"main": tree(prior_folder)}
+    hub.private, hub.gated = {"tester/locked"}, {"tester/gated"}
+    log_in = "run `hf auth login` or set HF_TOKEN"
+    sentences = {
+        "./models/nope": "there is no such folder; a repo of the Hub is written OWNER/NAME",
+        "prior.pt": "a prior is a folder, and this is a file; `ddrm-jpeg convert` converts checkpoints",
+        "https://huggingface.co/tester": "this is not the page of a model of the Hub; write OWNER/NAME, or a folder",
+        "https://huggingface.co/datasets/tester/open": "this is not the page of a model of the Hub",
+        "https://huggingface.co/tester/open/tree/v1": "this is not the page of a model of the Hub",
+        "models/nope": f"there is no such folder, and no such repo on the Hub, or it is private: then {log_in}",
+        "tester/locked": f"there is no such folder, and no such repo on the Hub, or it is private: then {log_in}",
+        "tester/gated": f"the repo is gated; ask for access on its page {hub.endpoint}/tester/gated, and {log_in}",
+    }
+    for prior, sentence in sentences.items():
+        with pytest.raises(OSError, match=f"^{re.escape(f'{prior}: {sentence}')}"):
+            DDRMJPEGPipeline.from_prior(prior, token=False)
+    with pytest.raises(OSError, match=r"^tester/open: the Hub refuses it \(401: Invalid cred.*\); run `hf auth"):
+        DDRMJPEGPipeline.from_prior("tester/open", token="hf_expired")
+    with pytest.raises(OSError, match=r"^v1 is not a valid git identifier"):
+        DDRMJPEGPipeline.from_prior("tester/open", revision="v1")
+    done = ddrm_jpeg("restore", ROOT / "examples" / "cat.jpg", "-o", tmp_path / "out", "--prior", "tester/gated")
+    assert done.stderr.splitlines()[-1] == f"ddrm-jpeg: --prior tester/gated: {sentences['tester/gated']}"
+    for page in ("https://huggingface.co/tester/locked", "huggingface.co/tester/locked/"):
+        pipe = DDRMJPEGPipeline.from_prior(page)
+        assert pipe.unet.origin.repo_id == "tester/locked"
+
+
+def test_what_is_in_the_cache_loads_offline_and_while_the_hub_is_away(repo, prior_folder, hub, monkeypatch):
+    hub.repos["tester/whole"] = {"main": tree(repo / "repo")}
+    hub.repos["tester/ddpm"] = {"main": tree(prior_folder / "unet") | tree(prior_folder / "scheduler")}
+
+    def load():
+        whole = DDRMJPEGPipeline.from_pretrained("tester/whole")
+        priors = [DDRMJPEGPipeline.from_prior(f"tester/{name}") for name in ("whole", "ddpm")]
+        return [pipe.scheduler.config.eta for pipe in (whole, *priors)]
+
+    there = load()
+    hub.requests.clear()
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert load() == there
+        assert not hub.requests
+        with pytest.raises(OSError, match=r"^tester/other: .* nor is it in the cache; .*`HF_HUB_OFFLINE`"):
+            DDRMJPEGPipeline.from_prior("tester/other")
+    close_session()  # or what is said is that the connection broke
+    with hub.away():
+        assert load() == there
+        with pytest.raises(OSError, match=r"^tester/other: .*the Hub was not asked or not reached \(.*refused\)"):
+            DDRMJPEGPipeline.from_prior("tester/other")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import io
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jpeglib
 import numpy as np
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError, observe
+from pipeline_ddrm_jpeg import JPEGDamageError, JPEGFile, JPEGFileError, observe
 from pipeline_ddrm_jpeg.jpeg import reader as jpeg_reader
 
 
@@ -438,6 +440,60 @@ def test_a_server_of_readers_that_is_killed_costs_no_file(photo, no_servers):
     psutil.Process(jpeg_reader._idle[0].process.pid).kill()
     assert JPEGFile.open(data).width == photo.width
     assert JPEGFile.open(data).width == photo.width
+
+
+@served
+def test_what_a_reader_left_whose_server_has_ended_is_not_taken_for_coefficients(photo, no_servers):
+    jpeg = JPEGFile.open(jpeg_bytes(photo.resize((32, 32))))
+    psutil.Process(jpeg_reader._idle[0].process.pid).kill()
+    shapes = [plane.shape[:2] for plane in jpeg.coefficients]
+    with jpeg_reader._unnamed_file() as stream, jpeg_reader._unnamed_file() as planes:
+        stream.write(jpeg.bare)
+        stream.seek(0)
+        os.write(planes.fileno(), bytes(2**16))
+        status, _ = jpeg_reader._run_reader(stream, planes, ",".join(f"{rows}x{columns}" for rows, columns in shapes))
+        planes.seek(0)
+        assert (status, planes.read()) == (0, b"".join(plane.tobytes() for plane in jpeg.coefficients))
+
+
+@served
+def test_where_nobody_is_told_how_children_end_files_are_read_and_damage_is_found(photo, no_servers, monkeypatch):
+    whole = jpeg_bytes(photo, quality=20)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for can_serve in (True, False):
+            monkeypatch.setattr(jpeg_reader, "_CAN_SERVE", can_serve)
+            assert JPEGFile.open(whole).quality_factor == 20
+            with pytest.raises(JPEGDamageError):
+                JPEGFile.open(whole[:-1000])
+            assert len(jpeg_reader._idle) == 1, "which ends when there is nothing more to answer"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_inside_an_application_its_environment_s_python_reads_and_the_application_is_not_started(
+    photo, no_servers, tmp_path, monkeypatch
+):
+    data, started = jpeg_bytes(photo.resize((32, 24)), quality=20), tmp_path / "started"
+    application = tmp_path / "application-with-python3"
+    application.write_text(f"#!/bin/sh\ntouch {started}\n")
+    application.chmod(0o755)
+    python = jpeg_reader._command()
+    for executable in ("", None, str(tmp_path / "python"), str(application)):
+        monkeypatch.setattr(sys, "executable", executable)
+        assert Path(jpeg_reader._command()[0]).samefile(python[0])
+    assert JPEGFile.open(data).quality_factor == 20
+    jpeg_reader._stop_servers()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(JPEGFileError, match=f"there is none to start: sys.executable is '{application}'"):
+        JPEGFile.open(data)
+    assert not started.exists()
+
+    application.rename(tmp_path / "python")  # by its name alone it is one
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(JPEGFileError, match="the process that reads its coefficients did not start") as raised:
+        JPEGFile.open(data)
+    assert not isinstance(raised.value, JPEGDamageError)
 
 
 @served

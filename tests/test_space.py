@@ -24,7 +24,9 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import processes
 import pytest
+import tomllib
 import torch
 from conftest import ROOT, jpeg_bytes, save_odd_pictures
 from huggingface_hub import SpaceCard
@@ -60,7 +62,11 @@ def test_the_front_matter_names_what_is_installed_and_what_is_there() -> None:
     assert f"gradio=={card.sdk_version}\n" in (ROOT / "constraints.txt").read_text()
     assert (SPACE / card.app_file).is_file()
     assert len(card.short_description) <= 60  # the Hub refuses a longer one
-    assert "pipeline-ddrm-jpeg[space]" in (SPACE / "requirements.txt").read_text().split()
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (SPACE / "requirements.txt").read_text().splitlines() == [
+        *needed["dependencies"],
+        *needed["optional-dependencies"]["space"],
+    ]
 
 
 def test_the_examples_are_pictures_and_the_page_names_each() -> None:
@@ -909,6 +915,32 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     with pytest.raises(gradio.Error, match=r"This would take about \d+ s; the limit of this server is"):
         list(work.timed_run(*arguments, size))
     assert len(calls) == 7
+
+
+ZERO_GPU = """
+import math, os, sys, types
+
+space, os.environ["DDRM_JPEG_PRIOR"], picture = sys.argv[1:]
+sys.path.insert(0, space)
+sys.modules["spaces"] = spaces = types.ModuleType("spaces")
+spaces.GPU = lambda duration: lambda work: setattr(spaces, "duration", duration) or work
+import work
+from PIL import Image
+from pipeline_ddrm_jpeg import PRESETS, JPEGFile
+
+for source in (JPEGFile.open(picture), Image.open(picture)):
+    for expected in (math.inf, 1e-3, 20, 1000):
+        work._pace = expected / work.evaluated_pixels(PRESETS["best"], *work.restored_size(source))
+        print(spaces.duration(source, None, PRESETS["best"], 0, None, None), end=" ")
+print(work.MAX_SECONDS)
+"""
+
+
+@browser_test
+def test_zerogpu_is_asked_for_about_what_a_restoration_takes(jpeg, prior_folder, tmp_path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    done = processes.run(ZERO_GPU, SPACE, prior_folder, tmp_path / "a.jpg")
+    assert done.stdout.split() == 2 * ["60", "11", "50", "120"] + ["110"], done.stderr
 
 
 @browser_test

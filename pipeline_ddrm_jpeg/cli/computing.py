@@ -71,7 +71,7 @@ def load(prior: str | None, dtype: str, device: Any = None, sampler: str | None 
     try:
         pipe = DDRMJPEGPipeline.from_prior(prior or EMBEDDED, dtype=dtype)
     except (OSError, ValueError) as error:
-        fail(f"--prior {prior or 'embedded'}: {str(error).splitlines()[0]}")
+        fail(f"--prior {prior or 'embedded'}: {' '.join(str(error).removeprefix(f'{prior}: ').split())}")
     if sampler is not None:
         pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
     return pipe if device is None else pipe.to(device)

@@ -34,8 +34,10 @@ _READER_MEMORY = 96 * 2**20  # bytes of the reader process, beyond what grows wi
 _READER_SECONDS = 30  # of processor time, likewise; a second for each megabyte comes on top
 _READ_TIMEOUT = 120  # seconds; a whole 180-megapixel file takes a few
 _MOST_IDLE = 2  # servers that wait for another file
+_READING = "reading"  # what a reader says when it begins: what goes wrong before that is not the file's fault
 _UNWRITTEN = re.compile(r"^not written: (.*)$", re.MULTILINE)  # what a reader says of its own output
 _CAN_SERVE = hasattr(os, "fork") and hasattr(socket, "send_fds")
+_PYTHON = re.compile(r"(python|pypy)w?[\d.]*(t|d|-\w+)?(\.exe)?", re.IGNORECASE)  # what an interpreter's file is called
 
 
 def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], bool]:
@@ -43,7 +45,7 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
 
     `parts` are the file without application markers: the library overruns an array after 50 of them. Raises
     `JPEGDamageError` where the library warns of damage, gives up or crashes, `JPEGFileError` where it takes too long,
-    or the system has no room for them.
+    the system has no room for them, or no process can be started that reads them.
     """
     if importlib.util.find_spec("jpeglib") is None:
         raise ImportError("reading JPEG coefficients needs the package jpeglib: pip install jpeglib")
@@ -59,9 +61,14 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
             status, messages = _run_reader(stream, output, geometry)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise JPEGFileError(f"reading its coefficients took more than {_READ_TIMEOUT} seconds") from None
+        except OSError as error:  # `ulimit -u`
+            raise _not_started(str(error)) from None
+        lines = messages.splitlines()
+        if _READING not in lines:
+            raise _not_started(messages.strip().rpartition("\n")[2] or f"{_command()[0]} gave status {status}")
         if unwritten := _UNWRITTEN.search(messages):
             raise _no_room(unwritten[1])
-        damage = [line for line in messages.strip().splitlines() if not _HARMLESS_WARNING.search(line)]
+        damage = [line for line in lines if line not in ("", _READING) and not _HARMLESS_WARNING.search(line)]
         if status or damage:
             reason = damage[0] if damage else f"the reader stopped with status {status}"
             raise JPEGDamageError(f"damaged or truncated: {reason}")
@@ -69,12 +76,18 @@ def read_coefficients(parts: Iterable[bytes], shapes: Sequence[tuple[int, int]])
         values = np.fromfile(output, dtype=np.int16)
 
     ends = np.cumsum([64 * rows * columns for rows, columns in shapes])
+    if len(values) != ends[-1]:  # a crash, where SIGCHLD is ignored and nobody is told of it
+        raise JPEGDamageError("damaged or truncated: the reader stopped before its end")
     planes = zip(np.split(values, ends[:-1]), shapes, strict=True)
     return [plane.reshape(*shape, 8, 8) for plane, shape in planes], bool(_SURPLUS_WARNING.search(messages))
 
 
 def _no_room(reason: str) -> JPEGFileError:
     return JPEGFileError(f"there is no room for its coefficients: {reason} (a limit such as ulimit -f, or a full disk)")
+
+
+def _not_started(reason: str) -> JPEGFileError:
+    return JPEGFileError(f"the process that reads its coefficients did not start: {reason}")
 
 
 def _unnamed_file() -> IO[bytes]:
@@ -89,11 +102,12 @@ class _Server:
     """A process that forks one of its own for each file."""
 
     def __init__(self) -> None:
+        command = [*_command(), "serve"]
         self.connection, theirs = socket.socketpair()
         self.connection.settimeout(_READ_TIMEOUT)
         with theirs:
             self.process = subprocess.Popen(
-                [*_COMMAND, "serve"],
+                command,
                 env=_environment(),
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
@@ -117,8 +131,24 @@ class _Server:
         self.process.wait()
 
 
-_COMMAND = [sys.executable, "-W", "ignore", __file__]
 _idle: list[_Server] = []
+
+
+def _command() -> list[str]:
+    """How to start this file: by `sys.executable`, or the same Python in the environment that is in use.
+
+    Inside an application (uWSGI, a frozen one) `sys.executable` may be empty, or be that application, which must not be
+    started a second time.
+    """
+    name = "python{}.{}".format(*sys.version_info)
+    beside = (Path(sys.prefix, place) for place in (f"bin/{name}", "python.exe", "Scripts/python.exe"))
+    for path in (Path(sys.executable or ""), *beside):
+        if _PYTHON.fullmatch(path.name) and path.is_file():
+            return [str(path), "-W", "ignore", __file__]
+    raise JPEGFileError(
+        f"its coefficients are read in another process of Python, and there is none to start: sys.executable is"
+        f" {sys.executable!r}, and {sys.prefix} has no {name}; set sys.executable to a {name} that has jpeglib"
+    )
 
 
 def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[int, str]:
@@ -126,11 +156,13 @@ def _run_reader(stream: IO[bytes], planes: IO[bytes], geometry: str) -> tuple[in
     with _unnamed_file() as errors:
         status = _serve_reader((stream, planes, errors), geometry) if _CAN_SERVE else None
         if status is None:
+            for written in (planes, errors):  # by a reader whose server has ended
+                written.seek(0)
+                written.truncate()
             stream.seek(0)
-            planes.truncate(0)
             streams = {"stdin": stream, "stdout": planes, "stderr": errors}
             status = subprocess.run(
-                [*_COMMAND, geometry], env=_environment(), timeout=_READ_TIMEOUT, **streams
+                [*_command(), geometry], env=_environment(), timeout=_READ_TIMEOUT, **streams
             ).returncode
         errors.seek(0)
         return status, errors.read().decode(errors="replace")
@@ -175,6 +207,7 @@ def _server_process() -> None:
     """Entry point of a server: requests of `_Server.read` at its standard input, until that is closed."""
     import jpeglib._bind  # noqa: F401 what the readers need
 
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it, as those may who start us, learns no status
     connection = socket.socket(fileno=os.dup(0))
     while True:
         geometry, files, _, _ = socket.recv_fds(connection, 256, 3)
@@ -202,10 +235,11 @@ def _server_process() -> None:
 def _reader_process(geometry: str) -> None:
     """Entry point of the separate process: a stripped stream at its standard input, raw int16 planes to its output."""
     shapes = [tuple(int(n) for n in shape.split("x")) for shape in geometry.split(",")]
-    _limit_resources(os.fstat(0).st_size, sum(64 * rows * columns for rows, columns in shapes))
     import jpeglib
     from jpeglib._bind import CJpegLib  # what jpeglib.read_dct calls for a copy of the file that it makes on disk
 
+    os.write(2, f"{_READING}\n".encode())
+    _limit_resources(os.fstat(0).st_size, sum(64 * rows * columns for rows, columns in shapes))
     jpeglib.version.set("turbo210")
     planes = [np.zeros((rows, columns, 64), dtype=np.int16) for rows, columns in shapes]
     pointers = [plane.ctypes.data_as(ctypes.c_void_p) for plane in planes]
