@@ -594,7 +594,7 @@ for source in map(Path, sys.argv[2:]):
 
 
 def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, prior_folder, tmp_path):
-    """A float32 state takes 12 bytes a pixel: under six at the peak. (Arguments that a call held made it seven.)"""
+    """A float32 state takes 12 bytes a pixel: fewer than seven at the peak. (Masked planes once made it ten.)"""
     sizes = [(1000, 1000), (1000, 2400)]  # of smaller ones the peak is that of starting up
     paths = [tmp_path / f"{height}.jpg" for _, height in sizes]
     for path, size in zip(paths, sizes, strict=True):
@@ -604,7 +604,7 @@ def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, prior_folder
     peaks = [*map(int, done.stdout.split())]
     pixels = [width * height for width, height in sizes]
     growth = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
-    assert growth < 70, growth
+    assert growth < 80, growth
 
 
 def chroma(picture: Image.Image) -> np.ndarray:
