@@ -275,7 +275,7 @@ def _is_as_stored(unet: torch.nn.Module, source: Path) -> bool:
     found = []
     for path in (source / "unet").glob("*.safetensors"):
         with safe_open(path, "pt") as stored:
-            found += [stored.get_tensor(name) for name in stored.keys() if name == "conv_out.weight"]  # noqa: SIM118
+            found += [stored.get_tensor(name) for name in stored.keys() if name == "conv_out.weight"]  # noqa: SIM118 not iterable
     return any(torch.equal(one.to(weight.dtype), weight.cpu()) for one in found)
 
 
