@@ -76,6 +76,8 @@ class DDRMJPEGInputStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
+        if isinstance(block_state.file, (list, tuple)):
+            raise TypeError("blocks restore one file a call: give them one by one, or use DDRMJPEGPipeline")
         block_state.observation = observe(
             block_state.file,
             block_state.operator,
@@ -116,6 +118,8 @@ class DDRMJPEGStartStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
+        if components.unet is None or components.scheduler is None:
+            raise ValueError("unet or scheduler is not loaded: call load_components()")
         unet, seen, device = components.unet, block_state.observation, components._execution_device
         check_choice("output_type", block_state.output_type, OUTPUT_TYPES)
         single = {name: block_state[name] for name in ABOUT if block_state[name] is not None}

@@ -266,11 +266,14 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 
 
 def align(unet: torch.nn.Module) -> None:
-    """Give weights at odd addresses memory of their own.
+    """Give weights at odd addresses, or made in inference mode, memory of their own.
 
     safetensors leaves them as views into the mapped file, wherever they lie there, and some matrix products round by
-    the alignment of what they multiply.
+    the alignment of what they multiply. Through weights made in inference mode no gradient passes.
     """
+    if any(weight.is_inference() for weight in unet.parameters()):
+        with torch.inference_mode(False):
+            unet.load_state_dict({name: weight.clone() for name, weight in unet.state_dict().items()}, assign=True)
     for tensor in (*unet.parameters(), *unet.buffers()):
         if tensor.data_ptr() % 64:  # what torch's own allocator aligns to
             tensor.data = tensor.data.clone()

@@ -172,6 +172,21 @@ def test_what_never_was_a_jpeg_shows_none(photo):
         DecodedJPEG.open(photo.crop((0, 0, 128, 128)))
 
 
+def test_enlarged_pixels_show_none(photo):
+    """Blocks in one colour, or with one edge, are on a grid of 8 pixels, and nothing was quantized in them."""
+    small = photo.resize((15, 12), Image.Resampling.LANCZOS)
+    grey, few_colours = np.asarray(small.convert("L")), np.asarray(small.quantize(16).convert("RGB"))
+    for pixels, times in ((grey, 8), (few_colours, 8), (np.asarray(small)[:6, :7], 16)):
+        assert estimate_history(pixels.repeat(times, axis=0).repeat(times, axis=1)) is None
+
+
+def test_a_jpeg_of_red_green_and_blue_is_not_taken_for_one_of_luma_and_chroma(photo):
+    smooth = photo.resize((16, 12), Image.Resampling.LANCZOS).convert("L").convert("RGB").resize((128, 96))
+    tinted = Image.blend(smooth, Image.new("RGB", smooth.size, "#a08060"), 0.1)
+    assert estimate_history(decoded(encoded(tinted, quality=30))).quality_factor == 30
+    assert estimate_history(decoded(encoded(tinted, quality=30, keep_rgb=True))) is None
+
+
 @pytest.fixture(scope="module")
 def page(photo) -> tuple[Image.Image, tuple[int, int, int, int]]:
     """A page of text with a JPEG on it, and where that is."""

@@ -112,6 +112,15 @@ def test_bad_arguments_get_the_sentences_of_the_pipeline(modular, data):
         modular(**QUICK)
 
 
+def test_what_is_not_loaded_and_lists_are_named(saved, modular, data):
+    with pytest.raises(ValueError, match=r"not loaded: call load_components\(\)"):
+        DDRMJPEGBlocks().init_pipeline(str(saved))(file=data, **QUICK)
+    with pytest.raises(TypeError, match="one file a call"):
+        modular(file=[data, data], **QUICK)
+    with pytest.raises(TypeError, match="nothing to restore: give a JPEG file"):
+        modular(**QUICK)
+
+
 def test_four_inks_are_refused(modular, photo):
     with pytest.raises(JPEGFileError, match="CMYK, which is measured as two images"):
         modular(file=inks(photo.resize((24, 16)), ycck=False), **QUICK)

@@ -1,5 +1,7 @@
 """Pseudoinverse guidance, against what is known in closed form: the posterior under a Gaussian prior."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -209,6 +211,14 @@ def test_a_saved_pipeline_comes_back_with_it(guided, data, tmp_path):
 def test_what_its_step_does_not_take_is_refused(guided, data, arguments):
     with pytest.raises(ValueError, match=r"PiGDMScheduler does not take (correction posterior|eta_b 0\.5)"):
         paper(guided, data, **arguments)
+
+
+def test_what_was_made_in_inference_mode_lets_gradients_through(guided, data):
+    expected = paper(guided, data, generator=seeded(), **QUICK).images
+    with torch.inference_mode():
+        scheduler = PiGDMScheduler.from_config(guided.scheduler.config)
+        made = DDRMJPEGPipeline(unet=copy.deepcopy(guided.unet), scheduler=scheduler)
+    assert np.array_equal(paper(made, data, generator=seeded(), **QUICK).images, expected)
 
 
 def test_without_a_gradient_it_says_so(guided, data):

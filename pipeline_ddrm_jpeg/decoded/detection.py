@@ -69,15 +69,20 @@ def detect(pixels: np.ndarray, added: float = 0.0) -> JPEGHistory | None:
     blocks = [_luma_blocks(tiles, start) for start in starts]
     scores = [_scores(block_dct(each), np.hypot(_ROUNDING, added)) for each in blocks]
 
-    def best_fit(i: int, most: int) -> _Fit:
-        return _best_fit(scores[i], 0, _whole_blocks(_some(blocks[i], most), _REACH + _REACH_ADDED * added, added))
+    def best_fit(scores: np.ndarray, blocks: np.ndarray, most: int) -> _Fit:
+        return _best_fit(scores, 0, _whole_blocks(_some(blocks, most), _REACH + _REACH_ADDED * added, added))
 
-    fits = [best_fit(i, _AT_A_GLANCE) for i in range(len(starts))]
+    fits = [best_fit(*each, _AT_A_GLANCE) for each in zip(scores, blocks, strict=True)]
     # Grids between the blocks explain many of them too, being regular themselves; the right one explains all.
     best = max(range(len(starts)), key=lambda i: fits[i].evidence * fits[i].explained ** _ALL)
-    fit = best_fit(best, _CLOSELY)
+    fit = best_fit(scores[best], blocks[best], _CLOSELY)
     if fit.evidence < _ENOUGH or fit.explained < _EXPLAINED:
         return None
+    if len(tiles[0][0]) > 1:  # the sum of three planes that were quantized is quantized in places
+        green = _luma_blocks(_looked_at(pixels[..., 1]), starts[best])
+        of_green = best_fit(_scores(block_dct(green), np.hypot(_ROUNDING, added)), green, _CLOSELY)
+        if of_green.explained > fit.explained and of_green.evidence > fit.evidence:
+            return None  # a JPEG whose components are R, G and B, which is not one of those that are estimated
     return _with_chroma(fit, tiles, tuple(-start % 8 for start in starts[best]), added)
 
 
@@ -243,16 +248,28 @@ def _best_fit(
 
 
 def _whole_blocks(blocks: np.ndarray, reach: float, added: float) -> Callable[[np.ndarray], _Fit]:
-    """A table explains a block of samples `[8, 8]` when multiples of its steps decode to all of them within `reach`."""
+    """A table explains a block of samples `[8, 8]` when multiples of its steps decode to all of them within `reach`.
+
+    Equal rows or columns, as of labels and pixel art that were enlarged, are rounded alike. So their fewer numbers are
+    known less exactly, and each is counted once, however many coefficients it shows in.
+    """
     coefficients = block_dct(blocks)
+    free = _distinct_rows(blocks) * _distinct_rows(blocks.swapaxes(1, 2))
+    width = np.maximum((64 / free) ** 0.5, _GAUSSIAN * added)[:, None, None]
 
     def fit(table: np.ndarray) -> _Fit:
         levels = np.rint(coefficients / table)
         made = inverse_block_dct((levels * table).astype(np.float32))
         explained = np.abs(blocks - made).max(axis=(1, 2), initial=0) <= reach
-        return _fit(table, levels, explained, max(1.0, _GAUSSIAN * added))
+        return _fit(table, levels, explained, width, free - 1)
 
     return fit
+
+
+def _distinct_rows(blocks: np.ndarray) -> np.ndarray:
+    """How many rows of each block `[N, 8, 8]` differ from each other, `[N]`."""
+    keys = np.sort(np.rint(blocks * _RESOLUTION).astype(np.float64) @ _WEIGHTS[:8], axis=1)
+    return 1 + (np.diff(keys, axis=1) != 0).sum(axis=1)
 
 
 def _rounded_again(coefficients: np.ndarray, later: np.ndarray) -> Callable[[np.ndarray], _Fit]:
@@ -266,12 +283,18 @@ def _rounded_again(coefficients: np.ndarray, later: np.ndarray) -> Callable[[np.
     return fit
 
 
-def _fit(table: np.ndarray, levels: np.ndarray, explained: np.ndarray, width: float | np.ndarray) -> _Fit:
-    """By chance a block is explained once in as many times as there are widths in the bins of what is not zero."""
+def _fit(
+    table: np.ndarray, levels: np.ndarray, explained: np.ndarray, width: np.ndarray, free: int | np.ndarray = 63
+) -> _Fit:
+    """By chance a block is explained once in as many times as there are widths in the bins of what is not zero.
+
+    Of that at most as many as are `free` are counted.
+    """
     if not len(levels):
         return _Fit(table, np.zeros((8, 8), bool), 0.0, 0.0)
     present = (levels != 0) & explained[:, None, None]
-    chance = (present * np.log(table / width)).sum(axis=(1, 2)) - _SHARED
+    chance = (present * np.log(table / width).clip(min=0)).sum(axis=(1, 2))
+    chance = chance * np.minimum(1, free / np.maximum(present.sum(axis=(1, 2)), 1)) - _SHARED
     evidence = float(np.where(explained, np.maximum(chance, 0), -_MISS).sum())
     return _Fit(table, present.sum(axis=0) >= _SHOWN, evidence, float(explained.mean()))
 

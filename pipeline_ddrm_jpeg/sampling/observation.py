@@ -139,6 +139,8 @@ def opened(
         return open_image(image, assume=Assumed(double_compression=True) if history == "estimate" else history)
     if operator is not None or measurement is not None or isinstance(image, JPEGFile | DecodedJPEG):
         return image
+    if image is None:
+        raise TypeError("there is nothing to restore: give a JPEG file, or operator= with an image or a measurement")
     if isinstance(image, (Image.Image, torch.Tensor, np.ndarray)):
         raise TypeError(
             f"a decoded image ({type(image).__name__}) no longer carries the coefficients of its file: give"

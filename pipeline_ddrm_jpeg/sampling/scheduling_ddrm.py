@@ -301,7 +301,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"timestep {timestep} is not one of the timesteps {schedule}")
         following = schedule.index(timestep) + 1
         alpha_next = self.alphas_cumprod[schedule[following]] if following < len(schedule) else torch.tensor(1.0)
-        return self.alphas_cumprod[timestep], alpha_next
+        # A copy: through what was made in inference mode no gradient passes.
+        return self.alphas_cumprod[timestep].clone(), alpha_next
 
     def _denoised(
         self, model_output: torch.Tensor, alpha: torch.Tensor, sample: torch.Tensor

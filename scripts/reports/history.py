@@ -35,6 +35,7 @@ QUALITIES = (5, 10, 20, 50, 75, 90)
 CROPS = (None, 200, 64)
 DJPEG = {"djpeg": (), "djpeg -nosmooth": ("-nosmooth",), "djpeg -dct float": ("-dct", "float")}
 SECOND_QUALITIES, FIRST_QUALITIES = (75, 85, 92, 97), (10, 20, 40, 60)
+OF_A_KIND = 20  # images of each kind that is drawn
 SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -229,19 +230,56 @@ def screenshots(images: list[Image.Image]) -> list[list[str]]:
 
 
 def never_jpegs(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Images without a JPEG, or with one that resizing has destroyed, by what they are."""
+    """Images without a JPEG, or with one that was lost since, after what they are."""
     rng = np.random.default_rng(0)
     for number, path in enumerate(paths):
         image = Image.open(path).convert("RGB")
-        yield path.name, np.array(image)
+        yield "photographs and graphics as they are", np.array(image)
         scale = rng.uniform(0.4, 0.95)
         size = [max(round(scale * side), 64) for side in image.size]
         made = image if number % 2 else Image.fromarray(decode(encode(image, int(rng.integers(20, 95)))))
-        yield f"{path.name}, {'' if number % 2 else 'a JPEG, '}resized", np.array(made.resize(size))
-    for number in range(10):
-        yield f"noise {number}", rng.integers(0, 256, (128 + number, 160, 3), dtype=np.uint8)
+        yield "the same resized, half of them a JPEG before", np.array(made.resize(size))
+    for number, path in enumerate(evenly(paths, OF_A_KIND)):
+        image, quality = Image.open(path).convert("RGB").crop((0, 0, 256, 256)), (10, 30, 75, 90)[number % 4]
+        times = (2, 3, 4, 5, 8, 8, 12, 16, 16, 32)[number % 10]
+        small = image.resize((-(-240 // times), -(-200 // times)), Image.Resampling.LANCZOS)
+        smooth = small.resize((240, 200), Image.Resampling.BICUBIC)
+        labels = np.asarray(small.convert("L")) // 28
+        colours = rng.integers(256, size=(10, 3), dtype=np.uint8)
+        yield "labels, enlarged", enlarged((colours[labels], labels, 28 * labels)[number % 3], times)
+        palette = small.quantize((8, 64)[number % 2]).convert("RGB")
+        yield "pixel art, enlarged", enlarged(np.asarray(small if number % 3 else palette), times)
+        mosaic = np.asarray(image).copy()
+        part = mosaic[64:192, 64:192]
+        part[:] = enlarged(part[::times, ::times], times)[:128, :128]
+        yield "mosaics in a part of an image", mosaic
+        depth = np.asarray(smooth.convert("L")).astype(float) * rng.uniform(0.3, 1) + np.linspace(0, 40, 240)
+        yield "depth in few levels", np.floor(depth / (1, 8)[number % 2]).astype(np.uint8)
+        yield "dithered with few colours", np.array(image.quantize((2, 16, 64)[number % 3]).convert("RGB"))
+        for name in ("webp", "avif"):
+            stream = io.BytesIO()
+            image.save(stream, name, quality=quality)
+            yield "lossy WebP and AVIF", np.array(Image.open(stream).convert("RGB"))
+        stream = io.BytesIO()
+        (image if number % 2 else smooth).save(stream, "jpeg", quality=quality, keep_rgb=True)
+        yield "JPEGs of red, green and blue", np.array(Image.open(stream).convert("RGB"))
+        yield "noise", rng.integers(0, 256, (128 + number, 160, 3), dtype=np.uint8)
         drawn = Image.linear_gradient("L").rotate(9 * number + 3).resize((200, 150 + number))
-        yield f"gradient {number}", np.array(drawn.convert("RGB"))
+        yield "gradients", np.array(drawn.convert("RGB"))
+
+
+def enlarged(pixels: np.ndarray, times: int) -> np.ndarray:
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def false_alarms(paths: list[Path]) -> tuple[list[list[str]], float]:
+    """Rows of: what images without a JPEG are, and in how many one is found; and the mean seconds of one."""
+    found, seconds = {}, []
+    for kind, pixels in never_jpegs(paths):
+        start = time.process_time()
+        found.setdefault(kind, []).append(estimate_history(pixels) is not None)
+        seconds.append(time.process_time() - start)
+    return [[kind, share(alarms)] for kind, alarms in found.items()], float(np.mean(seconds))
 
 
 def evenly(items: list, count: int) -> list:
@@ -265,13 +303,8 @@ def main() -> None:
     sets = [pictures_of(path) for path in sorted(arguments.pictures.iterdir()) if path.is_dir()]
     clean = [path for paths in (*sets, *map(pictures_of, arguments.clean)) for path in paths]
 
-    alarms, seconds = [], []
-    for name, pixels in never_jpegs(evenly(clean, arguments.most_clean // 2)):
-        start = time.process_time()
-        if estimate_history(pixels) is not None:
-            alarms.append(name)
-        seconds.append(time.process_time() - start)
-    print(f"{len(alarms)} of {len(seconds)} images that show no JPEG: {alarms}", flush=True)
+    alarms, seconds = false_alarms(evenly(clean, arguments.most_clean // 2))
+    print(f"images that show no JPEG: {alarms}", flush=True)
 
     chosen = [[Image.open(path).convert("RGB") for path in evenly(paths, arguments.limit)] for paths in sets]
     images = [image for each in chosen for image in each]
@@ -301,9 +334,8 @@ def main() -> None:
         most_clean=arguments.most_clean,
         images=len(images),
         found=markdown([heads, *found]),
-        alarms=len(alarms),
-        clean=len(seconds),
-        seconds=f"{np.mean(seconds):.2f}",
+        alarms=markdown([["what they are", "a JPEG is found"], *alarms]),
+        seconds=f"{seconds:.2f}",
         megapixels=f"{large.shape[0] * large.shape[1] / 1e6:.1f}",
         large_seconds=f"{large_seconds:.1f}",
         saved=len(saved),
