@@ -84,16 +84,25 @@ def test_pictures_of_an_earlier_run_are_no_sources(tmp_path):
     assert names(plan([tmp_path], tmp_path), tmp_path) == {"a.jpg": "a.png", "a_restored.jpg": "a_restored.png"}
 
 
-def test_sources_of_one_name_that_would_become_one_picture_are_refused(tmp_path):
-    touch(tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.jpg")
-    with pytest.raises(ValueError, match="would both become"):
-        plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+def test_one_collision_of_names_refuses_no_folder(tmp_path):
+    touch(*(tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "y/a.jpg.jpg", "y/a.jpeg", "y/b.jpg")))
+    tasks = plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    made = {f"{task.source.parent.name}/{task.source.name}": (task.target.name, task.renamed) for task in tasks}
+    assert made == {
+        "x/a.jpg": ("a.jpg.png", True),
+        "y/a.jpeg": ("a.jpeg.png", True),
+        "y/a.jpg": ("a.jpg.2.png", True),
+        "y/a.jpg.jpg": ("a.jpg.jpg.png", True),
+        "y/b.jpg": ("b.png", False),
+    }
+    touch(tmp_path / "z" / "a.png")
+    assert names(plan([tmp_path / "z"], tmp_path / "z"), tmp_path) == {"z/a.png": "z/a.2.png"}
     assert len(plan([tmp_path / "x", tmp_path / "x" / "a.jpg"], tmp_path / "out")) == 1
 
 
 def test_a_file_asked_for_by_name_is_restored_whatever_it_is_called(tmp_path):
     touch(tmp_path / "b.jpg", tmp_path / "c.jpeg")
-    with pytest.raises(ValueError, match="replaced by its own image"):
+    with pytest.raises(ValueError, match=r"b\.jpg is the source itself, and would be replaced"):
         plan([tmp_path], tmp_path, image_format="jpeg")
     touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
     named = plan([tmp_path / "a.jpg", tmp_path / "a_restored.jpg"], image_format="jpeg")
@@ -118,8 +127,11 @@ def test_whatever_is_wrong_with_a_file_costs_only_that_file(pipe, small, photo, 
 
 def test_a_source_is_never_replaced_and_must_exist(tmp_path):
     touch(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="replaced by its own image"):
-        plan([tmp_path / "a.jpg"], tmp_path / "a.jpg")
+    for output in ("a.jpg", "a.png"):
+        touch(tmp_path / "a.mask.png")
+        source = tmp_path / ("a.jpg" if output == "a.jpg" else "a.mask.png")
+        with pytest.raises(ValueError, match="is the source itself, and would be replaced"):
+            plan([source], tmp_path / output)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         plan([tmp_path / "b.jpg"])
 
@@ -520,8 +532,8 @@ def test_masks_and_images_get_names_of_their_own(pipe, photo, tmp_path):
     with Image.open(tmp_path / "out" / "dog.mask.png") as mask, Image.open(tasks[1].target) as image:
         assert (mask.mode, image.mode) == ("L", "RGB")
     (tmp_path / "dog.mask.png").write_bytes(data)
-    with pytest.raises(ValueError, match=r"dog\.mask\.png would be replaced by the mask of .*dog\.jpg"):
-        plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+    beside = plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+    assert names(beside, tmp_path) == {"dog.jpg": "dog.2.png", "dog.mask.png": "dog.mask.png.png"}
 
 
 def test_a_damaged_file_is_not_written_where_its_mask_has_no_place(photo, tmp_path):

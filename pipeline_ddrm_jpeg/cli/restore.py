@@ -194,13 +194,16 @@ def _log(name: str | None) -> Lines:
 
 def _words(result: Result) -> str:
     """A result as a line of the report."""
+    name = result.task.target
+    if result.task.renamed:
+        name = f"{name}  (of {result.task.source.name}, since a shorter name would be another's)"
     if result.status == "skipped":
-        words = f"{result.task.target}  exists, skipped (--overwrite replaces it)"
+        words = f"{name}  exists, skipped (--overwrite replaces it)"
         return f"{words}; {result.message}" if result.message else words
     if result.status == "untouched":
         return f"{result.message.partition(';')[0]}; left as it is"
     if result.consistency is None:
-        return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
+        return f"{name}  {result.seconds:.1f} s, no JPEG in it"
     kept, most, has = f"{percent(result.consistency)} of the coefficients kept", "", "the file has "
     if result.task.is_shard:
         kept, most, has = f"images restored: {result.pictures}, at least {kept} of each", "at most ", ""
@@ -208,7 +211,7 @@ def _words(result: Result) -> str:
     made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
     remarks = "".join(f"; {has}{remark}" for remark in result.remarks)
     lost = f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
-    return f"{result.task.target}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"
+    return f"{name}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"
 
 
 def _facts(result: Result) -> dict[str, Any]:

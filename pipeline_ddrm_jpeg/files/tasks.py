@@ -27,6 +27,8 @@ class Task:
     any_format: bool = False
     """Whether it is an image of another format that a search came upon, or a shard in which there may be some: what
     shows no JPEG is left as it is."""
+    renamed: bool = False
+    """Whether its image has a longer name than usual, because another has that one."""
 
     @property
     def is_shard(self) -> bool:
@@ -79,7 +81,8 @@ def plan(
     Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
-    as does one that would meet another's mask, and images of other formats make way for JPEG files.
+    as does one that would meet another's mask, and images of other formats make way for JPEG files. Where that is not
+    enough, or a source would be replaced, a number is put behind the name.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -92,7 +95,7 @@ def plan(
     Raises:
         FileNotFoundError: if an input does not exist.
         OSError: if a folder cannot be listed, without `on_error`.
-        ValueError: if the arguments contradict each other, an image would replace its own source, or a mask any.
+        ValueError: if the arguments contradict each other, or a source would be replaced.
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
@@ -116,18 +119,10 @@ def plan(
             tasks.sort(key=lambda task: order[_place(task.source)])
         for _, path in others.values() if on_other else ():
             on_other(path)
-    taken: dict[str, Path] = {}
-    sources = {_real(task.source): task.source for task in tasks}
-    for task in tasks:
-        if _real(task.target) == _real(task.source):
-            raise ValueError(f"{task.source} would be replaced by its own image; choose another output")
-        if task.mask and (source := sources.get(_real(task.mask))):
-            raise ValueError(f"{source} would be replaced by the mask of {task.source}; choose another output")
-        for output in task.outputs:
-            other = taken.get(_real(output))
-            if other and _real(other) != _real(task.source):  # of one file the images are the same
-                raise ValueError(f"{other} and {task.source} would both become {output}; restore them apart")
-            taken[_real(output)] = task.source
+        return _apart(tasks)
+    for output in tasks[0].outputs:
+        if _real(output) == _real(tasks[0].source):
+            raise ValueError(f"{output} is the source itself, and would be replaced; choose another output")
     return tasks
 
 
@@ -200,10 +195,27 @@ def _named(
             tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
             continue
         target = parent / f"{path.stem}{ending}{suffix}"
-        if count[parent / f"{path.stem}{ending}"] > 1 or target in taken:
+        renamed = count[parent / f"{path.stem}{ending}"] > 1 or target in taken
+        if renamed:
             target = parent / f"{path.name}{ending}{suffix}"
-        tasks.append(Task(path, target))
+        tasks.append(Task(path, target, renamed=renamed))
     return tasks
+
+
+def _apart(tasks: Iterable[Task]) -> list[Task]:
+    """The same with a number in the name of an image that would replace a source, or what is made of another."""
+    sources, taken, apart = {_real(task.source) for task in tasks}, {}, []
+    for task in tasks:
+        source, first, number = _real(task.source), task.target, 1
+        if _real(first) == source and task.image_format == "jpeg":  # the next run would take its images for sources
+            raise ValueError(f"{first} is the source itself, and would be replaced; choose another output")
+        # Of one file that is given twice the images are the same.
+        while any(_real(at) in sources or taken.get(_real(at), source) != source for at in task.outputs):
+            number += 1
+            task = replace(task, target=first.with_stem(f"{first.stem}.{number}"), renamed=True)
+        taken |= dict.fromkeys(map(_real, task.outputs), source)
+        apart.append(task)
+    return apart
 
 
 def _made(tasks: Iterable[Task]) -> set[str]:
