@@ -81,6 +81,7 @@ class DecodedJPEG:
             OSError: if the source cannot be read as an image.
         """
         image = with_pillow(source)
+        data = _bytes_of(image)
         tables, mode = getattr(image, "quantization", None), image.mode
         stored, read = _stored(image), read_image(image)
         pixels = np.array(read)
@@ -99,7 +100,7 @@ class DecodedJPEG:
             raise JPEGFileError(name + NOTHING_FOUND)
         kind = "a palette" if mode.startswith("P") else f"the colour space {mode}"
         remarks = () if mode in _KEPT_MODES else (f"{kind}, which is written as RGB",)
-        return cls(pixels, history, Metadata.from_info(read.info), bool(tables), stored, remarks)
+        return cls(pixels, history, Metadata.from_info(read.info, data), bool(tables), stored, remarks)
 
     def put_back(self, restored: np.ndarray) -> np.ndarray:
         """What is to be written: restored pixels, and all that was not restored as it is stored.
@@ -179,6 +180,18 @@ def _check_proportion(image: Image.Image) -> None:
         raise ValueError(
             f"it claims {image.width} x {image.height} pixels in {size} bytes, which is out of all proportion"
         )
+
+
+def _bytes_of(image: Image.Image) -> bytes:
+    """The file of an image, of which no pixels have been read yet."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return b""
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(place)
+    return data
 
 
 def _stored(image: Image.Image) -> np.ndarray | None:

@@ -61,7 +61,7 @@ def check_size(image_format: str, width: int, height: int) -> None:
 
 
 def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata | None = None) -> tuple[str, ...]:
-    """Write an image, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
+    """Write an image, in the format its name ends in, with its metadata: by default what its `info` has of it.
 
     The file appears whole or not at all. Returns what was not kept, in words.
 
@@ -101,6 +101,7 @@ def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[b
     own, pixels = FORMATS[image_format], np.atleast_3d(pixels)
     check_size(image_format, pixels.shape[1], pixels.shape[0])
     check_alpha(pixels.shape[2], image_format)
+    metadata = metadata if "chunks" in (own.keeps or ()) else metadata.without_chunks()
     not_kept = metadata.not_kept(own.keeps)
     if pixels.shape[2] < 3 and (not own.grey or metadata.profile_mode == "RGB"):
         pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
@@ -180,7 +181,7 @@ class Format:
 
 
 FORMATS = {
-    "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution"), (8, 16)),
+    "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution", "chunks"), (8, 16)),
     "webp": Format((".webp",), _webp, ("EXIF", "XMP", "ICC profile"), longest_side=16383, grey=False),
     # The longest side is libjpeg's; the standard's is 65535.
     "jpeg": Format(JPEG_SUFFIXES, _jpeg, None, longest_side=65500, alpha=False),
