@@ -54,7 +54,7 @@ def test_pictures_are_replaced_and_all_else_is_carried_over(pipe, files, tmp_pat
     (task,) = plan([shard(tmp_path / "one.tar", files)], tmp_path / "out")
     (result,) = restore_files(pipe, [task], seed=3, **QUICK)
     assert (result.status, result.pictures) == ("failed", 2)
-    assert "1 of 3 images stay as they were, first 00/d.jpg: truncated" in result.message
+    assert "1 of 3 images stay as they were: 00/d.jpg: truncated" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["00/a.png", "00/a.json", "00/b.input.jpeg.png", "00/b.input.png", "00/c.jpg", "00/d.jpg"]
     for name in ("00/a.json", "00/b.input.png", "00/c.jpg", "00/d.jpg"):
@@ -143,7 +143,7 @@ def test_pictures_of_any_format_in_a_shard_are_restored_where_they_show_a_jpeg(p
     assert (untouched.status, untouched.pictures) == ("restored", 0)
     (result,) = restore_files(pipe, plan([source], tmp_path / "out", any_format=True), **QUICK)
     assert (result.status, result.pictures) == ("failed", 1)
-    assert "1 of 2 images stay as they were, first c.png" in result.message
+    assert "1 of 2 images stay as they were: c.png" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert found["a.png"] != files.pop("a.png")
     assert {name: found[name] for name in files} == files

@@ -20,13 +20,14 @@ from ..decoded.opening import Assumed
 from ..files.formats import FORMATS, STREAM, check_depth
 from ..files.restoration import restore_files
 from ..files.results import Result
-from ..files.tasks import Task, is_other_image, plan
+from ..files.tasks import Task, is_broken, is_other_image, plan
 from ..formatting import duration, percent
 from ..sampling.settings import DEFAULT
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
 
+_MOST_LISTED = 100  # names in a line
 _LONG = 20  # seconds from which on people want to know
 
 
@@ -72,6 +73,9 @@ def restore(
     depth: Annotated[
         Literal["8", "16"], typer.Option(help="Bits a channel of the images; 16 for PNG and TIFF alone.")
     ] = "8",
+    no_times: Annotated[
+        bool, typer.Option("--no-times", help="Do not give the images the modification times of their sources.")
+    ] = False,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
@@ -129,10 +133,11 @@ def restore(
     except (ValueError, OSError) as error:
         fail(error, 2)
     state = processes(computing.device) if tasks or unlisted else None
-    statuses = Counter()
+    statuses, failed = Counter(), []
     for error in unlisted if state and state.is_main_process else ():
         statuses["failed"] += 1
         complain(f"{error.filename}: {error.strerror}")
+        failed.append(error.filename)
         log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
     other_images = 0 if any_format else sum(map(is_other_image, others))
     if not tasks:
@@ -150,7 +155,7 @@ def restore(
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             listed = [*skipped, *mine]
-            options = {"repair": repair, "depth": int(depth), "assumed": assumed}
+            options = {"repair": repair, "depth": int(depth), "assumed": assumed, "keep_times": not no_times}
             options["on_start"] = _announce(listed, pipe, quiet)
             with closing(restore_files(pipe, listed, overwrite, seed, **options, **arguments)) as results:
                 for result in results:
@@ -158,21 +163,32 @@ def restore(
                     log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
                     if result.status == "failed":
                         complain(result.message)
+                        failed.append(str(result.task.source))
                     elif reported:
                         report(_words(result))
         statuses = sum(gather(statuses), Counter())
+        failed = [name for names in gather(failed) for name in names]
     except KeyboardInterrupt:
         done = sum(statuses.values()) - statuses["failed"]
         fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if reported and state.is_main_process and len(tasks) > 1:
-        told = ("restored", "skipped", "untouched", "failed")
+        told = ("restored", "skipped", "stale", "untouched", "failed")
         report(", ".join(f"{statuses[status]} {status}" for status in told if statuses[status]))
+        if failed:
+            report(f"failed: {_listed(failed)}")
     if reported and state.is_main_process and others:
         hint = f", {other_images} of them other images (--any-format looks at these too)" if other_images else ""
         kind = "image" if any_format else "JPEG image"
         report((f"{len(others)} files were no {kind}s" if len(others) > 1 else f"1 file was no {kind}") + hint)
+        if broken := [str(path) for path in others if is_broken(path)]:
+            report(f"named like JPEG files, and none: {_listed(broken)}")
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _assumed(quality: int | None, subsampling: str | None, grid: str | None, double_compression: bool) -> Assumed:
@@ -197,8 +213,10 @@ def _words(result: Result) -> str:
     name = result.task.target
     if result.task.renamed:
         name = f"{name}  (of {result.task.source.name}, since a shorter name would be another's)"
-    if result.status == "skipped":
+    if result.status in ("skipped", "stale"):
         words = f"{name}  exists, skipped (--overwrite replaces it)"
+        if result.status == "stale":
+            words = f"{name}  is stale: {result.task.source} was changed after it (--overwrite makes it again)"
         return f"{words}; {result.message}" if result.message else words
     if result.status == "untouched":
         return f"{result.message.partition(';')[0]}; left as it is"

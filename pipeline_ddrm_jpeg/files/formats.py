@@ -7,9 +7,11 @@ import math
 import os
 import re
 import sys
+import time
 import uuid
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -82,13 +84,13 @@ def format_of(path: Path) -> str:
     raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}")
 
 
-def write(data: bytes, target: Path) -> None:
-    """Write what `encode` gives to a file or to standard output."""
+def write(data: bytes, target: Path, modified: int | None = None) -> None:
+    """Write what `encode` gives to a file or to standard output; `modified` as for `write_atomically`."""
     if target == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_atomically(target, lambda stream: stream.write(data))
+        write_atomically(target, lambda stream: stream.write(data), modified)
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
@@ -196,10 +198,11 @@ FORMATS = {
 FORMAT_OF_SUFFIX = {suffix: name for name, own in FORMATS.items() for suffix in own.suffixes}
 
 
-def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
+def write_atomically(target: Path, write: Callable[[Any], None], modified: int | None = None) -> None:
     """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does.
 
-    Where `target` is a link, that is the file that it leads to.
+    Where `target` is a link, that is the file that it leads to. `modified` is the time that the file is given as that
+    of its last change, in nanoseconds since 1970; by default it is now.
     """
     target = Path(os.path.realpath(target))
     for folder in reversed([target.parent, *takewhile(lambda folder: not folder.exists(), target.parent.parents)]):
@@ -210,6 +213,9 @@ def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
+        if modified is not None:
+            with suppress(OSError, OverflowError):  # a time that the system of files does not hold
+                os.utime(temporary, ns=(time.time_ns(), modified))
         temporary.replace(target)
     except BaseException:  # Ctrl-C too must leave nothing behind
         temporary.unlink(missing_ok=True)

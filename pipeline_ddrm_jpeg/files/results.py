@@ -23,8 +23,8 @@ class Result:
     task: Task | None = None
     """What was asked for, where it is a task; of a member that of its shard."""
     status: str = "restored"
-    """`"restored"`, `"skipped"` (the output was there already), `"untouched"` (of another format, without a JPEG) or
-    `"failed"`."""
+    """`"restored"`, `"skipped"` (the output was there already), `"stale"` (it was, and is older than its source),
+    `"untouched"` (of another format, without a JPEG) or `"failed"`."""
     message: str = ""
     """One sentence, where it failed or is untouched, or where only its mask was missing."""
     seconds: float = 0.0
@@ -87,7 +87,7 @@ def result_of_shard(task: Task, members: Sequence[Result]) -> Result:
     message = ""
     if failed:
         count = f"{len(failed)} of {len(failed) + len(restored)} images"
-        message = f"{task.source}: {count} stay as they were, first {failed[0].message}"
+        message = f"{task.source}: {count} stay as they were: {'; '.join(_some([one.message for one in failed]))}"
     return Result(
         task,
         "failed" if failed else "restored",

@@ -57,7 +57,9 @@ Made = Sequence[tuple[str, bytes]]
 Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, Made]]]
 
 
-def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert) -> None:
+def rewrite(
+    source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert, modified: int | None = None
+) -> None:
     """Write a shard anew, whole or not at all.
 
     A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
@@ -67,7 +69,7 @@ def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert
 
     `wanted` tells by its first 16 bytes whether a file is to be read for `convert`, which is given all members and
     returns each in its order, with what takes its place, or nothing for it to stay. It may ask for them ahead, and from
-    another thread.
+    another thread. `modified` is as for `write_atomically`.
 
     Raises:
         BROKEN: if the source is no tar, cut short, or out of all proportion to its bytes.
@@ -85,7 +87,7 @@ def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert
                 writer.put(member, made)
             writer.finish()
 
-        write_atomically(target, write)
+        write_atomically(target, write, modified)
 
 
 # --- Reading ---

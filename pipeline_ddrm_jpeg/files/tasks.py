@@ -47,6 +47,14 @@ class Task:
         return self.target != STREAM and os.path.exists(self.target) and not os.path.isdir(self.target)  # noqa: PTH110, PTH112 Path raises
 
     @property
+    def is_stale(self) -> bool:
+        """Whether the source was changed after the image that is there; some systems of files count two seconds."""
+        try:
+            return self.source != STREAM and self.source.stat().st_mtime - self.target.stat().st_mtime > 2
+        except OSError:  # which is told when the source is read
+            return False
+
+    @property
     def mask(self) -> Path | None:
         """Where the mask goes if the file is repaired: white where all is made up, black where all was in the file.
 
@@ -130,6 +138,15 @@ def is_other_image(path: Path) -> bool:
     """Whether a file begins as an image does that is no JPEG."""
     try:
         return _kind_of(path) not in ("JPEG", None)
+    except OSError:
+        return False
+
+
+def is_broken(path: Path) -> bool:
+    """Whether a file is called a JPEG and begins like no image; what macOS keeps beside files is called so, too."""
+    try:
+        named = path.suffix.lower() in JPEG_SUFFIXES and not path.name.startswith("._")
+        return named and _kind_of(path) is None
     except OSError:
         return False
 
