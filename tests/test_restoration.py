@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -890,6 +891,19 @@ def test_a_dash_is_a_stream_and_a_file_of_that_name_is_not(small, tmp_path, monk
     for inputs, output in ((["-", "a.jpg"], None), (["."], "-"), (["-"], "."), (["-"], "x.bmp")):
         with pytest.raises(ValueError, match=r"single file|name a file"):
             plan(inputs, output)
+
+
+def test_a_progressive_file_of_fewer_scans_is_restored_with_a_remark(pipe, photo, tmp_path):
+    whole = jpeg_bytes(photo.resize((64, 48)), quality=60, progressive=True)
+    scans = [match.start() for match in re.finditer(b"\xff\xda", whole)]
+    for name, scan in (("coarse.jpg", scans[3]), ("nearly.jpg", scans[-1])):
+        (tmp_path / name).write_bytes(whole[: whole.rfind(b"\xff\xc4", 0, scan)] + b"\xff\xd9")
+    coarse, nearly = restore_files(pipe, plan([tmp_path]), **QUICK)
+    assert (coarse.status, nearly.status, coarse.damage) == ("restored", "restored", ())
+    assert coarse.remarks == nearly.remarks != ()
+    assert coarse.invented == JPEGFile.open(tmp_path / "coarse.jpg").invented.mean() > nearly.invented == 0
+    assert min(coarse.consistency, nearly.consistency) > 0.99
+    assert not coarse.task.mask.exists()
 
 
 def test_what_is_not_kept_is_told(pipe, small, tmp_path):

@@ -226,7 +226,7 @@ def _words(result: Result) -> str:
     if result.task.is_shard:
         kept, most, has = f"images restored: {result.pictures}, at least {kept} of each", "at most ", ""
     history = f"{result.history}; " if result.history else ""
-    made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
+    made_up = f", {most}{percent(result.invented)} made up" if result.damage or result.invented else ""
     remarks = "".join(f"; {has}{remark}" for remark in result.remarks)
     lost = f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
     return f"{name}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"

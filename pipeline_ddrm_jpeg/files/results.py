@@ -58,7 +58,13 @@ class Result:
     @property
     def measured(self) -> str:
         """What `consistency` is a share of, in words."""
-        which = "remaining " if self.damage else f"{self.history.partition(':')[0]} " if self.history else ""
+        which = (
+            "remaining "
+            if self.damage or self.invented
+            else f"{self.history.partition(':')[0]} "
+            if self.history
+            else ""
+        )
         return f"{which}coefficients"
 
 
@@ -70,7 +76,8 @@ def result_of(file: JPEGFile | DecodedJPEG, consistency: float, **more: Any) -> 
         consistency: of the image as it is handed out, as the pipeline's output has it.
         **more: further fields of the result.
     """
-    invented = float(file.invented.mean()) if file.damage else 0.0
+    missing = getattr(file, "missing_bits", None) is not None
+    invented = float(file.invented.mean()) if missing else 0.0
     history = file.description if isinstance(file, DecodedJPEG) else ""
     told = {"remarks": file.remarks, "damage": file.damage, "invented": invented, "history": history}
     return Result(consistency=consistency, **told, **more)
