@@ -14,7 +14,7 @@ from PIL import Image
 from processes import Process
 
 from pipeline_ddrm_jpeg import JPEGFile, observe
-from pipeline_ddrm_jpeg.files import shards
+from pipeline_ddrm_jpeg.files import archives
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.files.tasks import Task, plan
 
@@ -179,7 +179,7 @@ def kept(source, target, made=(".png", b"picture")):
         for member in members:
             yield member, [made] if member.data is not None else ()
 
-    shards.rewrite(source, target, lambda start: start.startswith(b"\xff\xd8\xff"), convert)
+    archives.rewrite(source, target, lambda start: start.startswith(b"\xff\xd8\xff"), convert)
 
 
 def link(name, target, kind=tarfile.SYMTYPE):

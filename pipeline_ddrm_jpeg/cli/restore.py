@@ -36,8 +36,8 @@ def restore(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these; - is"
-                       " standard input. Of a PNG or other image that was a JPEG, what it was is estimated."),
+        typer.Argument(metavar="INPUT...", help="JPEG files, tars (WebDataset) and zips of them, and folders of these;"
+                       " - is standard input. Of a PNG or other image that was a JPEG, what it was is estimated."),
     ],
     output: Annotated[
         str | None,
@@ -47,8 +47,8 @@ def restore(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     any_format: Annotated[
         bool,
-        typer.Option("--any-format", help="In folders and tars, restore images of other formats too that were JPEGs;"
-                     " those that show none are left as they are."),
+        typer.Option("--any-format", help="In folders and archives, restore images of other formats too that were"
+                     " JPEGs; those that show none are left as they are."),
     ] = False,
     preset: Preset = DEFAULT,
     sampling: Sampling,

@@ -22,7 +22,7 @@ from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
-from . import shards
+from . import archives, shards
 from .formats import FORMATS, STREAM, check_alpha, check_depth, check_size, encode, upright, write, write_atomically
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
@@ -254,6 +254,8 @@ class _Run:
         """Open the file of a job, if its image can be written in the format that it is meant for."""
         task, source = job.task, job.task.source
         if job.member:
+            if job.member.trouble:
+                raise ValueError(job.member.trouble)
             if job.member.data is None:
                 return
             source = io.BytesIO(job.member.data)
@@ -387,9 +389,9 @@ class _Run:
                 yield own.member, own.made
 
         try:
-            shards.rewrite(task.source, task.target, wanted, convert, job.modified)
-        except shards.BROKEN as error:
-            raise ValueError(f"it is no tar, or cut short: {error}") from None
+            archives.rewrite(task.source, task.target, wanted, convert, job.modified)
+        except archives.BROKEN as error:
+            raise ValueError(f"it is no {archives.kind_of(task.source).lower()}, or cut short: {error}") from None
         job.result = result_of_shard(task, members)
 
     def _sentence(self, error: Exception, job: _Job) -> str:

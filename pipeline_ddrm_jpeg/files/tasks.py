@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..jpeg.markers import image_kind
-from . import shards
+from . import archives
 from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, TEMPORARY, format_of
 
 
@@ -32,8 +32,8 @@ class Task:
 
     @property
     def is_shard(self) -> bool:
-        """Whether source and target are tars of files."""
-        return self.target.suffix == shards.SUFFIX
+        """Whether source and target are archives of files."""
+        return _is_shard(self.target)
 
     @property
     def image_format(self) -> str:
@@ -81,10 +81,10 @@ def plan(
 ) -> list[Task]:
     """Pair every JPEG and every shard among files and folders with the file its image, or its images, go to.
 
-    In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
-    WebDataset; with `any_format` so do images of other formats, but for those of earlier runs. An input that does not
-    exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as `output` standard output, which is
-    where the image of standard input goes by default.
+    In folders, those files count that begin as a JPEG does, whatever they are called, and archives
+    (tars such as the shards of a WebDataset, zips); with `any_format` so do images of other formats, but for those of
+    earlier runs. An input that does not exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as
+    `output` standard output, which is where the image of standard input goes by default.
 
     Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
@@ -172,6 +172,8 @@ def _single(inputs: list[Path], output: Path | None, image_format: str | None, a
     if there != output and not there.is_dir():
         raise ValueError(f"{output} cannot be made, since {there} is no folder; choose another output")
     if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
+        if archives.kind_of(inputs[0]) != archives.kind_of(output):
+            raise ValueError(f"{output} cannot be made of {inputs[0]}: a tar stays a tar, and a zip a zip")
         return [Task(_existing(inputs[0]), output, image_format or "png", any_format)]
     suffix = output.suffix.lower()
     named = FORMAT_OF_SUFFIX.get(suffix)
@@ -209,7 +211,9 @@ def _named(
     tasks = []
     for parent, path in places:
         if _is_shard(path):
-            tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
+            of = archives.suffix_of(path)
+            target = parent / f"{path.name.removesuffix(of)}{ending}{of}"
+            tasks.append(Task(path, target, image_format, any_format))
             continue
         target = parent / f"{path.stem}{ending}{suffix}"
         renamed = count[parent / f"{path.stem}{ending}"] > 1 or target in taken
@@ -229,7 +233,9 @@ def _apart(tasks: Iterable[Task]) -> list[Task]:
         # Of one file that is given twice the images are the same.
         while any(_real(at) in sources or taken.get(_real(at), source) != source for at in task.outputs):
             number += 1
-            task = replace(task, target=first.with_stem(f"{first.stem}.{number}"), renamed=True)
+            ending = archives.suffix_of(first) or first.suffix
+            name = f"{first.name.removesuffix(ending)}.{number}{ending}"
+            task = replace(task, target=first.with_name(name), renamed=True)
         taken |= dict.fromkeys(map(_real, task.outputs), source)
         apart.append(task)
     return apart
@@ -265,7 +271,7 @@ def _of_other_formats(
 
 
 def _is_shard(path: Path) -> bool:
-    return path.suffix == shards.SUFFIX
+    return archives.suffix_of(path) != ""
 
 
 def _matching(pattern: str | os.PathLike) -> list[str]:
