@@ -141,6 +141,11 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     assert b["consistency"] > 0.9
     assert b["seconds"] > 0
     assert b["dtype"] in ("float32", "bfloat16")
+    other = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--seed", "1")
+    assert other.stdout.count("is stale: it was made with other settings") == 2
+    ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--overwrite", "--repair")
+    same = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    assert "2 skipped" in same.stdout.splitlines()
 
 
 # Python that makes a process heed permissions even where the tests are run by root: it gives up its capabilities.

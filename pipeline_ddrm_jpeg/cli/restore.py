@@ -8,7 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,11 +128,13 @@ def restore(
         to_stream = [task.target for task in tasks] == [STREAM]
         if to_stream and json_log == "-":
             raise ValueError("--json-log - and an image cannot both go to standard output; name a file for one")
-        log = _log(json_log)
+        told_before, log = _settings_in(json_log), _log(json_log)
         report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
         reported = not quiet and json_log != "-"
     except (ValueError, OSError) as error:
         fail(error, 2)
+    asked = {"prior": computing.prior, "sampler": sampling.sampler, "seed": seed, "depth": depth, **arguments}
+    asked = json.loads(json.dumps(asked | {"assumed": asdict(assumed)}))  # as the log has them
     state = processes(computing.device) if tasks or unlisted else None
     statuses, failed = Counter(), []
     for error in unlisted if state and state.is_main_process else ():
@@ -159,8 +162,11 @@ def restore(
             options["on_start"] = _announce(listed, pipe, quiet)
             with closing(restore_files(pipe, listed, overwrite, seed, **options, **arguments)) as results:
                 for result in results:
+                    if result.status == "skipped" and told_before.get(str(result.task.target), asked) != asked:
+                        result = replace(result, status="stale", message="it was made with other settings")
                     statuses[result.status] += 1
-                    log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
+                    more = {"dtype": pipe and dtype_of(pipe), "settings": asked if result.pictures else None}
+                    log(json.dumps(_facts(result) | more))
                     if result.status == "failed":
                         complain(result.message)
                         failed.append(str(result.task.source))
@@ -208,6 +214,18 @@ def _log(name: str | None) -> Lines:
     return Lines(name or os.devnull, open(name or os.devnull, "a", encoding="utf-8"))
 
 
+def _settings_in(log: str | None) -> dict[str, Any]:
+    """Output -> settings that made it, of each that a log of earlier runs tells of."""
+    found = {}
+    if log not in (None, "-") and Path(log).is_file():
+        with open(log, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError, TypeError, KeyError):  # it is somebody's file
+                    told = json.loads(line)
+                    found |= {told["target"]: told["settings"]} if told["settings"] else {}
+    return found
+
+
 def _words(result: Result) -> str:
     """A result as a line of the report."""
     name = result.task.target
@@ -216,7 +234,7 @@ def _words(result: Result) -> str:
     if result.status in ("skipped", "stale"):
         words = f"{name}  exists, skipped (--overwrite replaces it)"
         if result.status == "stale":
-            words = f"{name}  is stale: {result.task.source} was changed after it (--overwrite makes it again)"
+            return f"{name}  is stale: {result.message} (--overwrite makes it again)"
         return f"{words}; {result.message}" if result.message else words
     if result.status == "untouched":
         return f"{result.message.partition(';')[0]}; left as it is"

@@ -309,7 +309,9 @@ class _Run:
 
     def _skipped(self, job: _Job) -> Result:
         """The result of a job whose image is there; its mask is made where that alone is missing."""
-        task, result = job.task, job.told("stale" if job.task.is_stale else "skipped")
+        task, result = job.task, job.told("skipped")
+        if task.is_stale:
+            result = job.told("stale", f"{task.source} was changed after it")
         if self.repair and task.mask and not os.path.lexists(task.mask):
             try:
                 file = JPEGFile.open(_stream(task.source), repair=True)
@@ -318,7 +320,8 @@ class _Run:
             if file.damage:
                 write(self._mask(file, task), task.mask)
                 told = {"damage": file.damage, "invented": float(file.invented.mean())}
-                result = replace(result, message=f"{task.mask} was missing and is made again", **told)
+                words = f"{task.mask} was missing and is made again"
+                result = replace(result, message=f"{result.message}; {words}" if result.message else words, **told)
         return result
 
     def sample(self, job: _Job) -> None:

@@ -26,7 +26,7 @@ class Result:
     """`"restored"`, `"skipped"` (the output was there already), `"stale"` (it was, and is older than its source),
     `"untouched"` (of another format, without a JPEG) or `"failed"`."""
     message: str = ""
-    """One sentence, where it failed or is untouched, or where only its mask was missing."""
+    """One sentence, where it failed or is untouched, is stale, or only its mask was missing."""
     seconds: float = 0.0
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
