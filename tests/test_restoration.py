@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,7 @@ import pytest
 import tifffile
 import torch
 from conftest import inks, jpeg_bytes
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageOps, features
 from processes import run
 
 from pipeline_ddrm_jpeg import Assumed, DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError
@@ -835,6 +836,37 @@ def test_pixels_that_are_not_read_in_full_are_not_restored(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 16, 24), np.uint16), photometric="rgb", planarconfig="separate")
     (failed,) = restore_files(None, plan([tmp_path / "a.tif"]), assumed=Assumed(30))
     assert "more than 8 bits a channel in a form that is not read in full" in failed.message
+
+
+def deep_files(data, plain):
+    """Images of more than 8 bits of which Pillow reads 8, and the same with 8."""
+    sgi = struct.pack(">hBBHHHH", 474, 0, 2, 3, 24, 16, 3).ljust(512, b"\0")
+    j2k = io.BytesIO()
+    Image.fromarray(plain).save(j2k, "JPEG2000", no_jp2=True)
+    j2k = j2k.getvalue()
+    siz = j2k.index(b"\xff\x51") + 40
+    return {
+        "p6.ppm": (b"P6 24 16 65535\n" + data, b"P6 24 16 255\n" + plain.tobytes()),
+        "p3.ppm": (b"P3 24 16 1023\n" + b"7 " * 1152, b"P3 24 16 255\n" + b"7 " * 1152),
+        "a.sgi": (sgi + data, sgi[:3] + b"\1" + sgi[4:] + plain.tobytes()),
+        "a.j2k": (j2k[:siz] + b"\x0f\1\1" * 3 + j2k[siz + 9 :], j2k),
+    }
+
+
+def test_depths_that_are_rounded_while_they_are_read_are_refused():
+    plain = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    files = deep_files((plain.astype(">u2") * 257).tobytes(), plain)
+    if features.check("avif"):
+        avif = io.BytesIO()
+        Image.fromarray(plain).save(avif, "AVIF")
+        deep = bytearray(avif.getvalue())
+        deep[deep.index(b"av1C") + 6] |= 0x40  # what it says is enough, since it is not decoded
+        deep = bytes(deep).replace(b"\3\x08\x08\x08", b"\3\x0a\x0a\x0a")
+        files["a.avif"] = deep, avif.getvalue()
+    for deep, shallow in files.values():
+        assert DecodedJPEG.open(shallow, assume_history(plain, 50)).pixels.shape == plain.shape
+        with pytest.raises(ValueError, match="more than 8 bits a channel"):
+            DecodedJPEG.open(deep, assume_history(plain, 50))
 
 
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):
