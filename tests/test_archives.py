@@ -1,10 +1,12 @@
 """Zips and compressed tars, by the same rules as tars, by the eyes of other readers."""
 
+import gc
 import io
 import shutil
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -117,6 +119,22 @@ def test_a_damaged_member_costs_no_other_and_is_named(prior_folder, photo, tmp_p
         assert data[:-30] + bytes(2) + data[-28:] in first
         assert data[:-30] + bytes(2) + data[-28:] in again
     assert not list(tmp_path.glob("*.txt"))
+
+
+def test_a_run_that_stops_while_a_zip_is_written_leaves_nothing_and_is_silent(tmp_path, monkeypatch):
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraised.append(told.exc_value))
+    source = zipped(tmp_path / "a.zip", ("a.jpg", JPEG), ("b.txt", b"x"))
+
+    def convert(members):
+        yield next(members), [(".png", b"picture")]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        archives.rewrite(source, tmp_path / "b.zip", lambda start: True, convert)
+    gc.collect()
+    assert unraised == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def encrypted(path: Path) -> None:

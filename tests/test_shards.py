@@ -129,6 +129,7 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     assert [(one["status"], one["pictures"]) for one in facts] == [("skipped", 0), ("skipped", 0), ("restored", 2)]
     told = [(one["member"], one["status"], one["consistency"]) for one in facts[2]["members"]]
     assert told[0][:2] == ("00/a.jpg", "restored")
+    assert (facts[2]["members"][0]["target"], facts[2]["members"][0]["mask"]) == ("00/a.webp", None)
     assert min(kept for _, _, kept in told) == facts[2]["consistency"]
 
 
@@ -365,7 +366,8 @@ def test_damage_in_a_shard_is_told_and_masked(pipe, files, tmp_path):
     assert result.damage == tuple(f"d.jpg: {words}" for words in alone.damage)
     whole, damaged = result.members
     assert (whole.member, whole.damage, whole.invented) == ("a.jpg", (), 0)
-    assert replace(damaged, task=alone.task, member=None, seconds=alone.seconds) == alone
+    assert (whole.written, damaged.written) == (("a.png",), ("d.png", "d.mask.png"))
+    assert replace(damaged, task=alone.task, member=None, seconds=alone.seconds, written=()) == alone
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["a.png", "d.png", "d.mask.png"]
     assert found["d.mask.png"] == (tmp_path / "d.mask.png").read_bytes()

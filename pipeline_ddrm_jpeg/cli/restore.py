@@ -252,7 +252,8 @@ def _words(result: Result) -> str:
 
 def _facts(result: Result) -> dict[str, Any]:
     """A result as a line of `--json-log`; of a shard it has those of its images."""
-    task, own = result.task, {"member": result.member}
+    task = result.task
+    own = {"member": result.member, **dict(zip(("target", "mask"), (*result.written, None, None), strict=False))}
     if result.member is None:
         mask = task.mask if result.damage else None
         own = {"source": str(task.source), "target": str(task.target), "mask": mask and str(mask)}

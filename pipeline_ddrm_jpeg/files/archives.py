@@ -31,7 +31,7 @@ def kind_of(path: Path) -> str:
 
 def rewrite(
     source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert, modified: int | None = None
-) -> None:
+) -> list[list[str]]:
     """Write an archive anew, whole or not at all, as another of its kind.
 
     A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
@@ -40,7 +40,8 @@ def rewrite(
 
     `wanted` tells by its first 16 bytes whether a file is to be read for `convert`, which is given all members and
     returns each in its order, with what takes its place, or nothing for it to stay. It may ask for them ahead, and from
-    another thread. `modified` is as for `write_atomically`.
+    another thread. `modified` is as for `write_atomically`. Returns the names of what took the place of each member
+    that was replaced.
 
     Raises:
         BROKEN: if the source is no such archive, cut short, or out of all proportion to its bytes.
@@ -48,14 +49,16 @@ def rewrite(
         OSError: if it cannot be read or the other not written.
     """
     with closing(_KINDS[suffix_of(source).lower()](source)) as archive:
-        read = (archive.read(member, wanted) for member in archive.members)
+        names, read = [], (archive.read(member, wanted) for member in archive.members)
 
         def write(file: io.BufferedWriter) -> None:
             packed = suffix_of(target).lower().endswith("gz")
             with gzip.GzipFile("", "wb", 6, file, mtime=0) if packed else nullcontext(file) as stream:
                 writer = archive.writer(stream)
                 for member, made in convert(read):
-                    writer.put(member, made)
+                    written = writer.put(member, made)
+                    names.extend([written] if written else [])
                 writer.finish()
 
         write_atomically(target, write, modified)
+    return names

@@ -392,10 +392,11 @@ class _Run:
                 yield own.member, own.made
 
         try:
-            archives.rewrite(task.source, task.target, wanted, convert, job.modified)
+            written = iter(archives.rewrite(task.source, task.target, wanted, convert, job.modified))
         except archives.BROKEN as error:
             raise ValueError(f"it is no {archives.kind_of(task.source).lower()}, or cut short: {error}") from None
-        job.result = result_of_shard(task, members)
+        named = [replace(one, written=tuple(next(written))) if one.status == "restored" else one for one in members]
+        job.result = result_of_shard(task, named)
 
     def _sentence(self, error: Exception, job: _Job) -> str:
         if isinstance(error, MemoryError):

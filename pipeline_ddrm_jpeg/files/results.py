@@ -45,6 +45,8 @@ class Result:
     """What the image's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
     member: str | None = None
     """The name that it has in its shard."""
+    written: tuple[str, ...] = ()
+    """The names that its image, and its mask if there is one, have in the new shard."""
     members: tuple[Result, ...] = ()
     """Of a shard those of its images, in their order."""
 

@@ -231,18 +231,19 @@ class _Writer(Names):
         self._waiting: dict[str, list[tarfile.TarInfo]] = {}
         """Name -> symbolic links to what is still to be written under it."""
 
-    def put(self, member: Member, made: Made) -> None:
-        """Write what takes the place of a member, or the member itself."""
-        header, name = member.header, posixpath.normpath(member.name)
+    def put(self, member: Member, made: Made) -> list[str]:
+        """Write what takes the place of a member, whose names are returned, or the member itself."""
+        header, name, placed = member.header, posixpath.normpath(member.name), []
         self._copy(member.start, header.offset)
         if header.issym() and name != _leads_to(header) and _leads_to(header) in self._unwritten:
             self._waiting.setdefault(_leads_to(header), []).append(header)
-            return
+            return []
         if header.issym() or header.islnk():
             self._link(header)
         elif made:
-            for name_of, data in self.placed(header.name, made):
-                self._write(header, name_of, data)
+            placed = self.placed(header.name, made)
+            for new, data in placed:
+                self._write(header, new, data)
         else:
             self._copy(header.offset, member.end)
         written = [name]
@@ -252,6 +253,7 @@ class _Writer(Names):
             for link in self._waiting.pop(name, []):
                 self._link(link)
                 written.append(posixpath.normpath(link.name))
+        return [new for new, _ in placed]
 
     def finish(self) -> None:
         """Write the links that lead to one another in a circle, and the end."""

@@ -96,29 +96,29 @@ class _Writer(Names):
     def __init__(self, file: IO[bytes], source: IO[bytes], old: zipfile.ZipFile, members: Sequence[Member]) -> None:
         super().__init__(members)
         self._file, self._source, self._old = file, source, old
-        self._zip = zipfile.ZipFile(file, "w")
+        self._entries: list[_Entry] = []
 
-    def put(self, member: Member, made: Made) -> None:
-        """Write what takes the place of a member, or the member itself."""
+    def put(self, member: Member, made: Made) -> list[str]:
+        """Write what takes the place of a member, whose names are returned, or the member itself."""
         if not made:
             self._enter(member.header, member.name, (_ZIP64,))
             self._source.seek(member.start)
             for at in range(member.start, member.end, PIECE):
                 self._file.write(self._source.read(min(member.end - at, PIECE)))
-            return
-        flags = member.header.flag_bits & _UTF_8
-        for name, data in self.placed(member.name, made):
+            return []
+        flags, placed = member.header.flag_bits & _UTF_8, self.placed(member.name, made)
+        for name, data in placed:
             new = {"compress_type": zipfile.ZIP_STORED, "CRC": zlib.crc32(data), "flag_bits": flags}
             new |= dict.fromkeys(("compress_size", "file_size"), len(data))
             entry = self._enter(member.header, name, (_ZIP64, _UNICODE_PATH), **new)
             self._file.write(entry.FileHeader())
             self._file.write(data)
+        return [name for name, _ in placed]
 
     def finish(self) -> None:
         """Write the directory."""
-        self._zip.start_dir = self._file.tell()
-        self._zip.comment = self._old.comment  # which tells it, too, that there is something to write
-        self._zip.close()
+        with zipfile.ZipFile(self._file, "w") as new:  # which begins where the file is, and writes its directory there
+            new.filelist, new.comment = self._entries, self._old.comment
 
     def _enter(self, header: zipfile.ZipInfo, name: str, without: tuple[int, ...], **changed: Any) -> _Entry:
         """Put a member into the directory, as it stood in the old one but for what has changed."""
@@ -135,5 +135,5 @@ class _Writer(Names):
         entry.extra = b"".join(kept)
         for field, value in changed.items():
             setattr(entry, field, value)
-        self._zip.filelist.append(entry)
+        self._entries.append(entry)
         return entry
