@@ -542,6 +542,8 @@ CHUNKS = [
     (b"pHYs", struct.pack(">IIB", 5669, 2835, 1)),
     (b"tEXt", b"parameters\0a cat, steps: 20"),
     (b"tEXt", "Author\0Zoë".encode("latin-1")),
+    (b"tEXt", b"Author\0and another"),
+    (b"zTXt", b"Copyright\0\0no zlib"),
     (b"zTXt", b"Comment\0\0" + zlib.compress(b"packed")),
     (b"iTXt", b"Description\0\0\0de\0\0" + "Kätzchen".encode()),
     (b"prVt", b"may be copied"),
@@ -563,7 +565,7 @@ def test_what_a_png_says_stays_in_a_png_and_goes_elsewhere_or_is_named(photo, tm
             assert not_kept == ("chunk prVT", "chunk tIME")
             continue
         lost = {"gamma", "chromaticities", "rendering intent of sRGB", "colour space (cICP)", "text parameters"}
-        lost |= {"chunk prVt", "chunk prVT", "chunk tIME"}
+        lost |= {"chunk prVt", "chunk prVT", "chunk tIME", "text Author", "text Copyright"}
         assert set(not_kept) - {"comment", "resolution"} == lost
         assert ("comment" in not_kept, "resolution" in not_kept) == (own.keeps is not None, image_format == "webp")
         with Image.open(path) as image:

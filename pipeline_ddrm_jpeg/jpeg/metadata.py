@@ -86,7 +86,7 @@ _CHUNKS = {
     (b"text", "Copyright"): ("text Copyright", 33432),
 }
 _HELD_ELSEWHERE = (b"tRNS", b"iCCP", b"eXIf")  # by the pixels, or as what JPEG files have too
-_LONGEST_TEXT = 2**20  # bytes that a compressed text may unpack to
+_LONGEST_KEYWORD, _LONGEST_TEXT = 79, 2**20  # bytes of a text's name, and of what it may unpack to
 
 Edit = tuple[int, int, bytes]
 """First byte, byte after the last, and what comes in their place."""
@@ -112,7 +112,8 @@ class Metadata:
         Of `info` are taken `"exif"`, `"xmp"`, `"icc_profile"` and `"comment"`, each as bytes, and `"dpi"`.
         """
         of_tiff = data.startswith(_TIFF_STARTS)
-        block, left_out = _block_of_tiff(data) if of_tiff else (info.get("exif") or b"", ())
+        big = ("tags of a BigTIFF",) * data.startswith((b"II+\0", b"MM\0+"))
+        block, left_out = _block_of_tiff(data) if of_tiff else (info.get("exif") or b"", big)
         segments = [*_jfif_segments(info.get("dpi")), *_split(_APP1, _EXIF, block.removeprefix(_EXIF))]
         segments += _photoshop_segments(data) if of_tiff else []
         segments += _xmp_segments(info["xmp"]) if info.get("xmp") else []
@@ -325,10 +326,11 @@ class Metadata:
         first, tags, comments, left_out = [], {}, [], []
         for chunk in self.chunks:
             words, place = _CHUNKS.get(_key_of(chunk), (None, None))
-            if place == "comment":
-                comments.append((_COM, _text_of(chunk)[:_LONGEST_SEGMENT]))
-            elif isinstance(place, int) and self.exif is None:
-                tags[place] = _text_of(chunk) + b"\0"
+            text = _text_of(chunk) if _key_of(chunk)[0] == b"text" else b""
+            if text and place == "comment":
+                comments += _split(_COM, b"", text)
+            elif text and isinstance(place, int) and place not in tags and self.exif is None:
+                tags[place] = text + b"\0"
             elif place != "JFIF" or self.density is None:
                 left_out.append(words or _name_of(chunk))
         rest = [*self.segments]
@@ -499,7 +501,7 @@ def _key_of(chunk: tuple[bytes, bytes]) -> tuple[bytes, str]:
     """What `_CHUNKS` has it under."""
     name, data = chunk
     if name in (b"tEXt", b"zTXt", b"iTXt"):
-        return b"text", data.partition(b"\0")[0].decode("latin-1")
+        return b"text", data[:_LONGEST_KEYWORD].partition(b"\0")[0].decode("latin-1")
     return name, ""
 
 
