@@ -85,7 +85,8 @@ _CHUNKS = {
     (b"text", "Author"): ("text Author", 315),
     (b"text", "Copyright"): ("text Copyright", 33432),
 }
-_HELD_ELSEWHERE = (b"tRNS", b"iCCP", b"eXIf")  # by the pixels, or as what JPEG files have too
+# By the pixels, or as what JPEG files have too, or how the file was stored.
+_HELD_ELSEWHERE = (b"tRNS", b"iCCP", b"eXIf", b"iDOT")
 _LONGEST_KEYWORD, _LONGEST_TEXT = 79, 2**20  # bytes of a text's name, and of what it may unpack to
 
 Edit = tuple[int, int, bytes]
@@ -119,13 +120,7 @@ class Metadata:
         segments += _xmp_segments(info["xmp"]) if info.get("xmp") else []
         profile = [*_split(_APP2, _ICC + bytes(2), info.get("icc_profile") or b"")]
         if len(profile) > 255:  # which are counted in a byte
-            profile, left_out = (
-                [],
-                (
-                    *left_out,
-                    f"ICC profile of {len(info['icc_profile'])} bytes",
-                ),
-            )
+            profile, left_out = [], (*left_out, f"ICC profile of {len(info['icc_profile'])} bytes")
         for number, (marker, payload) in enumerate(profile, 1):
             segments.append((marker, _ICC + bytes((number, len(profile))) + payload[14:]))
         segments += _split(_COM, b"", info.get("comment") or b"")
@@ -613,7 +608,11 @@ def _block_of_tiff(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 def _photoshop_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """IPTC and other resources of Photoshop, from their tags in a TIFF."""
-    found = {tag: data[at : at + _TYPE_SIZES[kind] * count] for tag, kind, count, at in _entries(data)}
+    found = {
+        tag: data[at : at + _TYPE_SIZES[kind] * count]
+        for tag, kind, count, at in _entries(data)
+        if tag in (_TIFF_IPTC, _TIFF_PHOTOSHOP)
+    }
     iptc, resources = found.get(_TIFF_IPTC, b""), found.get(_TIFF_PHOTOSHOP, b"")
     if iptc and b"8BIM\x04\x04" not in resources:
         resources += b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
