@@ -592,14 +592,17 @@ def test_what_a_tiff_says_goes_to_every_format_or_is_named(photo, order, tmp_pat
         (296, 3, 1, value(order, 3, 2)),
     ]
     block = exif_block(order, entries, more)
-    whole = Metadata(((0xE1, b"Exif\0\0" + block), (0xE1, XMP + (PACKET % SIX["attribute"]).encode())))
+    packet, iptc = (PACKET % SIX["attribute"]).encode(), b"Photoshop 3.0\0" + resource(0x0404, b"a record")
+    whole = Metadata(((0xE1, b"Exif\0\0" + block), (0xE1, XMP + packet), (0xED, iptc)))
     made = encode(pixels, "tiff", whole)[0]
     image = Image.open(io.BytesIO(made))
     metadata = DecodedJPEG.open(made, assume_history(np.asarray(image), 50)).metadata
     assert (metadata.orientation, image.size, b'tiff:Orientation="1"' in metadata.xmp) == (1, (16, 24), True)
+    assert metadata.iptc == b"a record"
     for image_format in FORMATS:
         _, not_kept = encode(COLOUR, image_format, metadata)
-        assert not_kept == ("maker note, which counts from the TIFF's start",)
+        lost = () if image_format in ("jpeg", "tiff") else ("IPTC and other Photoshop data",)
+        assert not_kept == ("maker note, which counts from the TIFF's start", *lost)
         with Image.open(written(metadata, image_format, tmp_path)) as again:
             exif = again.getexif()
             assert (exif[315], exif[282], exif[283], exif.get_ifd(34665)[0x9003]) == (

@@ -63,7 +63,7 @@ _DESCRIPTIVE = {
 _STRUCTURAL = {*range(254, 260), *range(262, 267), 273, *range(277, 282), 284, 301, 317, *range(320, 326), 338, 339}
 _STRUCTURAL |= {513, 514, *range(529, 533), _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC, 0xEA1C}
 
-_DIRECTORIES, _SUB_IMAGES, _MAKER_NOTE = (34665, 34853, 0xA005), 330, 0x927C
+_DIRECTORIES, _SUB_IMAGES, _LAYERS, _MAKER_NOTE = (34665, 34853, 0xA005), 330, 37724, 0x927C
 
 # Pairs of tags that say the same of width and height, in the first directory and in that of EXIF.
 _ACROSS_AND_DOWN = ((256, 257), (_X_RESOLUTION, _Y_RESOLUTION), (0xA002, 0xA003), (0xA20E, 0xA20F))
@@ -586,6 +586,7 @@ def _block_of_tiff(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     """An EXIF block of what the first directory of a TIFF file says of its image, and in words what is not in it."""
     order, left_out = _order(data), []
     odd = {_SUB_IMAGES: "images below the TIFF's own", _MAKER_NOTE: "maker note, which counts from the TIFF's start"}
+    odd[_LAYERS] = "layers of Photoshop"
 
     def read(offset: int | None, depth: int) -> list[tuple[int, int, int, Any]]:
         if shares_values(data, offset):
