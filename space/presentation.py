@@ -126,7 +126,7 @@ def refused(sentence: str) -> str:
 
 def verdict(result: Result, of_what: str | None = None) -> str:
     """The consistency of the image as it is downloaded, and how much of a damaged file was not there to be kept."""
-    lost = f"; {percent(result.invented)} of all were lost, and are made up" if result.damage else ""
+    lost = f"; {percent(result.invented)} of all were lost, and are made up" if result.damage or result.invented else ""
     kept = f"<strong>{percent(result.consistency)}</strong> of the {of_what or result.measured} kept"
     return f'<p class="verdict">{kept}, in {result.seconds:.1f} s{lost}</p>'
 

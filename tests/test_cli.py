@@ -141,6 +141,11 @@ def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     assert b["consistency"] > 0.9
     assert b["seconds"] > 0
     assert b["dtype"] in ("float32", "bfloat16")
+    other = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--seed", "1")
+    assert other.stdout.count("is stale: it was made with other settings") == 2
+    ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--overwrite", "--repair")
+    same = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    assert "2 skipped" in same.stdout.splitlines()
 
 
 # Python that makes a process heed permissions even where the tests are run by root: it gives up its capabilities.
@@ -182,9 +187,28 @@ def test_what_is_no_picture_is_passed_over_in_folders_and_counted(folder, prior_
     log = folder / "log"
     done = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["3 restored", "3 files were no JPEG images"]
+    named = f"named like JPEG files, and none: {folder / 'notes.jpg'}"
+    assert done.stdout.splitlines()[-3:] == ["3 restored", "3 files were no JPEG images", named]
     assert [json.loads(line)["not_kept"] for line in log.read_text().splitlines()] == [[]] * 3
     assert ddrm_jpeg("restore", folder / "notes.jpg").returncode == 1
+
+
+def test_images_are_as_old_as_their_sources_and_stale_ones_and_failures_are_named(folder, prior_folder, photo):
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-40])
+    (folder / "c.jpg").symlink_to(folder / "b.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        os.utime(folder / name, ns=(0, 10**18 + 1))
+    command = ["restore", folder, "-o", folder / "out", "--prior", prior_folder, "--repair", *QUICK]
+    assert ddrm_jpeg(*command).returncode == 0
+    made = {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()}
+    assert made == dict.fromkeys(("a.png", "a.mask.png", "b.png", "c.png"), 10**18 + 1)
+    os.utime(folder / "b.jpg", ns=(0, 10**18 + 10**10))
+    (folder / "d.jpg").write_bytes((folder / "b.jpg").read_bytes()[:100])
+    again = ddrm_jpeg(*command, "--no-times")
+    assert f"b.png  is stale: {folder / 'b.jpg'} was changed after it" in again.stdout
+    assert again.stdout.splitlines()[-2:] == ["1 skipped, 2 stale, 1 failed", f"failed: {folder / 'd.jpg'}"]
+    ddrm_jpeg(*command, "--no-times", "--overwrite")
+    assert min(path.stat().st_mtime_ns for path in (folder / "out").iterdir()) > 10**18 + 10**10
 
 
 def test_pictures_of_other_formats_in_folders_are_told_of_and_taken_on_request(folder, prior_folder, photo):

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import shutil
 import signal
 import struct
@@ -240,7 +241,10 @@ REFUSED = {
     "lossless": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), "lossless"),
     "hierarchical": (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
     "12 bits": (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c", 1), "12-bit"),
-    "no height": (lambda data: data.replace(b"\xff\xc0\0\x11\x08\0\x18", b"\xff\xc0\0\x11\x08\0\0", 1), "height of 0"),
+    "no height": (
+        lambda data: data.replace(b"\xff\xc0\0\x11\x08\0\x18", b"\xff\xc0\0\x11\x08\0\0", 1),
+        "no DNL marker",
+    ),
     "no width": (lambda data: data.replace(b"\x08\0\x18\0\x20", b"\x08\0\x18\0\0", 1), "width of 0"),
     "absurd size": (lambda data: data.replace(b"\x08\0\x18\0\x20", b"\x08\xff\xdc\xff\xdc", 1), "65500 x 65500"),
     "no table": (lambda data: drop(drop(data, 0xDB), 0xDB), "table 0 is used but never defined"),
@@ -315,13 +319,39 @@ def test_a_file_cut_in_its_scan_and_closed_again_is_detected(photo):
             JPEGFile.open(whole[:cut] + b"\xff\xd9")
 
 
-def test_a_progressive_file_that_lacks_its_last_scans_is_detected(photo):
-    whole = jpeg_bytes(photo.resize((64, 64)), quality=60, progressive=True)
+def test_a_progressive_file_that_lacks_its_last_scans_says_which_bits_it_lacks(photo):
+    """As the decoder that reads damaged files finds, which does not know that the file is meant to end."""
+    whole = jpeg_bytes(photo.resize((68, 60)), quality=60, progressive=True)
     scans = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"\xff\xda"]
     for scan in scans[1:]:
         tables = whole.rfind(b"\xff\xc4", 0, scan)
-        with pytest.raises(JPEGFileError, match="truncated"):
-            JPEGFile.open(whole[:tables] + b"\xff\xd9")
+        file = JPEGFile.open(whole[:tables] + b"\xff\xd9")
+        assert file.remarks == ("fewer scans than its frame announces; what they leave out is made up",)
+        repaired = JPEGFile.open(whole[:tables], repair=True)
+        assert file.damage == ()
+        for ours, theirs in zip(
+            (*file.coefficients, *file.missing_bits), (*repaired.coefficients, *repaired.missing_bits), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        with pytest.raises(JPEGDamageError):
+            JPEGFile.open(whole[: tables - 20] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
+@pytest.mark.parametrize("claimed", [0, 17, 48, 400])
+def test_the_height_behind_the_first_scan_is_that_of_the_image(photo, claimed, options):
+    whole = jpeg_bytes(photo.resize((64, 40)), quality=60, **options)
+    frame = re.search(rb"\xff[\xc0\xc2]\0\x11\x08", whole).end()
+    scan = segment(whole, 0xDA) + 14
+    end = re.compile(rb"\xff(?![\0\xd0-\xd7])").search(whole, scan).start()
+    dnl = whole[:frame] + struct.pack(">H", claimed) + whole[frame + 2 : end] + b"\xff\xdc\0\4\0\x28" + whole[end:]
+    file, expected = JPEGFile.open(dnl), JPEGFile.open(whole)
+    assert (file.height, file.remarks) == (40, (f"a height of {claimed} that its DNL marker corrects",))
+    for ours, theirs in zip(file.coefficients, expected.coefficients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    cut = JPEGFile.open(dnl[: end - 9] + dnl[end:], repair=True)
+    assert (cut.height, bool(cut.damage)) == (40, True)
+    assert Image.open(io.BytesIO(file.bare)).size == (64, 40)
 
 
 @settings(max_examples=60)

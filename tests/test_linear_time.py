@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline_ddrm_jpeg import JPEGFile, JPEGFileError
 from pipeline_ddrm_jpeg.decoded.opening import open_image
-from pipeline_ddrm_jpeg.files import shards
+from pipeline_ddrm_jpeg.files import archives
 from pipeline_ddrm_jpeg.files.formats import FORMATS, encode
 
 MOST = 2.5  # times; a quadratic parser takes four
@@ -349,7 +349,9 @@ def test_tars_take_time_in_proportion_to_their_bytes(shape, tmp_path):
 
     def rewrite(data: bytes) -> None:
         (tmp_path / "a.tar").write_bytes(data)
-        with contextlib.suppress(*shards.BROKEN):
-            shards.rewrite(tmp_path / "a.tar", tmp_path / "b.tar", lambda start: start.startswith(b"\xff\xd8"), convert)
+        with contextlib.suppress(*archives.BROKEN):
+            archives.rewrite(
+                tmp_path / "a.tar", tmp_path / "b.tar", lambda start: start.startswith(b"\xff\xd8"), convert
+            )
 
     assert_linear(lambda n: make(n) + bytes(1024), rewrite, size)

@@ -5,6 +5,8 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline_ddrm_jpeg import JPEGFile
+from pipeline_ddrm_jpeg.decoded.history import assume_history
+from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
 from pipeline_ddrm_jpeg.files.formats import FORMATS, Format, check_depth, encode, upright
-from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata, png_chunk
 
 XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 RDF, TIFF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://ns.adobe.com/tiff/1.0/"
@@ -207,6 +211,35 @@ def test_no_exif_block_makes_anything_fail(block, start):
         assert all(isinstance(words, str) for words in not_kept)
         if image_format == "tiff":
             np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), GREY)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_width_and_height_follow_a_turn_and_no_thumbnail_lies_on_its_side(photo, order, orientation, tmp_path):
+    small = jpeg_bytes(photo.resize((32, 24)), quality=20)
+    sides = {256: (3, 400), 257: (4, 70_000), 0xA002: (4, 400), 0xA003: (4, 300)}
+    (w, h, x, y) = ((tag, kind, 1, value(order, kind, number)) for tag, (kind, number) in sides.items())
+    first = [(0x0112, 3, 1, value(order, 3, orientation)), w, h]
+    entries = [(513, 4, 1, value(order, 4, 400)), (514, 4, 1, value(order, 4, len(small)))]
+    block = exif_block(order, first, [x, y])
+    (at,) = struct.unpack_from(order + "I", block, 4)
+    link = at + 2 + 12 * 4
+    block = block[:link] + struct.pack(order + "I", 300) + block[link + 4 :].ljust(300 - link - 4, b"\0")
+    block += directory(order, entries, 300).ljust(100, b"\0") + small
+    data = jpeg_bytes(photo.resize((40, 24)), exif=b"Exif\0\0" + block, dpi=(300, 150))
+    jfxx, before = (0xE0, b"JFXX\0\x10" + small), Image.open(io.BytesIO(data))
+    assert before.getexif().get_ifd(-1)[514] == len(small)
+    metadata = JPEGFile.open(with_segments(data, jfxx)).metadata.upright()
+    for image_format in FORMATS:
+        _, not_kept = encode(COLOUR, image_format, metadata)
+        assert {"EXIF thumbnail", "JFIF thumbnail"} <= {*not_kept}
+        with Image.open(written(metadata, image_format, tmp_path)) as again:
+            exif = again.getexif()
+            told = (exif.get_ifd(34665)[0xA002], exif.get_ifd(34665)[0xA003])
+            assert told == ((300, 400) if orientation == 6 else (400, 300))
+            assert (exif.get_ifd(-1), exif[0x0112]) == ({}, 1)
+            if image_format != "tiff":
+                assert (exif[256], exif[257]) == ((70_000, 400) if orientation == 6 else (400, 70_000))
 
 
 # --- XMP ---
@@ -489,3 +522,108 @@ def test_sixteen_bits_are_written_as_others_read_them(image_format, shape, tmp_p
             np.testing.assert_array_equal(np.array(list(rows)).reshape(shape), pixels)
         with Image.open(path) as picture:
             assert picture.getexif()[0x010F] == "Maker"
+
+
+# --- Files that are no JPEG ---
+
+
+def chunks_of(data: bytes) -> dict[bytes, list[bytes]]:
+    found = {}
+    for name, content in png.Reader(bytes=data).chunks():
+        found.setdefault(bytes(name), []).append(bytes(content))
+    return found
+
+
+CHUNKS = [
+    (b"gAMA", struct.pack(">I", 45455)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+    (b"sRGB", b"\0"),
+    (b"cICP", b"\1\15\0\1"),
+    (b"pHYs", struct.pack(">IIB", 5669, 2835, 1)),
+    (b"tEXt", b"parameters\0a cat, steps: 20"),
+    (b"tEXt", "Author\0Zoë".encode("latin-1")),
+    (b"tEXt", b"Author\0and another"),
+    (b"zTXt", b"Copyright\0\0no zlib"),
+    (b"zTXt", b"Comment\0\0" + zlib.compress(b"packed")),
+    (b"iTXt", b"Description\0\0\0de\0\0" + "Kätzchen".encode()),
+    (b"prVt", b"may be copied"),
+    (b"prVT", b"may not"),
+    (b"tIME", struct.pack(">H5B", 2020, 1, 1, 1, 1, 1)),
+]
+
+
+def test_what_a_png_says_stays_in_a_png_and_goes_elsewhere_or_is_named(photo, tmp_path):
+    plain = encode(np.asarray(photo.resize((24, 16))), "png", Metadata())[0]
+    made = plain[:33] + b"".join(png_chunk(*one) for one in CHUNKS) + plain[33:]
+    metadata = DecodedJPEG.open(made, assume_history(np.zeros((16, 24, 3), np.uint8), 50)).metadata
+    for image_format, own in FORMATS.items():
+        _, not_kept = encode(COLOUR, image_format, metadata)
+        path = written(metadata, image_format, tmp_path)
+        if image_format == "png":
+            found = chunks_of(path.read_bytes())
+            assert [(name, data) for name, data in CHUNKS[:-2] if data not in found[name]] == []
+            assert not_kept == ("chunk prVT", "chunk tIME")
+            continue
+        lost = {"gamma", "chromaticities", "rendering intent of sRGB", "colour space (cICP)", "text parameters"}
+        lost |= {"chunk prVt", "chunk prVT", "chunk tIME", "text Author", "text Copyright"}
+        assert set(not_kept) - {"comment", "resolution"} == lost
+        assert ("comment" in not_kept, "resolution" in not_kept) == (own.keeps is not None, image_format == "webp")
+        with Image.open(path) as image:
+            exif = image.getexif()
+            assert exif[270].encode("latin-1") == "Kätzchen".encode() or exif[270] == "Kätzchen"
+            assert image_format == "webp" or tuple(map(round, image.info["dpi"])) == (144, 72)
+    turned = replace(metadata, segments=((0xE1, b"Exif\0\0" + ORIENTED), *metadata.segments)).upright()
+    assert chunks_of(encode(COLOUR, "png", turned)[0])[b"pHYs"] == [struct.pack(">IIB", 2835, 5669, 1)]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_what_a_tiff_says_goes_to_every_format_or_is_named(photo, order, tmp_path):
+    pixels = np.asarray(photo.resize((24, 16)))
+    more = [
+        (0x9003, 2, 20, b"2020:01:01 00:00:00\0"),
+        (0xA002, 4, 1, value(order, 4, 24)),
+        (0x927C, 7, 9, b"with note"),
+    ]
+    more += [(0xA003, 4, 1, value(order, 4, 16))]
+    entries = [(0x0112, 3, 1, value(order, 3, 6)), (315, 2, 7, b"Artist\0"), (50000, 7, 7, b"private")]
+    entries += [
+        (282, 5, 1, value(order, 5, 300, 1)),
+        (283, 5, 1, value(order, 5, 150, 1)),
+        (296, 3, 1, value(order, 3, 2)),
+    ]
+    block = exif_block(order, entries, more)
+    packet, iptc = (PACKET % SIX["attribute"]).encode(), b"Photoshop 3.0\0" + resource(0x0404, b"a record")
+    whole = Metadata(((0xE1, b"Exif\0\0" + block), (0xE1, XMP + packet), (0xED, iptc)))
+    made = encode(pixels, "tiff", whole)[0]
+    image = Image.open(io.BytesIO(made))
+    metadata = DecodedJPEG.open(made, assume_history(np.asarray(image), 50)).metadata
+    assert (metadata.orientation, image.size, b'tiff:Orientation="1"' in metadata.xmp) == (1, (16, 24), True)
+    assert metadata.iptc == b"a record"
+    for image_format in FORMATS:
+        _, not_kept = encode(COLOUR, image_format, metadata)
+        lost = () if image_format in ("jpeg", "tiff") else ("IPTC and other Photoshop data",)
+        assert not_kept == ("maker note, which counts from the TIFF's start", *lost)
+        with Image.open(written(metadata, image_format, tmp_path)) as again:
+            exif = again.getexif()
+            assert (exif[315], exif[282], exif[283], exif.get_ifd(34665)[0x9003]) == (
+                "Artist",
+                150,
+                300,
+                more[0][3][:-1].decode(),
+            )
+            assert again.info.get("dpi", (150, 300)) == pytest.approx((150, 300), abs=0.02)
+
+
+def test_directories_of_a_tiff_that_share_their_values_are_not_unfolded(plain):
+    shared = struct.pack("<I", 8) + struct.pack("<HHII", 34665, 4, 1, 8)
+    hostile = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 500) + struct.pack("<HHII", 34665, 4, 1, 8) * 500
+    hostile += shared + b"".join(struct.pack("<HHII", tag, 7, 6000, 8) for tag in range(400))
+    metadata = Metadata.from_info({}, hostile)
+    assert sum(len(data) for _, data in metadata.segments) < 2 * len(hostile)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"II*\0", b"MM\0*", b"\x89PNG\r\n\x1a\n"]))
+def test_nothing_that_a_tiff_or_png_says_makes_anything_fail(data, start):
+    metadata = Metadata.from_info({"dpi": (0, float("nan"))}, start + data)
+    for image_format in FORMATS:
+        encode(GREY, image_format, metadata)

@@ -1,6 +1,8 @@
 import errno
 import io
 import os
+import re
+import struct
 import subprocess
 import sys
 import tarfile
@@ -16,7 +18,7 @@ import pytest
 import tifffile
 import torch
 from conftest import inks, jpeg_bytes
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageOps, features
 from processes import run
 
 from pipeline_ddrm_jpeg import Assumed, DDRMJPEGPipeline, DecodedJPEG, JPEGFile, JPEGFileError
@@ -84,16 +86,25 @@ def test_pictures_of_an_earlier_run_are_no_sources(tmp_path):
     assert names(plan([tmp_path], tmp_path), tmp_path) == {"a.jpg": "a.png", "a_restored.jpg": "a_restored.png"}
 
 
-def test_sources_of_one_name_that_would_become_one_picture_are_refused(tmp_path):
-    touch(tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.jpg")
-    with pytest.raises(ValueError, match="would both become"):
-        plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+def test_one_collision_of_names_refuses_no_folder(tmp_path):
+    touch(*(tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "y/a.jpg.jpg", "y/a.jpeg", "y/b.jpg")))
+    tasks = plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    made = {f"{task.source.parent.name}/{task.source.name}": (task.target.name, task.renamed) for task in tasks}
+    assert made == {
+        "x/a.jpg": ("a.jpg.png", True),
+        "y/a.jpeg": ("a.jpeg.png", True),
+        "y/a.jpg": ("a.jpg.2.png", True),
+        "y/a.jpg.jpg": ("a.jpg.jpg.png", True),
+        "y/b.jpg": ("b.png", False),
+    }
+    touch(tmp_path / "z" / "a.png")
+    assert names(plan([tmp_path / "z"], tmp_path / "z"), tmp_path) == {"z/a.png": "z/a.2.png"}
     assert len(plan([tmp_path / "x", tmp_path / "x" / "a.jpg"], tmp_path / "out")) == 1
 
 
 def test_a_file_asked_for_by_name_is_restored_whatever_it_is_called(tmp_path):
     touch(tmp_path / "b.jpg", tmp_path / "c.jpeg")
-    with pytest.raises(ValueError, match="replaced by its own image"):
+    with pytest.raises(ValueError, match=r"b\.jpg is the source itself, and would be replaced"):
         plan([tmp_path], tmp_path, image_format="jpeg")
     touch(tmp_path / "a.jpg", tmp_path / "a_restored.jpg")
     named = plan([tmp_path / "a.jpg", tmp_path / "a_restored.jpg"], image_format="jpeg")
@@ -118,8 +129,11 @@ def test_whatever_is_wrong_with_a_file_costs_only_that_file(pipe, small, photo, 
 
 def test_a_source_is_never_replaced_and_must_exist(tmp_path):
     touch(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="replaced by its own image"):
-        plan([tmp_path / "a.jpg"], tmp_path / "a.jpg")
+    for output in ("a.jpg", "a.png"):
+        touch(tmp_path / "a.mask.png")
+        source = tmp_path / ("a.jpg" if output == "a.jpg" else "a.mask.png")
+        with pytest.raises(ValueError, match="is the source itself, and would be replaced"):
+            plan([source], tmp_path / output)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         plan([tmp_path / "b.jpg"])
 
@@ -520,8 +534,8 @@ def test_masks_and_images_get_names_of_their_own(pipe, photo, tmp_path):
     with Image.open(tmp_path / "out" / "dog.mask.png") as mask, Image.open(tasks[1].target) as image:
         assert (mask.mode, image.mode) == ("L", "RGB")
     (tmp_path / "dog.mask.png").write_bytes(data)
-    with pytest.raises(ValueError, match=r"dog\.mask\.png would be replaced by the mask of .*dog\.jpg"):
-        plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+    beside = plan([tmp_path / "dog.jpg", tmp_path / "dog.mask.png"], tmp_path)
+    assert names(beside, tmp_path) == {"dog.jpg": "dog.2.png", "dog.mask.png": "dog.mask.png.png"}
 
 
 def test_a_damaged_file_is_not_written_where_its_mask_has_no_place(photo, tmp_path):
@@ -824,6 +838,37 @@ def test_pixels_that_are_not_read_in_full_are_not_restored(tmp_path):
     assert "more than 8 bits a channel in a form that is not read in full" in failed.message
 
 
+def deep_files(data, plain):
+    """Images of more than 8 bits of which Pillow reads 8, and the same with 8."""
+    sgi = struct.pack(">hBBHHHH", 474, 0, 2, 3, 24, 16, 3).ljust(512, b"\0")
+    j2k = io.BytesIO()
+    Image.fromarray(plain).save(j2k, "JPEG2000", no_jp2=True)
+    j2k = j2k.getvalue()
+    siz = j2k.index(b"\xff\x51") + 40
+    return {
+        "p6.ppm": (b"P6 24 16 65535\n" + data, b"P6 24 16 255\n" + plain.tobytes()),
+        "p3.ppm": (b"P3 24 16 1023\n" + b"7 " * 1152, b"P3 24 16 255\n" + b"7 " * 1152),
+        "a.sgi": (sgi + data, sgi[:3] + b"\1" + sgi[4:] + plain.tobytes()),
+        "a.j2k": (j2k[:siz] + b"\x0f\1\1" * 3 + j2k[siz + 9 :], j2k),
+    }
+
+
+def test_depths_that_are_rounded_while_they_are_read_are_refused():
+    plain = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    files = deep_files((plain.astype(">u2") * 257).tobytes(), plain)
+    if features.check("avif"):
+        avif = io.BytesIO()
+        Image.fromarray(plain).save(avif, "AVIF")
+        deep = bytearray(avif.getvalue())
+        deep[deep.index(b"av1C") + 6] |= 0x40  # what it says is enough, since it is not decoded
+        deep = bytes(deep).replace(b"\3\x08\x08\x08", b"\3\x0a\x0a\x0a")
+        files["a.avif"] = deep, avif.getvalue()
+    for deep, shallow in files.values():
+        assert DecodedJPEG.open(shallow, assume_history(plain, 50)).pixels.shape == plain.shape
+        with pytest.raises(ValueError, match="more than 8 bits a channel"):
+            DecodedJPEG.open(deep, assume_history(plain, 50))
+
+
 def test_what_a_format_cannot_hold_is_refused_before_the_network_runs(photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo.resize((16400, 1)), quality=10))
     (result,) = restore_files(None, plan([tmp_path], image_format="webp"))
@@ -878,6 +923,19 @@ def test_a_dash_is_a_stream_and_a_file_of_that_name_is_not(small, tmp_path, monk
     for inputs, output in ((["-", "a.jpg"], None), (["."], "-"), (["-"], "."), (["-"], "x.bmp")):
         with pytest.raises(ValueError, match=r"single file|name a file"):
             plan(inputs, output)
+
+
+def test_a_progressive_file_of_fewer_scans_is_restored_with_a_remark(pipe, photo, tmp_path):
+    whole = jpeg_bytes(photo.resize((64, 48)), quality=60, progressive=True)
+    scans = [match.start() for match in re.finditer(b"\xff\xda", whole)]
+    for name, scan in (("coarse.jpg", scans[3]), ("nearly.jpg", scans[-1])):
+        (tmp_path / name).write_bytes(whole[: whole.rfind(b"\xff\xc4", 0, scan)] + b"\xff\xd9")
+    coarse, nearly = restore_files(pipe, plan([tmp_path]), **QUICK)
+    assert (coarse.status, nearly.status, coarse.damage) == ("restored", "restored", ())
+    assert coarse.remarks == nearly.remarks != ()
+    assert coarse.invented == JPEGFile.open(tmp_path / "coarse.jpg").invented.mean() > nearly.invented == 0
+    assert min(coarse.consistency, nearly.consistency) > 0.99
+    assert not coarse.task.mask.exists()
 
 
 def test_what_is_not_kept_is_told(pipe, small, tmp_path):

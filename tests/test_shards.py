@@ -14,7 +14,7 @@ from PIL import Image
 from processes import Process
 
 from pipeline_ddrm_jpeg import JPEGFile, observe
-from pipeline_ddrm_jpeg.files import shards
+from pipeline_ddrm_jpeg.files import archives
 from pipeline_ddrm_jpeg.files.restoration import restore_file, restore_files
 from pipeline_ddrm_jpeg.files.tasks import Task, plan
 
@@ -54,7 +54,7 @@ def test_pictures_are_replaced_and_all_else_is_carried_over(pipe, files, tmp_pat
     (task,) = plan([shard(tmp_path / "one.tar", files)], tmp_path / "out")
     (result,) = restore_files(pipe, [task], seed=3, **QUICK)
     assert (result.status, result.pictures) == ("failed", 2)
-    assert "1 of 3 images stay as they were, first 00/d.jpg: truncated" in result.message
+    assert "1 of 3 images stay as they were: 00/d.jpg: truncated" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["00/a.png", "00/a.json", "00/b.input.jpeg.png", "00/b.input.png", "00/c.jpg", "00/d.jpg"]
     for name in ("00/a.json", "00/b.input.png", "00/c.jpg", "00/d.jpg"):
@@ -129,6 +129,7 @@ def test_the_command_restores_shards_by_a_pattern_and_goes_on(files, prior_folde
     assert [(one["status"], one["pictures"]) for one in facts] == [("skipped", 0), ("skipped", 0), ("restored", 2)]
     told = [(one["member"], one["status"], one["consistency"]) for one in facts[2]["members"]]
     assert told[0][:2] == ("00/a.jpg", "restored")
+    assert (facts[2]["members"][0]["target"], facts[2]["members"][0]["mask"]) == ("00/a.webp", None)
     assert min(kept for _, _, kept in told) == facts[2]["consistency"]
 
 
@@ -143,7 +144,7 @@ def test_pictures_of_any_format_in_a_shard_are_restored_where_they_show_a_jpeg(p
     assert (untouched.status, untouched.pictures) == ("restored", 0)
     (result,) = restore_files(pipe, plan([source], tmp_path / "out", any_format=True), **QUICK)
     assert (result.status, result.pictures) == ("failed", 1)
-    assert "1 of 2 images stay as they were, first c.png" in result.message
+    assert "1 of 2 images stay as they were: c.png" in result.message
     found = contents(tmp_path / "out" / "one.tar")
     assert found["a.png"] != files.pop("a.png")
     assert {name: found[name] for name in files} == files
@@ -179,7 +180,7 @@ def kept(source, target, made=(".png", b"picture")):
         for member in members:
             yield member, [made] if member.data is not None else ()
 
-    shards.rewrite(source, target, lambda start: start.startswith(b"\xff\xd8\xff"), convert)
+    archives.rewrite(source, target, lambda start: start.startswith(b"\xff\xd8\xff"), convert)
 
 
 def link(name, target, kind=tarfile.SYMTYPE):
@@ -365,7 +366,8 @@ def test_damage_in_a_shard_is_told_and_masked(pipe, files, tmp_path):
     assert result.damage == tuple(f"d.jpg: {words}" for words in alone.damage)
     whole, damaged = result.members
     assert (whole.member, whole.damage, whole.invented) == ("a.jpg", (), 0)
-    assert replace(damaged, task=alone.task, member=None, seconds=alone.seconds) == alone
+    assert (whole.written, damaged.written) == (("a.png",), ("d.png", "d.mask.png"))
+    assert replace(damaged, task=alone.task, member=None, seconds=alone.seconds, written=()) == alone
     found = contents(tmp_path / "out" / "one.tar")
     assert list(found) == ["a.png", "d.png", "d.mask.png"]
     assert found["d.mask.png"] == (tmp_path / "d.mask.png").read_bytes()

@@ -78,7 +78,7 @@ def _facts_of_file(jpeg: JPEGFile) -> dict[str, Any]:
         facts |= {"double_compression": earlier, "saved_again": earlier}
     if jpeg.remarks:
         facts["remarks"] = jpeg.remarks
-    if jpeg.damage:
+    if jpeg.missing_bits is not None:
         facts |= {"damage": jpeg.damage, "invented": round(float(jpeg.invented.mean()), 4)}
     return facts
 

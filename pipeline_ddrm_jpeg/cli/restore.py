@@ -8,7 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +21,14 @@ from ..decoded.opening import Assumed
 from ..files.formats import FORMATS, STREAM, check_depth
 from ..files.restoration import restore_files
 from ..files.results import Result
-from ..files.tasks import Task, is_other_image, plan
+from ..files.tasks import Task, is_broken, is_other_image, plan
 from ..formatting import duration, percent
 from ..sampling.settings import DEFAULT
 from .computing import check_classifier, check_settings, dtype_of, gather, load, processes
 from .options import Computing, Preset, Sampling, Subsampling, numbers, with_options
 from .terminal import Lines, complain, fail, visible
 
+_MOST_LISTED = 100  # names in a line
 _LONG = 20  # seconds from which on people want to know
 
 
@@ -35,8 +37,8 @@ def restore(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="JPEG files, tars of them (WebDataset), and folders of these; - is"
-                       " standard input. Of a PNG or other image that was a JPEG, what it was is estimated."),
+        typer.Argument(metavar="INPUT...", help="JPEG files, tars (WebDataset) and zips of them, and folders of these;"
+                       " - is standard input. Of a PNG or other image that was a JPEG, what it was is estimated."),
     ],
     output: Annotated[
         str | None,
@@ -46,8 +48,8 @@ def restore(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders below a folder.")] = False,
     any_format: Annotated[
         bool,
-        typer.Option("--any-format", help="In folders and tars, restore images of other formats too that were JPEGs;"
-                     " those that show none are left as they are."),
+        typer.Option("--any-format", help="In folders and archives, restore images of other formats too that were"
+                     " JPEGs; those that show none are left as they are."),
     ] = False,
     preset: Preset = DEFAULT,
     sampling: Sampling,
@@ -72,6 +74,9 @@ def restore(
     depth: Annotated[
         Literal["8", "16"], typer.Option(help="Bits a channel of the images; 16 for PNG and TIFF alone.")
     ] = "8",
+    no_times: Annotated[
+        bool, typer.Option("--no-times", help="Do not give the images the modification times of their sources.")
+    ] = False,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Restore what is left of damaged files too; the rest is made up, and"
@@ -123,16 +128,19 @@ def restore(
         to_stream = [task.target for task in tasks] == [STREAM]
         if to_stream and json_log == "-":
             raise ValueError("--json-log - and an image cannot both go to standard output; name a file for one")
-        log = _log(json_log)
+        told_before, log = _settings_in(json_log), _log(json_log)
         report = Lines("standard error", sys.stderr) if to_stream else Lines("standard output", sys.stdout)
         reported = not quiet and json_log != "-"
     except (ValueError, OSError) as error:
         fail(error, 2)
+    asked = {"prior": computing.prior, "sampler": sampling.sampler, "seed": seed, "depth": depth, **arguments}
+    asked = json.loads(json.dumps(asked | {"assumed": asdict(assumed)}))  # as the log has them
     state = processes(computing.device) if tasks or unlisted else None
-    statuses = Counter()
+    statuses, failed = Counter(), []
     for error in unlisted if state and state.is_main_process else ():
         statuses["failed"] += 1
         complain(f"{error.filename}: {error.strerror}")
+        failed.append(error.filename)
         log(json.dumps({"source": error.filename, "status": "failed", "message": error.strerror}))
     other_images = 0 if any_format else sum(map(is_other_image, others))
     if not tasks:
@@ -150,29 +158,43 @@ def restore(
         with state.split_between_processes(pending) as mine:
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             listed = [*skipped, *mine]
-            options = {"repair": repair, "depth": int(depth), "assumed": assumed}
+            options = {"repair": repair, "depth": int(depth), "assumed": assumed, "keep_times": not no_times}
             options["on_start"] = _announce(listed, pipe, quiet)
             with closing(restore_files(pipe, listed, overwrite, seed, **options, **arguments)) as results:
                 for result in results:
+                    if result.status == "skipped" and told_before.get(str(result.task.target), asked) != asked:
+                        result = replace(result, status="stale", message="it was made with other settings")
                     statuses[result.status] += 1
-                    log(json.dumps(_facts(result) | {"dtype": pipe and dtype_of(pipe)}))
+                    more = {"dtype": pipe and dtype_of(pipe), "settings": asked if result.pictures else None}
+                    log(json.dumps(_facts(result) | more))
                     if result.status == "failed":
                         complain(result.message)
+                        failed.append(str(result.task.source))
                     elif reported:
                         report(_words(result))
         statuses = sum(gather(statuses), Counter())
+        failed = [name for names in gather(failed) for name in names]
     except KeyboardInterrupt:
         done = sum(statuses.values()) - statuses["failed"]
         fail(f"stopped after {done} of {len(tasks)}; run the same command again to go on", 130)
     if reported and state.is_main_process and len(tasks) > 1:
-        told = ("restored", "skipped", "untouched", "failed")
+        told = ("restored", "skipped", "stale", "untouched", "failed")
         report(", ".join(f"{statuses[status]} {status}" for status in told if statuses[status]))
+        if failed:
+            report(f"failed: {_listed(failed)}")
     if reported and state.is_main_process and others:
         hint = f", {other_images} of them other images (--any-format looks at these too)" if other_images else ""
         kind = "image" if any_format else "JPEG image"
         report((f"{len(others)} files were no {kind}s" if len(others) > 1 else f"1 file was no {kind}") + hint)
+        if broken := [str(path) for path in others if is_broken(path)]:
+            report(f"named like JPEG files, and none: {_listed(broken)}")
     if statuses["failed"] or log.failed:
         raise typer.Exit(1)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _assumed(quality: int | None, subsampling: str | None, grid: str | None, double_compression: bool) -> Assumed:
@@ -192,28 +214,46 @@ def _log(name: str | None) -> Lines:
     return Lines(name or os.devnull, open(name or os.devnull, "a", encoding="utf-8"))
 
 
+def _settings_in(log: str | None) -> dict[str, Any]:
+    """Output -> settings that made it, of each that a log of earlier runs tells of."""
+    found = {}
+    if log not in (None, "-") and Path(log).is_file():
+        with open(log, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError, TypeError, KeyError):  # it is somebody's file
+                    told = json.loads(line)
+                    found |= {told["target"]: told["settings"]} if told["settings"] else {}
+    return found
+
+
 def _words(result: Result) -> str:
     """A result as a line of the report."""
-    if result.status == "skipped":
-        words = f"{result.task.target}  exists, skipped (--overwrite replaces it)"
+    name = result.task.target
+    if result.task.renamed:
+        name = f"{name}  (of {result.task.source.name}, since a shorter name would be another's)"
+    if result.status in ("skipped", "stale"):
+        words = f"{name}  exists, skipped (--overwrite replaces it)"
+        if result.status == "stale":
+            return f"{name}  is stale: {result.message} (--overwrite makes it again)"
         return f"{words}; {result.message}" if result.message else words
     if result.status == "untouched":
         return f"{result.message.partition(';')[0]}; left as it is"
     if result.consistency is None:
-        return f"{result.task.target}  {result.seconds:.1f} s, no JPEG in it"
+        return f"{name}  {result.seconds:.1f} s, no JPEG in it"
     kept, most, has = f"{percent(result.consistency)} of the coefficients kept", "", "the file has "
     if result.task.is_shard:
         kept, most, has = f"images restored: {result.pictures}, at least {kept} of each", "at most ", ""
     history = f"{result.history}; " if result.history else ""
-    made_up = f", {most}{percent(result.invented)} made up" if result.damage else ""
+    made_up = f", {most}{percent(result.invented)} made up" if result.damage or result.invented else ""
     remarks = "".join(f"; {has}{remark}" for remark in result.remarks)
     lost = f"; not kept: {', '.join(result.not_kept)}" if result.not_kept else ""
-    return f"{result.task.target}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"
+    return f"{name}  {result.seconds:.1f} s, {history}{kept}{made_up}{remarks}{lost}"
 
 
 def _facts(result: Result) -> dict[str, Any]:
     """A result as a line of `--json-log`; of a shard it has those of its images."""
-    task, own = result.task, {"member": result.member}
+    task = result.task
+    own = {"member": result.member, **dict(zip(("target", "mask"), (*result.written, None, None), strict=False))}
     if result.member is None:
         mask = task.mask if result.damage else None
         own = {"source": str(task.source), "target": str(task.target), "mask": mask and str(mask)}

@@ -36,6 +36,8 @@ _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "
 
 _VALUES_PER_PIXEL = 1.5  # of 4:2:0, as what an image costs is counted for JPEG files
 
+_NOT_IN_FULL = "it has more than 8 bits a channel in a form that is not read in full; save it as a PNG of 16 bits"
+
 Picture = str | os.PathLike | bytes | IO[bytes] | Image.Image
 
 NOTHING_FOUND = (
@@ -81,6 +83,7 @@ class DecodedJPEG:
             OSError: if the source cannot be read as an image.
         """
         image = with_pillow(source)
+        data = _bytes_of(image)
         tables, mode = getattr(image, "quantization", None), image.mode
         stored, read = _stored(image), read_image(image)
         pixels = np.array(read)
@@ -99,7 +102,7 @@ class DecodedJPEG:
             raise JPEGFileError(name + NOTHING_FOUND)
         kind = "a palette" if mode.startswith("P") else f"the colour space {mode}"
         remarks = () if mode in _KEPT_MODES else (f"{kind}, which is written as RGB",)
-        return cls(pixels, history, Metadata.from_info(read.info), bool(tables), stored, remarks)
+        return cls(pixels, history, Metadata.from_info(read.info, data), bool(tables), stored, remarks)
 
     def put_back(self, restored: np.ndarray) -> np.ndarray:
         """What is to be written: restored pixels, and all that was not restored as it is stored.
@@ -181,6 +184,18 @@ def _check_proportion(image: Image.Image) -> None:
         )
 
 
+def _bytes_of(image: Image.Image) -> bytes:
+    """The file of an image, of which no pixels have been read yet."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return b""
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(place)
+    return data
+
+
 def _stored(image: Image.Image) -> np.ndarray | None:
     """What `DecodedJPEG.stored` is of an image."""
     _check_proportion(image)
@@ -198,10 +213,12 @@ def _deep(image: Image.Image) -> np.ndarray | None:
     stream, tiles = getattr(image, "fp", None), getattr(image, "tile", [])
     modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles if tile.args]
     bits = max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    if stream is not None and _is_rounded(image, _bytes_of(image)):
+        raise ValueError(_NOT_IN_FULL)
     if stream is None or image.mode == "F" or (bits <= 8 and not any(";16" in mode for mode in modes)):
         return None
     if not all(map(_DEEP.fullmatch, modes)):
-        raise ValueError("it has more than 8 bits a channel in a form that is not read in full; save it as another PNG")
+        raise ValueError(_NOT_IN_FULL)
     stream.seek(0)
     other = Image.open(io.BytesIO(stream.read()))
     other.seek(image.tell())
@@ -214,6 +231,25 @@ def _deep(image: Image.Image) -> np.ndarray | None:
     if mixed:
         return np.asarray(other).view(">u2")
     return np.asarray(image).astype(np.uint16) << 8 | np.asarray(other)
+
+
+def _is_rounded(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow rounds more than 8 bits a channel to 8, of formats of which it does not read the rest."""
+    arguments = image.tile[0].args if image.tile else ()
+    if image.format == "PPM":
+        return isinstance(arguments, tuple) and len(arguments) > 1 and arguments[1] > 255
+    if image.format == "SGI":
+        return data[3] > 1
+    if image.format == "JPEG2000":  # ISO/IEC 15444-1, A.5.1: three bytes a component, of which the first is its depth
+        at = data.find(b"\xff\x51\0")
+        return (
+            max((bits & 127 for bits in data[at + 40 : at + 2 + int.from_bytes(data[at + 2 : at + 4]) : 3]), default=0)
+            > 7
+        )
+    if image.format == "AVIF":  # AV1 in ISOBMFF, 2.3.3: high_bitdepth
+        at = data.find(b"av1C")
+        return at >= 0 and data[at + 6] & 0x40 > 0
+    return False
 
 
 def with_pillow(source: Picture) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Files in, files out: formats, tasks, tars, and restoring them one after the other."""
+"""Files in, files out: formats, tasks, archives, and restoring them one after the other."""

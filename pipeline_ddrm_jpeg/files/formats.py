@@ -7,9 +7,11 @@ import math
 import os
 import re
 import sys
+import time
 import uuid
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -61,7 +63,7 @@ def check_size(image_format: str, width: int, height: int) -> None:
 
 
 def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata | None = None) -> tuple[str, ...]:
-    """Write an image, in the format its name ends in, with its metadata: by default EXIF, ICC, XMP of its `info`.
+    """Write an image, in the format its name ends in, with its metadata: by default what its `info` has of it.
 
     The file appears whole or not at all. Returns what was not kept, in words.
 
@@ -82,13 +84,13 @@ def format_of(path: Path) -> str:
     raise ValueError(f"{path}: its name must end in one of {', '.join(FORMAT_OF_SUFFIX)}")
 
 
-def write(data: bytes, target: Path) -> None:
-    """Write what `encode` gives to a file or to standard output."""
+def write(data: bytes, target: Path, modified: int | None = None) -> None:
+    """Write what `encode` gives to a file or to standard output; `modified` as for `write_atomically`."""
     if target == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_atomically(target, lambda stream: stream.write(data))
+        write_atomically(target, lambda stream: stream.write(data), modified)
 
 
 def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
@@ -101,6 +103,7 @@ def encode(pixels: np.ndarray, image_format: str, metadata: Metadata) -> tuple[b
     own, pixels = FORMATS[image_format], np.atleast_3d(pixels)
     check_size(image_format, pixels.shape[1], pixels.shape[0])
     check_alpha(pixels.shape[2], image_format)
+    metadata = metadata if "chunks" in (own.keeps or ()) else metadata.without_chunks()
     not_kept = metadata.not_kept(own.keeps)
     if pixels.shape[2] < 3 and (not own.grey or metadata.profile_mode == "RGB"):
         pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
@@ -180,7 +183,7 @@ class Format:
 
 
 FORMATS = {
-    "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution"), (8, 16)),
+    "png": Format((".png",), _png, ("EXIF", "XMP in UTF-8", "ICC profile", "comment", "resolution", "chunks"), (8, 16)),
     "webp": Format((".webp",), _webp, ("EXIF", "XMP", "ICC profile"), longest_side=16383, grey=False),
     # The longest side is libjpeg's; the standard's is 65535.
     "jpeg": Format(JPEG_SUFFIXES, _jpeg, None, longest_side=65500, alpha=False),
@@ -195,10 +198,11 @@ FORMATS = {
 FORMAT_OF_SUFFIX = {suffix: name for name, own in FORMATS.items() for suffix in own.suffixes}
 
 
-def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
+def write_atomically(target: Path, write: Callable[[Any], None], modified: int | None = None) -> None:
     """Call `write` with a binary stream; what it writes becomes `target` when it returns, or nothing does.
 
-    Where `target` is a link, that is the file that it leads to.
+    Where `target` is a link, that is the file that it leads to. `modified` is the time that the file is given as that
+    of its last change, in nanoseconds since 1970; by default it is now.
     """
     target = Path(os.path.realpath(target))
     for folder in reversed([target.parent, *takewhile(lambda folder: not folder.exists(), target.parent.parents)]):
@@ -209,6 +213,9 @@ def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
+        if modified is not None:
+            with suppress(OSError, OverflowError):  # a time that the system of files does not hold
+                os.utime(temporary, ns=(time.time_ns(), modified))
         temporary.replace(target)
     except BaseException:  # Ctrl-C too must leave nothing behind
         temporary.unlink(missing_ok=True)

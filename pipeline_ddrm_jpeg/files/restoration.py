@@ -22,7 +22,7 @@ from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
-from . import shards
+from . import archives, shards
 from .formats import FORMATS, STREAM, check_alpha, check_depth, check_size, encode, upright, write, write_atomically
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
@@ -39,6 +39,7 @@ def restore_files(
     repair: bool = False,
     depth: int = 8,
     assumed: Assumed = Assumed(),
+    keep_times: bool = True,
     on_start: Callable[[Task], None] | None = None,
     **settings: Any,
 ) -> Iterator[Result]:
@@ -54,7 +55,7 @@ def restore_files(
         pipe: a `DDRMJPEGPipeline`.
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
-        seed, repair, depth, assumed: as for `restore_file`.
+        seed, repair, depth, assumed, keep_times: as for `restore_file`.
         on_start: told of each task when the network turns to it.
         **settings: arguments of the pipeline's call.
 
@@ -62,7 +63,7 @@ def restore_files(
         A `Result` for each task, in order, once its image is written. After Ctrl-C comes that of the image which
         was just being written, then the `KeyboardInterrupt`.
     """
-    run = _Run(pipe, seed, repair, depth, assumed, settings, overwrite)
+    run = _Run(pipe, seed, repair, depth, assumed, keep_times, settings, overwrite)
 
     def restore(jobs: list[_Job]) -> list[_Job]:
         for job in jobs:
@@ -83,6 +84,7 @@ def restore_file(
     repair: bool = False,
     depth: int = 8,
     assumed: Assumed = Assumed(),
+    keep_times: bool = True,
     **settings: Any,
 ) -> Result:
     """Restore one file and write its image, and beside it a mask of what was made up, if anything was.
@@ -94,9 +96,10 @@ def restore_file(
         repair: whether to restore what is left of a damaged file, instead of refusing it.
         depth: bits a channel, 8 or, for PNG and TIFF, 16.
         assumed: of images that are no JPEG files, but were.
+        keep_times: whether what is written is given the time at which its source was last changed.
         **settings: arguments of the pipeline's call.
     """
-    run, job = _Run(pipe, seed, repair, depth, assumed, settings), _Job(task)
+    run, job = _Run(pipe, seed, repair, depth, assumed, keep_times, settings), _Job(task)
     for stage in (run.read, run.sample, run.finish):
         stage(job)
     return job.result
@@ -115,6 +118,8 @@ class _Job:
     restored: tuple[np.ndarray, float] | None = None
     """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
     made: shards.Made = ()
+    modified: int | None = None
+    """When the source was last changed, for what is written, in nanoseconds."""
     same: _Job | None = None
     """An earlier one whose source is the same file under another name."""
     result: Result | None = None
@@ -171,6 +176,7 @@ class _Run:
     repair: bool
     depth: int
     assumed: Assumed
+    keep_times: bool
     settings: dict[str, Any]
     overwrite: bool = True
     begun: dict[tuple, _Job] = field(default_factory=dict)
@@ -248,6 +254,8 @@ class _Run:
         """Open the file of a job, if its image can be written in the format that it is meant for."""
         task, source = job.task, job.task.source
         if job.member:
+            if job.member.trouble:
+                raise ValueError(job.member.trouble)
             if job.member.data is None:
                 return
             source = io.BytesIO(job.member.data)
@@ -259,6 +267,8 @@ class _Run:
             if task.target != STREAM and task.target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(task.target))
             check_depth(self.depth, task.image_format)
+            if self.keep_times and task.source != STREAM:
+                job.modified = task.source.stat().st_mtime_ns
             job.same = self.begun.get(key := _identity(task))
             if job.same:
                 return
@@ -300,6 +310,8 @@ class _Run:
     def _skipped(self, job: _Job) -> Result:
         """The result of a job whose image is there; its mask is made where that alone is missing."""
         task, result = job.task, job.told("skipped")
+        if task.is_stale:
+            result = job.told("stale", f"{task.source} was changed after it")
         if self.repair and task.mask and not os.path.lexists(task.mask):
             try:
                 file = JPEGFile.open(_stream(task.source), repair=True)
@@ -308,7 +320,8 @@ class _Run:
             if file.damage:
                 write(self._mask(file, task), task.mask)
                 told = {"damage": file.damage, "invented": float(file.invented.mean())}
-                result = replace(result, message=f"{task.mask} was missing and is made again", **told)
+                words = f"{task.mask} was missing and is made again"
+                result = replace(result, message=f"{result.message}; {words}" if result.message else words, **told)
         return result
 
     def sample(self, job: _Job) -> None:
@@ -331,8 +344,8 @@ class _Run:
             job.made += [(".mask.png", job.mask)] if job.mask else []
         else:
             if job.mask:
-                write(job.mask, task.mask)
-            write(image, task.target)
+                write(job.mask, task.mask, job.modified)
+            write(image, task.target, job.modified)
         member = job.member and job.name
         job.result = result_of(file, consistency, task=task, not_kept=not_kept, member=member)
         job.file = job.restored = job.mask = None
@@ -344,9 +357,9 @@ class _Run:
             if done.damage and first.mask:
                 mask = first.mask.read_bytes()
                 self._check_mask(mask, job.task)
-                write(mask, job.task.mask)
+                write(mask, job.task.mask, job.modified)
             with open(first.target, "rb") as image:
-                write_atomically(job.task.target, lambda stream: copyfileobj(image, stream))
+                write_atomically(job.task.target, lambda stream: copyfileobj(image, stream), job.modified)
         message = done.message.replace(job.same.name, job.name, 1)
         job.result = replace(done, task=job.task, message=message)
 
@@ -379,10 +392,11 @@ class _Run:
                 yield own.member, own.made
 
         try:
-            shards.rewrite(task.source, task.target, wanted, convert)
-        except shards.BROKEN as error:
-            raise ValueError(f"it is no tar, or cut short: {error}") from None
-        job.result = result_of_shard(task, members)
+            written = iter(archives.rewrite(task.source, task.target, wanted, convert, job.modified))
+        except archives.BROKEN as error:
+            raise ValueError(f"it is no {archives.kind_of(task.source).lower()}, or cut short: {error}") from None
+        named = [replace(one, written=tuple(next(written))) if one.status == "restored" else one for one in members]
+        job.result = result_of_shard(task, named)
 
     def _sentence(self, error: Exception, job: _Job) -> str:
         if isinstance(error, MemoryError):

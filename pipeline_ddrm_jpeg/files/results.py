@@ -23,10 +23,10 @@ class Result:
     task: Task | None = None
     """What was asked for, where it is a task; of a member that of its shard."""
     status: str = "restored"
-    """`"restored"`, `"skipped"` (the output was there already), `"untouched"` (of another format, without a JPEG) or
-    `"failed"`."""
+    """`"restored"`, `"skipped"` (the output was there already), `"stale"` (it was, and is older than its source),
+    `"untouched"` (of another format, without a JPEG) or `"failed"`."""
     message: str = ""
-    """One sentence, where it failed or is untouched, or where only its mask was missing."""
+    """One sentence, where it failed or is untouched, is stale, or only its mask was missing."""
     seconds: float = 0.0
     """Of reading, restoring and writing, in part beside those of other files."""
     consistency: float | None = None
@@ -45,6 +45,8 @@ class Result:
     """What the image's JPEG was, in words that begin with "estimated" or "assumed"; empty for a JPEG file."""
     member: str | None = None
     """The name that it has in its shard."""
+    written: tuple[str, ...] = ()
+    """The names that its image, and its mask if there is one, have in the new shard."""
     members: tuple[Result, ...] = ()
     """Of a shard those of its images, in their order."""
 
@@ -58,7 +60,13 @@ class Result:
     @property
     def measured(self) -> str:
         """What `consistency` is a share of, in words."""
-        which = "remaining " if self.damage else f"{self.history.partition(':')[0]} " if self.history else ""
+        which = (
+            "remaining "
+            if self.damage or self.invented
+            else f"{self.history.partition(':')[0]} "
+            if self.history
+            else ""
+        )
         return f"{which}coefficients"
 
 
@@ -70,7 +78,8 @@ def result_of(file: JPEGFile | DecodedJPEG, consistency: float, **more: Any) -> 
         consistency: of the image as it is handed out, as the pipeline's output has it.
         **more: further fields of the result.
     """
-    invented = float(file.invented.mean()) if file.damage else 0.0
+    missing = getattr(file, "missing_bits", None) is not None
+    invented = float(file.invented.mean()) if missing else 0.0
     history = file.description if isinstance(file, DecodedJPEG) else ""
     told = {"remarks": file.remarks, "damage": file.damage, "invented": invented, "history": history}
     return Result(consistency=consistency, **told, **more)
@@ -87,7 +96,7 @@ def result_of_shard(task: Task, members: Sequence[Result]) -> Result:
     message = ""
     if failed:
         count = f"{len(failed)} of {len(failed) + len(restored)} images"
-        message = f"{task.source}: {count} stay as they were, first {failed[0].message}"
+        message = f"{task.source}: {count} stay as they were: {'; '.join(_some([one.message for one in failed]))}"
     return Result(
         task,
         "failed" if failed else "restored",

@@ -1,34 +1,31 @@
-"""WebDataset shards: tars of which some members are replaced and the others carried over."""
+"""Tars, such as WebDataset shards: their members read within bounds, and written anew, some of them replaced."""
 
 from __future__ import annotations
 
 import bz2
 import copy
 import gzip
-import io
 import lzma
 import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..jpeg.file import MOST_BYTES
-from .formats import write_atomically
 
-SUFFIX = ".tar"
 BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OverflowError)
 """What reading a tar raises that is none, is cut short or claims what cannot be."""
+FREE_BYTES, UNPACKED_PER_BYTE = 2**26, 100
+"""What an archive may unpack to, holes of sparse members included: text is packed ten to one, images hardly."""
+PIECE = 2**20
+"""Bytes that are read at once; a header of more is none."""
 
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-# What it may unpack to, holes of sparse members included: text is packed ten to one, images hardly.
-_FREE_BYTES, _UNPACKED_PER_BYTE = 2**26, 100
-_PIECE = 2**20  # bytes that are read at once; a header of more is none
 _MOST_GLOBAL = 100  # keys of global headers: tarfile gives each member a copy of all
 _LONG_NUMBER = re.compile(rb"[0-9]{65}")  # on which tarfile would search again from every digit
 _RECORD = re.compile(rb"([0-9]{1,9}) [^=\n]{1,255}=")
@@ -38,54 +35,80 @@ _OF_THE_BYTES = re.compile(r"path|linkpath|size|hdrcharset|GNU\.sparse\..*")  # 
 
 @dataclass(frozen=True)
 class Member:
-    """What a shard has under a name."""
+    """What an archive has under a name."""
 
-    header: tarfile.TarInfo
+    name: str
+    header: Any
+    """As `tarfile` or `zipfile` read it."""
     start: int
     end: int
-    """Where it lies in the shard, from the global headers before it to the last block of its data."""
+    """Where it lies in the archive with all that goes with it, such as global headers before it."""
     data: bytes | None = None
-    """Of a file that may be wanted, what is in it."""
-
-    @property
-    def name(self) -> str:
-        return self.header.name
+    """Of a file that is wanted, what is in it."""
+    trouble: str = ""
+    """Why it cannot be read although others can, in words; it stays as it is."""
 
 
 Made = Sequence[tuple[str, bytes]]
 """What takes the place of a member: (suffix, bytes) of a file, and of more that are named after it."""
-Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, Made]]]
 
 
-def rewrite(source: Path, target: Path, wanted: Callable[[bytes], bool], convert: Convert) -> None:
-    """Write a shard anew, whole or not at all.
+class Names:
+    """The names in an archive that is written: only the suffix of what is replaced changes, and no two are the same."""
 
-    A member that is replaced gets another suffix, and with it stays in its sample, the members whose names are the
-    same up to the first dot; where its new name is taken, the suffix is put behind the old one. Links to it follow.
-    All else is copied byte for byte, headers included. Nothing is unpacked. The source may be compressed (gzip, bzip2,
-    xz); what is written is not.
+    def __init__(self, members: Iterable[Member]) -> None:
+        self._taken = {posixpath.normpath(member.name) for member in members}
+        self._renamed: dict[str, str] = {}
+        """Name -> new name, of what was replaced."""
 
-    `wanted` tells by its first 16 bytes whether a file is to be read for `convert`, which is given all members and
-    returns each in its order, with what takes its place, or nothing for it to stay. It may ask for them ahead, and from
-    another thread.
+    def placed(self, name: str, made: Made) -> list[tuple[str, bytes]]:
+        """(name, bytes) of what takes the place of a member."""
+        (suffix, data), *others = made
+        new = self.rename(name, suffix)
+        return [(new, data), *((self.fresh(new, suffix), data) for suffix, data in others)]
 
-    Raises:
-        BROKEN: if the source is no tar, cut short, or out of all proportion to its bytes.
-        OSError: if it cannot be read or the other not written.
-    """
-    with closing(_Stream(source)) as stream, closing(_Stream(source)) as ahead:
-        members = _members(stream)
-        reader = tarfile.TarFile(fileobj=ahead)
-        stream.heading = ahead.heading = False
-        read = (replace(member, data=_data(reader, member.header, wanted)) for member in members)
+    def rename(self, name: str, suffix: str) -> str:
+        """The new name of a member, in the form of the old one: `./a.jpg` and `a.jpg` are one file when unpacked."""
+        key, (folder, slash, _) = posixpath.normpath(name), name.rpartition("/")
+        if key not in self._renamed:
+            self._renamed[key] = self.fresh(name, suffix)
+        return folder + slash + posixpath.basename(self._renamed[key])
 
-        def write(file: io.BufferedWriter) -> None:
-            writer = _Writer(file, stream, members)
-            for member, made in convert(read):
-                writer.put(member, made)
-            writer.finish()
+    def fresh(self, name: str, suffix: str) -> str:
+        """A name that nothing else has, with another suffix, or with one more."""
+        fresh = posixpath.splitext(name)[0] + suffix
+        if fresh != name and posixpath.normpath(fresh) in self._taken:
+            fresh = name + suffix
+            while posixpath.normpath(fresh) in self._taken:
+                fresh += suffix
+        self._taken.add(posixpath.normpath(fresh))
+        return fresh
 
-        write_atomically(target, write)
+
+class Tar:
+    """A tar, which may be compressed (gzip, bzip2, xz), to be read. Raises `BROKEN` where it is none."""
+
+    def __init__(self, source: Path) -> None:
+        self._stream, self._ahead = _Stream(source), _Stream(source)  # one for copies, one for what is read ahead
+        try:
+            self.members = _members(self._stream)
+            self._reader = tarfile.TarFile(fileobj=self._ahead)
+        except BaseException:
+            self.close()
+            raise
+        self._stream.heading = self._ahead.heading = False
+
+    def read(self, member: Member, wanted: Callable[[bytes], bool]) -> Member:
+        """A member with its data, if it is a file of which the first 16 bytes are wanted."""
+        return replace(member, data=_data(self._reader, member.header, wanted))
+
+    def writer(self, file: IO[bytes]) -> _Writer:
+        """What writes the members into another file, one after the other."""
+        return _Writer(file, self._stream, self.members)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._ahead.close()
 
 
 # --- Reading ---
@@ -97,7 +120,7 @@ class _Stream:
     def __init__(self, source: Path) -> None:
         self._file = open(source, "rb")  # noqa: SIM115 closed by `close`
         self.size = source.stat().st_size
-        self.most = _FREE_BYTES + _UNPACKED_PER_BYTE * self.size
+        self.most = FREE_BYTES + UNPACKED_PER_BYTE * self.size
         self.heading = True
         """Whether headers are read."""
         self._extended = False  # whether the header just read says that the next block is its continuation
@@ -108,7 +131,7 @@ class _Stream:
         self.tell = self._stream.tell
 
     def read(self, size: int) -> bytes:
-        if size > _PIECE:
+        if size > PIECE:
             raise tarfile.ReadError(f"it claims a header of {size} bytes")
         self._check(self.tell() + size)
         data = self._stream.read(size)
@@ -163,7 +186,7 @@ def _members(stream: _Stream) -> list[Member]:
                 raise tarfile.ReadError(f"it has a global header that gives all members one {key}")
             if header.sparse is not None and not _in_order(header.sparse, header.size):
                 raise tarfile.ReadError(f"{header.name} is sparse, and its parts are not one behind the other")
-            members.append(Member(header, end, shard.offset))
+            members.append(Member(header.name, header, end, shard.offset))
             end = shard.offset
     except RecursionError:
         raise tarfile.ReadError("it has headers of headers without end") from None
@@ -190,7 +213,7 @@ def _data(reader: tarfile.TarFile, header: tarfile.TarInfo, wanted: Callable[[by
             return None
         left = min(header.size, MOST_BYTES + 1) - 16
         while left > 0:
-            pieces.append(file.read(min(left, _PIECE)))
+            pieces.append(file.read(min(left, PIECE)))
             left -= len(pieces[-1])
         return b"".join(pieces)
 
@@ -198,33 +221,29 @@ def _data(reader: tarfile.TarFile, header: tarfile.TarInfo, wanted: Callable[[by
 # --- Writing ---
 
 
-class _Writer:
+class _Writer(Names):
     """A tar that is written: what is replaced, under names of its own, and what leads to it."""
 
     def __init__(self, file: IO[bytes], source: _Stream, members: Sequence[Member]) -> None:
+        super().__init__(members)
         self._file, self._source = file, source
-        self._unwritten = {posixpath.normpath(member.name) for member in members}
-        self._taken = set(self._unwritten)
-        self._renamed: dict[str, str] = {}
-        """Name -> new name, of what was replaced."""
+        self._unwritten = set(self._taken)
         self._waiting: dict[str, list[tarfile.TarInfo]] = {}
         """Name -> symbolic links to what is still to be written under it."""
 
-    def put(self, member: Member, made: Made) -> None:
-        """Write what takes the place of a member, or the member itself."""
-        header, name = member.header, posixpath.normpath(member.name)
+    def put(self, member: Member, made: Made) -> list[str]:
+        """Write what takes the place of a member, whose names are returned, or the member itself."""
+        header, name, placed = member.header, posixpath.normpath(member.name), []
         self._copy(member.start, header.offset)
         if header.issym() and name != _leads_to(header) and _leads_to(header) in self._unwritten:
             self._waiting.setdefault(_leads_to(header), []).append(header)
-            return
+            return []
         if header.issym() or header.islnk():
             self._link(header)
         elif made:
-            (suffix, data), *others = made
-            new = self._rename(header.name, suffix)
-            self._write(header, new, data)
-            for suffix, data in others:
-                self._write(header, self._fresh(new, suffix), data)
+            placed = self.placed(header.name, made)
+            for new, data in placed:
+                self._write(header, new, data)
         else:
             self._copy(header.offset, member.end)
         written = [name]
@@ -234,6 +253,7 @@ class _Writer:
             for link in self._waiting.pop(name, []):
                 self._link(link)
                 written.append(posixpath.normpath(link.name))
+        return [new for new, _ in placed]
 
     def finish(self) -> None:
         """Write the links that lead to one another in a circle, and the end."""
@@ -250,31 +270,14 @@ class _Writer:
             place = posixpath.dirname(header.linkname) if header.issym() else posixpath.dirname(new)
             link.linkname = posixpath.join(place, posixpath.basename(new))
             if posixpath.splitext(name)[1] == posixpath.splitext(old)[1]:
-                name = self._rename(name, posixpath.splitext(new)[1])
+                name = self.rename(name, posixpath.splitext(new)[1])
         self._write(link, name)
-
-    def _rename(self, name: str, suffix: str) -> str:
-        """The new name of a member, in the form of the old one: `./a.jpg` and `a.jpg` are one file when unpacked."""
-        key, (folder, slash, _) = posixpath.normpath(name), name.rpartition("/")
-        if key not in self._renamed:
-            self._renamed[key] = self._fresh(name, suffix)
-        return folder + slash + posixpath.basename(self._renamed[key])
-
-    def _fresh(self, name: str, suffix: str) -> str:
-        """A name that nothing else has, with another suffix, or with one more."""
-        fresh = posixpath.splitext(name)[0] + suffix
-        if fresh != name and posixpath.normpath(fresh) in self._taken:
-            fresh = name + suffix
-            while posixpath.normpath(fresh) in self._taken:
-                fresh += suffix
-        self._taken.add(posixpath.normpath(fresh))
-        return fresh
 
     def _copy(self, start: int, end: int) -> None:
         """Write a part of the old tar."""
         self._source.seek(start)
-        for at in range(start, end, _PIECE):
-            self._file.write(self._source.read(min(end - at, _PIECE)))
+        for at in range(start, end, PIECE):
+            self._file.write(self._source.read(min(end - at, PIECE)))
 
     def _write(self, header: tarfile.TarInfo, name: str, data: bytes = b"") -> None:
         """Write a member under a name, so that its header says nothing but what holds for these bytes."""

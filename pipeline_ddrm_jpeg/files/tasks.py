@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..jpeg.markers import image_kind
-from . import shards
+from . import archives
 from .formats import FORMAT_OF_SUFFIX, FORMATS, JPEG_SUFFIXES, STREAM, TEMPORARY, format_of
 
 
@@ -27,11 +27,13 @@ class Task:
     any_format: bool = False
     """Whether it is an image of another format that a search came upon, or a shard in which there may be some: what
     shows no JPEG is left as it is."""
+    renamed: bool = False
+    """Whether its image has a longer name than usual, because another has that one."""
 
     @property
     def is_shard(self) -> bool:
-        """Whether source and target are tars of files."""
-        return self.target.suffix == shards.SUFFIX
+        """Whether source and target are archives of files."""
+        return _is_shard(self.target)
 
     @property
     def image_format(self) -> str:
@@ -43,6 +45,14 @@ class Task:
     def is_made(self) -> bool:
         """Whether its image is there."""
         return self.target != STREAM and os.path.exists(self.target) and not os.path.isdir(self.target)  # noqa: PTH110, PTH112 Path raises
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the source was changed after the image that is there; some systems of files count two seconds."""
+        try:
+            return self.source != STREAM and self.source.stat().st_mtime - self.target.stat().st_mtime > 2
+        except OSError:  # which is told when the source is read
+            return False
 
     @property
     def mask(self) -> Path | None:
@@ -71,15 +81,16 @@ def plan(
 ) -> list[Task]:
     """Pair every JPEG and every shard among files and folders with the file its image, or its images, go to.
 
-    In folders, those files count that begin as a JPEG does, whatever they are called, and tars, which are shards of a
-    WebDataset; with `any_format` so do images of other formats, but for those of earlier runs. An input that does not
-    exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as `output` standard output, which is
-    where the image of standard input goes by default.
+    In folders, those files count that begin as a JPEG does, whatever they are called, and archives
+    (tars such as the shards of a WebDataset, zips); with `any_format` so do images of other formats, but for those of
+    earlier runs. An input that does not exist may be a pattern such as `shards/*.tar`. `"-"` is standard input, and as
+    `output` standard output, which is where the image of standard input goes by default.
 
     Without `output` the image goes beside its source as `NAME_restored.png`. With one input file and an `output`
     that ends like an image, it goes to that file; otherwise `output` is a folder, in which the subfolders of a
     folder given as input appear again. Sources that would meet in one file (`a.jpg`, `a.jpeg`) keep their full names,
-    as does one that would meet another's mask, and images of other formats make way for JPEG files.
+    as does one that would meet another's mask, and images of other formats make way for JPEG files. Where that is not
+    enough, or a source would be replaced, a number is put behind the name.
 
     Args:
         inputs: JPEG files and shards, taken as they are, folders, which are searched, and patterns.
@@ -92,7 +103,7 @@ def plan(
     Raises:
         FileNotFoundError: if an input does not exist.
         OSError: if a folder cannot be listed, without `on_error`.
-        ValueError: if the arguments contradict each other, an image would replace its own source, or a mask any.
+        ValueError: if the arguments contradict each other, or a source would be replaced.
     """
     if image_format is not None and image_format not in FORMATS:
         raise ValueError(f"the format is {image_format!r}; it must be one of {', '.join(FORMATS)}")
@@ -116,18 +127,10 @@ def plan(
             tasks.sort(key=lambda task: order[_place(task.source)])
         for _, path in others.values() if on_other else ():
             on_other(path)
-    taken: dict[str, Path] = {}
-    sources = {_real(task.source): task.source for task in tasks}
-    for task in tasks:
-        if _real(task.target) == _real(task.source):
-            raise ValueError(f"{task.source} would be replaced by its own image; choose another output")
-        if task.mask and (source := sources.get(_real(task.mask))):
-            raise ValueError(f"{source} would be replaced by the mask of {task.source}; choose another output")
-        for output in task.outputs:
-            other = taken.get(_real(output))
-            if other and _real(other) != _real(task.source):  # of one file the images are the same
-                raise ValueError(f"{other} and {task.source} would both become {output}; restore them apart")
-            taken[_real(output)] = task.source
+        return _apart(tasks)
+    for output in tasks[0].outputs:
+        if _real(output) == _real(tasks[0].source):
+            raise ValueError(f"{output} is the source itself, and would be replaced; choose another output")
     return tasks
 
 
@@ -135,6 +138,15 @@ def is_other_image(path: Path) -> bool:
     """Whether a file begins as an image does that is no JPEG."""
     try:
         return _kind_of(path) not in ("JPEG", None)
+    except OSError:
+        return False
+
+
+def is_broken(path: Path) -> bool:
+    """Whether a file is called a JPEG and begins like no image; what macOS keeps beside files is called so, too."""
+    try:
+        named = path.suffix.lower() in JPEG_SUFFIXES and not path.name.startswith("._")
+        return named and _kind_of(path) is None
     except OSError:
         return False
 
@@ -160,6 +172,8 @@ def _single(inputs: list[Path], output: Path | None, image_format: str | None, a
     if there != output and not there.is_dir():
         raise ValueError(f"{output} cannot be made, since {there} is no folder; choose another output")
     if len(inputs) == 1 and _is_shard(inputs[0]) and _is_shard(output):
+        if archives.kind_of(inputs[0]) != archives.kind_of(output):
+            raise ValueError(f"{output} cannot be made of {inputs[0]}: a tar stays a tar, and a zip a zip")
         return [Task(_existing(inputs[0]), output, image_format or "png", any_format)]
     suffix = output.suffix.lower()
     named = FORMAT_OF_SUFFIX.get(suffix)
@@ -197,13 +211,34 @@ def _named(
     tasks = []
     for parent, path in places:
         if _is_shard(path):
-            tasks.append(Task(path, parent / f"{path.stem}{ending}{shards.SUFFIX}", image_format, any_format))
+            of = archives.suffix_of(path)
+            target = parent / f"{path.name.removesuffix(of)}{ending}{of}"
+            tasks.append(Task(path, target, image_format, any_format))
             continue
         target = parent / f"{path.stem}{ending}{suffix}"
-        if count[parent / f"{path.stem}{ending}"] > 1 or target in taken:
+        renamed = count[parent / f"{path.stem}{ending}"] > 1 or target in taken
+        if renamed:
             target = parent / f"{path.name}{ending}{suffix}"
-        tasks.append(Task(path, target))
+        tasks.append(Task(path, target, renamed=renamed))
     return tasks
+
+
+def _apart(tasks: Iterable[Task]) -> list[Task]:
+    """The same with a number in the name of an image that would replace a source, or what is made of another."""
+    sources, taken, apart = {_real(task.source) for task in tasks}, {}, []
+    for task in tasks:
+        source, first, number = _real(task.source), task.target, 1
+        if _real(first) == source and task.image_format == "jpeg":  # the next run would take its images for sources
+            raise ValueError(f"{first} is the source itself, and would be replaced; choose another output")
+        # Of one file that is given twice the images are the same.
+        while any(_real(at) in sources or taken.get(_real(at), source) != source for at in task.outputs):
+            number += 1
+            ending = archives.suffix_of(first) or first.suffix
+            name = f"{first.name.removesuffix(ending)}.{number}{ending}"
+            task = replace(task, target=first.with_name(name), renamed=True)
+        taken |= dict.fromkeys(map(_real, task.outputs), source)
+        apart.append(task)
+    return apart
 
 
 def _made(tasks: Iterable[Task]) -> set[str]:
@@ -236,7 +271,7 @@ def _of_other_formats(
 
 
 def _is_shard(path: Path) -> bool:
-    return path.suffix == shards.SUFFIX
+    return archives.suffix_of(path) != ""
 
 
 def _matching(pattern: str | os.PathLike) -> list[str]:

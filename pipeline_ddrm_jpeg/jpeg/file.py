@@ -29,7 +29,7 @@ from .markers import (
 )
 from .metadata import Metadata, trailer
 from .reader import read_coefficients
-from .tables import chroma_subsampling_name, estimate_quality_factor
+from .tables import ZIGZAG, chroma_subsampling_name, estimate_quality_factor
 
 MOST_BYTES = 2**30  # of a file; whatever is larger is no JPEG that could be restored
 _REPAIR_SECONDS = 10  # of processor time; on top come so many for each megabyte, of which most files need two
@@ -73,8 +73,8 @@ class JPEGFile:
     damage: tuple[str, ...] = ()
     """What is wrong with a file opened with `repair=True`, in a sentence or several; empty for a whole file."""
     missing_bits: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
-    """Of a damaged file, how many of the lowest bits of each coefficient are not in it: int8, in the shape of
-    `coefficients`; `UNMEASURED` (16) where nothing of it is. `None` for a whole file."""
+    """Of a damaged file, and of one with fewer scans than it announces, how many of the lowest bits of each coefficient
+    are not in it: int8, in the shape of `coefficients`; `UNMEASURED` (16) where nothing of it is. `None` for others."""
     bare: bytes = field(default=b"", repr=False)
     """Of a whole file what any decoder needs of it, and no metadata."""
 
@@ -85,7 +85,8 @@ class JPEGFile:
         """Read a JPEG from a path, from bytes or from a binary file object.
 
         Baseline, extended sequential and progressive Huffman-coded files of 8 bits are read, with one
-        component, three or four, any integer sampling ratios, 8- and 16-bit tables and restart markers. `repair=True`
+        component, three or four, any integer sampling ratios, 8- and 16-bit tables, restart and DNL markers. A
+        progressive file may end before its last scans: `missing_bits` say what it lacks. `repair=True`
         takes what is left of a file that is cut short or damaged after its headers, and marks in `missing_bits` what
         is not. Damage that decodes to a possible image goes unnoticed.
 
@@ -215,11 +216,25 @@ def _open(data: bytes, name: str) -> JPEGFile:
     drop_surplus_restarts(stream, components)
     planes, surplus = read_coefficients(stream.decodable_parts(), plane_shapes(stream, components))
     for number, (plane, component) in enumerate(zip(planes, components, strict=True), 1):
+        if not stream.complete:  # values of which bits are missing may be such as no image has
+            break
         odd = impossible(plane.reshape(-1, 64), component.quantization_table)
         if odd.any():
             raise JPEGDamageError(f"damaged: component {number} has values that no image has in {odd.sum()} blocks")
-    remarks = ("more data than its blocks need",) if surplus or stream.surplus else ()
-    return _file(stream, data, name, colour, components, planes, remarks=remarks, bare=stream.bare())
+    odd = {
+        "more data than its blocks need": surplus or stream.surplus,
+        f"a height of {stream.first_height} that its DNL marker corrects": stream.first_height != stream.height,
+        "fewer scans than its frame announces; what they leave out is made up": not stream.complete,
+    }
+    remarks, more = tuple(words for words, holds in odd.items() if holds), {"bare": stream.bare()}
+    if not stream.complete:
+        missing = np.empty_like(stream.remaining_bits, dtype=np.int8)
+        missing[:, ZIGZAG] = stream.remaining_bits
+        more["missing_bits"] = tuple(
+            _whole_mcus(np.tile(bits.reshape(8, 8), (*plane.shape[:2], 1, 1)), stream, components, i)
+            for i, (bits, plane) in enumerate(zip(missing, planes, strict=True))
+        )
+    return _file(stream, data, name, colour, components, planes, remarks=remarks, **more)
 
 
 def _salvage(data: bytes, name: str, reason: str) -> JPEGFile:

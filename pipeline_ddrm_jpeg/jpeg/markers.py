@@ -21,7 +21,7 @@ from .tables import ZIGZAG
 _REFUSED_FRAMES = {0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical lossless"}
 _REFUSED_FRAMES |= {marker + 8: f"arithmetic-coded {kind}" for marker, kind in _REFUSED_FRAMES.items()}
 _REFUSED_FRAMES |= {0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded progressive", 0xDE: "hierarchical"}
-_DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_DHT, _SOI, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
 _OF_COLOUR = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 _DESCRIPTION = {*range(0xE0, 0xF0), _COM}  # no decoder needs them
 _RESERVED = {*range(0x02, 0xC0), *range(0xF0, 0xFE), 0xC8}  # decoders refuse them
@@ -102,6 +102,7 @@ class Stream:
     complete: bool = False  # whether they give them all
     restart_interval: int = 0
     size: int = 0
+    first_height: int = 0  # that of the frame header, which a DNL segment may define anew
     surplus: bool = False  # whether what stands between the last block and the end was passed over
     decodable: list[bytes | Scan] = field(default_factory=list)  # the stream without APPn and COM
     jfif: bool = False
@@ -140,6 +141,13 @@ def parse(data: bytes, repair: bool = False) -> Stream:
     if data[:2] != b"\xff\xd8":
         raise JPEGFileError(_not_a_jpeg(data))
     stream = Stream(decodable=[data[:2]], size=len(data))
+    _parse(stream, data, repair)
+    if stream.frame_type is not None and not stream.height:
+        raise JPEGFileError("its frame header gives a height of 0, and no DNL marker gives another")
+    return stream
+
+
+def _parse(stream: Stream, data: bytes, repair: bool) -> None:
     try:
         _walk_segments(stream, data, repair)
     except _OutOfProportionError:
@@ -153,7 +161,6 @@ def parse(data: bytes, repair: bool = False) -> Stream:
             raise JPEGFileError(str(error)) from None  # nothing that could be repaired
         elif not repair:
             raise _without_end(data) if stream.complete else error from None
-    return stream
 
 
 def _without_end(data: bytes) -> JPEGDamageError:
@@ -194,7 +201,7 @@ def _walk_segments(stream: Stream, data: bytes, repair: bool) -> None:
             ) from None
         if marker in _DESCRIPTION:
             stream.description.append((marker, payload))
-        else:
+        elif marker != _DNL:
             stream.decodable.append(data[start:position])
         if marker == _SOS:
             after = _end_of_scan(stream, data, position, repair)
@@ -209,12 +216,14 @@ def _end_of_scan(stream: Stream, data: bytes, position: int, repair: bool) -> in
         end = _MARKER_AFTER_SCAN.search(data, position)
         return end.start() if end else len(data)
     # A component gets its table with its first scan, so those that have one have had a scan.
+    first = len(stream.scans) == 1
     more = stream.frame_type == 0xC2 or len(stream.component_tables) < len(stream.frame)
     for found in _MARKER_AFTER_SCAN.finditer(data, position):
         at = found.end()
         marker, length = data[at : at + 1], int.from_bytes(data[at + 1 : at + 3], "big")
         fits = length >= 2 and at + 1 + length <= len(data)
-        if marker == b"\xd9" or (more and marker in (b"\xc4", b"\xda", b"\xdb", b"\xdd", b"\xfe") and fits):
+        follows = (more and marker in (b"\xc4", b"\xda", b"\xdb", b"\xdd", b"\xfe")) or (first and marker == b"\xdc")
+        if marker == b"\xd9" or (follows and fits):
             return found.start()
     return len(data)
 
@@ -232,6 +241,8 @@ def _read_segment(stream: Stream, marker: int, payload: bytes) -> None:
         (stream.restart_interval,) = struct.unpack_from(">H", payload)
     elif marker == _SOS:
         _read_scan(stream, payload)
+    elif marker == _DNL and len(stream.scans) == 1:
+        _read_height(stream, payload)
     elif marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14 and not stream.scans:
         stream.jfif = True
     elif marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12 and not stream.scans:
@@ -244,17 +255,10 @@ def _read_frame(stream: Stream, marker: int, payload: bytes) -> None:
     precision, height, width, count = struct.unpack_from(">BHHB", payload)
     if precision != 8:
         raise JPEGFileError(f"{precision}-bit JPEG is not supported, only 8-bit")
-    if height == 0:
-        raise JPEGFileError("its frame header gives a height of 0 (a DNL marker is not supported)")
     if width == 0:
         raise JPEGFileError("its frame header gives a width of 0")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > 2 * limit:
-        raise JPEGFileError(
-            f"it claims {width} x {height} pixels, above the limit of {2 * limit}"
-            " (raise PIL.Image.MAX_IMAGE_PIXELS if you trust it)"
-        )
-    stream.frame_type, stream.width, stream.height = marker, width, height
+    _check_pixels(width, height)
+    stream.frame_type, stream.width, stream.height, stream.first_height = marker, width, height, height
     for i in range(count):
         identifier, factors, table_number = struct.unpack_from(">BBB", payload, 6 + 3 * i)
         horizontal, vertical = factors >> 4, factors & 15
@@ -262,6 +266,27 @@ def _read_frame(stream: Stream, marker: int, payload: bytes) -> None:
             raise JPEGFileError(f"component {i + 1} has impossible sampling factors {horizontal}x{vertical}")
         stream.frame.append(_FrameComponent(identifier, horizontal, vertical, table_number))
     stream.remaining_bits = np.full((count, 64), 16)
+
+
+def _read_height(stream: Stream, payload: bytes) -> None:
+    """Take the number of lines that stands behind the first scan (T.81, B.2.5), in what is decoded too."""
+    (height,) = struct.unpack_from(">H", payload)
+    if height == 0:
+        raise JPEGDamageError("a DNL marker gives a height of 0")
+    _check_pixels(stream.width, height)
+    stream.height = height
+    frame = next(i for i, part in enumerate(stream.decodable) if part[1] == stream.frame_type)
+    header = stream.decodable[frame]
+    stream.decodable[frame] = header[:5] + payload[:2] + header[7:]
+
+
+def _check_pixels(width: int, height: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise JPEGFileError(
+            f"it claims {width} x {height} pixels, above the limit of {2 * limit}"
+            " (raise PIL.Image.MAX_IMAGE_PIXELS if you trust it)"
+        )
 
 
 def _read_tables(stream: Stream, payload: bytes) -> None:
@@ -391,7 +416,7 @@ def check_proportion(stream: Stream, components: tuple[Component, ...]) -> None:
 
 
 def check_scans(stream: Stream, components: tuple[Component, ...]) -> None:
-    """Refuse what cannot be whole: too little data for the claimed size, or unfinished progressive scans."""
+    """Refuse what cannot be whole: too little data for the claimed size."""
     shapes = plane_shapes(stream, components)
     for scan in stream.scans:
         blocks = sum(shapes[position][0] * shapes[position][1] for position in scan.components)
@@ -401,9 +426,6 @@ def check_scans(stream: Stream, components: tuple[Component, ...]) -> None:
                 f"truncated: it claims {stream.width} x {stream.height} pixels,"
                 f" but a scan has only {len(scan.data)} bytes"
             )
-    if not stream.complete:
-        component = int(stream.remaining_bits.any(axis=1).argmax()) + 1
-        raise JPEGDamageError(f"truncated: its progressive scans leave component {component} unfinished")
 
 
 def plane_shapes(stream: Stream, components: tuple[Component, ...]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What a JPEG file carries beside its image, and how each format carries it: segments, blocks, chunks; no pixels.
+"""What a file carries beside its image, and how each format carries it: segments, blocks, chunks; no pixels.
 
 Everything stays in the bytes it came in. Maker notes count their offsets from the start of the EXIF block, text may be
 in any character set, and libraries drop or change what they do not know; so an upright image costs one value, changed
@@ -23,6 +23,7 @@ _COM, _APP0, _APP1, _APP2, _APP8, _APP11, _APP13, _APP14 = 0xFE, 0xE0, 0xE1, 0xE
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _EXTENDED_XMP, _PHOTOSHOP = b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
 _IPTC = 0x0404  # number of a resource of Photoshop
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_SEGMENT = 65533  # bytes, without marker and length
 _MOST_NAMED = 50  # kinds of what is not kept; a directory of EXIF may have 65,535 tags
 
@@ -62,6 +63,32 @@ _DESCRIPTIVE = {
 _STRUCTURAL = {*range(254, 260), *range(262, 267), 273, *range(277, 282), 284, 301, 317, *range(320, 326), 338, 339}
 _STRUCTURAL |= {513, 514, *range(529, 533), _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC, 0xEA1C}
 
+_DIRECTORIES, _SUB_IMAGES, _LAYERS, _MAKER_NOTE = (34665, 34853, 0xA005), 330, 37724, 0x927C
+
+# Pairs of tags that say the same of width and height, in the first directory and in that of EXIF.
+_ACROSS_AND_DOWN = ((256, 257), (_X_RESOLUTION, _Y_RESOLUTION), (0xA002, 0xA003), (0xA20E, 0xA20F))
+
+# What a PNG says in chunks of its own (PNG specification, third edition, 11.3): words, and where it stands elsewhere,
+# as a tag of EXIF and TIFF or a kind of segment. They are carried to another PNG as they are, as are those that editors
+# may copy although they do not know them (5.4: their fourth letter is small).
+_CHUNKS = {
+    (b"gAMA", ""): ("gamma", None),
+    (b"cHRM", ""): ("chromaticities", None),
+    (b"sRGB", ""): ("rendering intent of sRGB", None),
+    (b"cICP", ""): ("colour space (cICP)", None),
+    (b"mDCV", ""): ("colour volume of a display (mDCV)", None),
+    (b"cLLI", ""): ("light level (cLLI)", None),
+    (b"pHYs", ""): ("resolution", "JFIF"),
+    (b"text", "Comment"): ("comment", "comment"),
+    (b"text", "Description"): ("text Description", 270),
+    (b"text", "Software"): ("text Software", 305),
+    (b"text", "Author"): ("text Author", 315),
+    (b"text", "Copyright"): ("text Copyright", 33432),
+}
+# By the pixels, or as what JPEG files have too, or how the file was stored.
+_HELD_ELSEWHERE = (b"tRNS", b"iCCP", b"eXIf", b"iDOT")
+_LONGEST_KEYWORD, _LONGEST_TEXT = 79, 2**20  # bytes of a text's name, and of what it may unpack to
+
 Edit = tuple[int, int, bytes]
 """First byte, byte after the last, and what comes in their place."""
 
@@ -76,20 +103,36 @@ class Metadata:
     """What follows the end of the image, in words; empty where nothing does."""
     left_out: tuple[str, ...] = ()
     """What the segments do not hold although the image's file did, in words."""
+    chunks: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """(name, content) of what the image's file, a PNG, says in a form of its own."""
 
     @classmethod
-    def from_info(cls, info: Mapping[Any, Any]) -> Metadata:
-        """From what Pillow calls `info`: `"exif"`, `"xmp"`, `"icc_profile"` and `"comment"`, each as bytes."""
-        segments = [*_split(_APP1, _EXIF, (info.get("exif") or b"").removeprefix(_EXIF))]
+    def from_info(cls, info: Mapping[Any, Any], data: bytes = b"") -> Metadata:
+        """From what Pillow calls `info`, of a PNG or TIFF with the file's bytes: what an upright image carries.
+
+        Of `info` are taken `"exif"`, `"xmp"`, `"icc_profile"` and `"comment"`, each as bytes, and `"dpi"`.
+        """
+        of_tiff = data.startswith(_TIFF_STARTS)
+        big = ("tags of a BigTIFF",) * data.startswith((b"II+\0", b"MM\0+"))
+        block, left_out = _block_of_tiff(data) if of_tiff else (info.get("exif") or b"", big)
+        segments = [*_jfif_segments(info.get("dpi")), *_split(_APP1, _EXIF, block.removeprefix(_EXIF))]
+        segments += _photoshop_segments(data) if of_tiff else []
         segments += _xmp_segments(info["xmp"]) if info.get("xmp") else []
         profile = [*_split(_APP2, _ICC + bytes(2), info.get("icc_profile") or b"")]
-        left_out = ()
         if len(profile) > 255:  # which are counted in a byte
-            profile, left_out = [], (f"ICC profile of {len(info['icc_profile'])} bytes",)
+            profile, left_out = [], (*left_out, f"ICC profile of {len(info['icc_profile'])} bytes")
         for number, (marker, payload) in enumerate(profile, 1):
             segments.append((marker, _ICC + bytes((number, len(profile))) + payload[14:]))
         segments += _split(_COM, b"", info.get("comment") or b"")
-        return cls(tuple(segments), left_out=left_out)
+        if of_tiff:  # Pillow turns its pixels
+            return cls(tuple(segments), left_out=left_out).upright()
+        copied, others = [], {}
+        for chunk in _own_chunks(data) if data.startswith(_PNG) else ():
+            if _key_of(chunk) in _CHUNKS or chunk[0][3:].islower():
+                copied.append(chunk)
+            else:
+                others[_name_of(chunk)] = None
+        return cls(tuple(segments), left_out=(*left_out, *others), chunks=tuple(copied))
 
     @cached_property
     def exif(self) -> bytes | None:
@@ -124,6 +167,13 @@ class Metadata:
         entries = [entry for tag, *entry in _entries(self._block) if tag == _ORIENTATION]
         value = _number(self._block, *entries[-1]) if entries else None
         return int(value) if value in range(1, 9) else 1
+
+    @property
+    def _thumbnail(self) -> bool:
+        """Whether the EXIF block has a second directory, which is that of a thumbnail."""
+        at = _end_of_first(self._block)
+        second = struct.unpack_from(_order(self._block) + "I", self._block, at)[0] if at else 0
+        return next(_entries(self._block, second), None) is not None
 
     @property
     def xmp(self) -> bytes | None:
@@ -205,6 +255,12 @@ class Metadata:
         says = across and down and unit <= 2 and (unit or across != down)
         return (unit, across, down) if says else None
 
+    @property
+    def _density_in_exif(self) -> bool:
+        found = {tag: _number(self._block, *entry) for tag, *entry in _entries(self._block)}
+        unit = found.get(_RESOLUTION_UNIT) or 2
+        return self.density == (unit - 1, found.get(_X_RESOLUTION), found.get(_Y_RESOLUTION))
+
     def sizes(self) -> dict[str, int]:
         """Bytes of each kind that there is."""
         found = {"exif": self.exif, "icc_profile": self.icc_profile, "xmp": self.xmp, "iptc": self.iptc}
@@ -212,7 +268,11 @@ class Metadata:
         return {name: len(data) for name, data in found.items() if data}
 
     def upright(self) -> Metadata:
-        """The same for an image that was turned upright: orientation 1 in EXIF and XMP, all else as it was."""
+        """The same for an image that was turned upright: orientation 1 in EXIF and XMP, all else as it was.
+
+        Where width and height change places, what is said of them does so too. Thumbnails, which are not turned, are
+        left out.
+        """
         if self.orientation == 1:
             return self
         segments, left_out = list(self.segments), []
@@ -220,6 +280,11 @@ class Metadata:
         for tag, *entry in _entries(self._block):
             if tag == _ORIENTATION:
                 _set_to_one(block, *entry)
+        if self.orientation >= 5:
+            _exchange_sides(block)
+        if self._thumbnail:
+            struct.pack_into("I", block, _end_of_first(block), 0)
+            left_out.append("EXIF thumbnail")
         at = 0
         for i, start in self._exif_parts:
             marker, payload = segments[i]
@@ -236,11 +301,40 @@ class Metadata:
                 packet = _upright(self._xmp_main)
                 segments[first : first + 1] = [(_APP1, _XMP + packet)] if packet else []
             left_out += [] if packet else ["XMP that may say an orientation, and is not understood"]
-        if self.orientation >= 5:
-            for i, (marker, payload) in enumerate(segments):
-                if _kind(marker, payload) == "JFIF":
-                    segments[i] = (marker, payload[:8] + payload[10:12] + payload[8:10] + payload[12:])
-        return replace(self, segments=tuple(segments), left_out=(*self.left_out, *left_out))
+        if any(_kind(*one) == "JFIF thumbnail" for one in segments):
+            segments = [one for one in segments if _kind(*one) != "JFIF thumbnail"]
+            left_out.append("JFIF thumbnail")
+        for i, (marker, payload) in enumerate(segments):
+            if _kind(marker, payload) == "JFIF" and len(payload) >= 14:
+                sides = payload[10:12] + payload[8:10] if self.orientation >= 5 else payload[8:12]
+                segments[i] = (marker, payload[:8] + sides + b"\0\0")  # and no thumbnail
+                left_out += ["JFIF thumbnail"] * (payload[12:14] != b"\0\0")
+        turned = [
+            (name, data[4:8] + data[:4] + data[8:] if name == b"pHYs" and self.orientation >= 5 else data)
+            for name, data in self.chunks
+        ]
+        more = {"segments": tuple(segments), "chunks": tuple(turned)}
+        return replace(self, left_out=(*self.left_out, *left_out), **more)
+
+    def without_chunks(self) -> Metadata:
+        """The same for another format than PNG: chunks become what it may have a place for; others are left out."""
+        first, tags, comments, left_out = [], {}, [], []
+        for chunk in self.chunks:
+            words, place = _CHUNKS.get(_key_of(chunk), (None, None))
+            text = _text_of(chunk) if _key_of(chunk)[0] == b"text" else b""
+            if text and place == "comment":
+                comments += _split(_COM, b"", text)
+            elif text and isinstance(place, int) and place not in tags and self.exif is None:
+                tags[place] = text + b"\0"
+            elif place != "JFIF" or self.density is None:
+                left_out.append(words or _name_of(chunk))
+        rest = [*self.segments]
+        while rest and _kind(*rest[0]) == "JFIF":
+            first.append(rest.pop(0))
+        if tags:
+            first += _split(_APP1, _EXIF, _new_block([(tag, 2, len(text), text) for tag, text in tags.items()]))
+        segments = (*first, *rest, *comments)
+        return replace(self, segments=segments, chunks=(), left_out=(*self.left_out, *left_out))
 
     def without_profile(self) -> Metadata:
         """The same without a profile."""
@@ -266,14 +360,13 @@ class Metadata:
                 "a second XMP packet": kinds.count("XMP") > 1,
                 "ICC profile that is not whole": "ICC profile" in kinds and self.icc_profile is None,
                 "XMP that is not UTF-8": "XMP in UTF-8" in keeps and self.xmp is not None and not _is_utf8(self.xmp),
-                "resolution": "resolution" not in keeps and self.density is not None,
+                "resolution": "resolution" not in keeps and self.density is not None and not self._density_in_exif,
             }
             lost += [words for words, holds in odd.items() if holds]
             if "descriptive EXIF" in keeps and self.exif is not None:
                 others = (tag for tag, *_ in _entries(self._block) if tag not in _DESCRIPTIVE | _STRUCTURAL)
                 lost += [f"EXIF tag {tag:#06x}" for tag in others]
-                if next(_entries(self._block, _second_directory(self._block)), None):
-                    lost.append("EXIF thumbnail")
+                lost += ["EXIF thumbnail"] * self._thumbnail
         if self.trailer:
             announced = self.xmp is not None and b"ns.google.com/photos/1.0/" in self.xmp
             lost.append(self.trailer + (", which the XMP still announces" if announced else ""))
@@ -328,6 +421,16 @@ def _xmp_segments(packet: bytes) -> list[tuple[int, bytes]]:
     return segments
 
 
+def _jfif_segments(dpi: Sequence[float] | None) -> Iterator[tuple[int, bytes]]:
+    """A segment that says so many dots an inch, or where that is nearer to the truth, a centimetre."""
+    try:
+        sides = [[side / unit for side in map(float, dpi or ())] for unit in (1, 2.54)]
+        _, unit, across, down = min((sum(abs(a - round(a)) for a in two), i, *two) for i, two in enumerate(sides, 1))
+        yield _APP0, b"JFIF\0\1\1" + struct.pack(">BHHBB", unit, round(across), round(down), 0, 0)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError, struct.error):  # none, or what nobody can mean
+        return
+
+
 def add_to_jpeg(encoded: bytes, metadata: Metadata) -> bytes:
     """A JPEG that was written without metadata, with the segments of another."""
     segments = list(metadata.segments)
@@ -352,10 +455,10 @@ def add_to_jpeg(encoded: bytes, metadata: Metadata) -> bytes:
 
 def add_to_png(encoded: bytes, metadata: Metadata) -> bytes:
     """A PNG that was written without metadata, with chunks for it behind its header (PNG specification, 11.3)."""
-    chunks = []
+    chunks = [*metadata.chunks]
     if metadata.icc_profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile)))
-    if metadata.density is not None:
+    if metadata.density is not None and all(name != b"pHYs" for name, _ in chunks):
         unit, across, down = metadata.density
         metres = {0: 1, 1: 1 / 0.0254, 2: 100}[unit]
         chunks.append((b"pHYs", struct.pack(">IIB", round(across * metres), round(down * metres), unit > 0)))
@@ -378,6 +481,45 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def _own_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of the chunks that a decoder could do without, and that hold what no other format has."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        name, content = data[at + 4 : at + 8], data[at + 8 : end]
+        if name[:1].islower() and name not in _HELD_ELSEWHERE and not content.startswith(b"XML:com.adobe.xmp\0"):
+            yield name, content
+        at = end + 4
+
+
+def _key_of(chunk: tuple[bytes, bytes]) -> tuple[bytes, str]:
+    """What `_CHUNKS` has it under."""
+    name, data = chunk
+    if name in (b"tEXt", b"zTXt", b"iTXt"):
+        return b"text", data[:_LONGEST_KEYWORD].partition(b"\0")[0].decode("latin-1")
+    return name, ""
+
+
+def _name_of(chunk: tuple[bytes, bytes]) -> str:
+    name, keyword = _key_of(chunk)
+    return f"text {keyword}" if keyword else f"chunk {name.decode('latin-1')}"
+
+
+def _text_of(chunk: tuple[bytes, bytes]) -> bytes:
+    """The text of a chunk, in UTF-8; empty where it cannot be read."""
+    name, (_, _, data) = chunk[0], chunk[1].partition(b"\0")
+    packed = name == b"zTXt" or (name == b"iTXt" and data[:1] == b"\1")
+    if name == b"iTXt":
+        data = data[2:].split(b"\0", 2)[-1]
+    elif packed:
+        data = data[1:]
+    try:
+        data = zlib.decompressobj().decompress(data, _LONGEST_TEXT) if packed else data
+    except zlib.error:
+        return b""
+    return data if name == b"iTXt" else data.decode("latin-1").encode()
+
+
 def _is_utf8(data: bytes) -> bool:
     return data.decode(errors="ignore").encode() == data
 
@@ -396,6 +538,15 @@ def _order(block: bytes) -> str:
 
 def _entries(block: bytes, offset: int | None = None) -> Iterator[tuple[int, int, int, int]]:
     """(tag, type, count, where its value stands) of a directory, the first unless told, as far as it can be read."""
+    for at, tag, kind, number in _fields(block, offset):
+        size = _TYPE_SIZES.get(kind, 0) * number
+        place = at + 8 if size <= 4 else struct.unpack_from(_order(block) + "I", block, at + 8)[0]
+        if size and place + size <= len(block):
+            yield tag, kind, number, place
+
+
+def _fields(block: bytes, offset: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """(where it stands, tag, type, count) of the entries of a directory, the first unless told."""
     order = _order(block)
     if not block.startswith(_TIFF_STARTS) or len(block) < 8:
         return
@@ -404,20 +555,93 @@ def _entries(block: bytes, offset: int | None = None) -> Iterator[tuple[int, int
         return
     (count,) = struct.unpack_from(order + "H", block, offset)
     for at in range(offset + 2, min(offset + 2 + 12 * count, len(block) - 11), 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", block, at)
-        size = _TYPE_SIZES.get(kind, 0) * number
-        place = at + 8 if size <= 4 else struct.unpack_from(order + "I", block, at + 8)[0]
-        if size and place + size <= len(block):
-            yield tag, kind, number, place
+        yield at, *struct.unpack_from(order + "HHI", block, at)
 
 
-def _second_directory(block: bytes) -> int:
-    """Where the directory of the thumbnail is; 0 for none."""
+def _new_block(entries: Sequence[tuple[int, int, int, Any]], order: str = "<") -> bytes:
+    """An EXIF block of (tag, type, count, value); the value of an entry that is a directory is a list of its own."""
+    block = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4))
+
+    def put(entries: Sequence[tuple[int, int, int, Any]]) -> int:
+        fields = []
+        for tag, kind, count, value in sorted(entries, key=lambda entry: entry[0]):
+            if isinstance(value, list):
+                value = struct.pack(order + "I", put(value))
+            if len(value) > 4:
+                block.extend(bytes(len(block) % 2))
+                place = struct.pack(order + "I", len(block))
+                block.extend(value)
+                value = place
+            fields.append(struct.pack(order + "HHI", tag, kind, count) + value.ljust(4, b"\0"))
+        block.extend(bytes(len(block) % 2))
+        place = len(block)
+        block.extend(struct.pack(order + "H", len(fields)) + b"".join(fields) + bytes(4))
+        return place
+
+    block[4:8] = struct.pack(order + "I", put(entries))
+    return bytes(block)
+
+
+def _block_of_tiff(data: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """An EXIF block of what the first directory of a TIFF file says of its image, and in words what is not in it."""
+    order, left_out = _order(data), []
+    odd = {_SUB_IMAGES: "images below the TIFF's own", _MAKER_NOTE: "maker note, which counts from the TIFF's start"}
+    odd[_LAYERS] = "layers of Photoshop"
+
+    def read(offset: int | None, depth: int) -> list[tuple[int, int, int, Any]]:
+        if shares_values(data, offset):
+            left_out.append("a directory whose values are out of all proportion")
+            return []
+        found: dict[int, tuple[int, int, int, Any]] = {}
+        for tag, kind, count, place in _entries(data, offset):
+            value = data[place : place + _TYPE_SIZES[kind] * count]
+            if tag in odd:
+                left_out.append(odd[tag])
+            elif tag in _DIRECTORIES and tag not in found and len(value) == 4 and depth < 2:
+                found[tag] = tag, 4, 1, read(struct.unpack(order + "I", value)[0], depth + 1)
+            elif tag not in _DIRECTORIES and (depth or tag not in _STRUCTURAL):
+                found[tag] = tag, kind, count, value
+        return [*found.values()]
+
+    entries = read(None, 0)
+    return _new_block(entries, order) if entries else b"", tuple(left_out)
+
+
+def _photoshop_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """IPTC and other resources of Photoshop, from their tags in a TIFF."""
+    found = {
+        tag: data[at : at + _TYPE_SIZES[kind] * count]
+        for tag, kind, count, at in _entries(data)
+        if tag in (_TIFF_IPTC, _TIFF_PHOTOSHOP)
+    }
+    iptc, resources = found.get(_TIFF_IPTC, b""), found.get(_TIFF_PHOTOSHOP, b"")
+    if iptc and b"8BIM\x04\x04" not in resources:
+        resources += b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    return _split(_APP13, _PHOTOSHOP, resources)
+
+
+def _end_of_first(block: bytes) -> int:
+    """Where, behind the first directory, it stands where the second is; 0 where it does not."""
     order = _order(block)
+    if len(block) < 10:
+        return 0
     (first,) = struct.unpack_from(order + "I", block, 4)
     (count,) = struct.unpack_from(order + "H", block, first)
     at = first + 2 + 12 * count
-    return struct.unpack_from(order + "I", block, at)[0] if at + 4 <= len(block) else 0
+    return at if at + 4 <= len(block) else 0
+
+
+def _exchange_sides(block: bytearray) -> None:
+    """Let what a block says of width and height change places: type, count and value, or where it stands."""
+    places = {tag: at for at, tag, _, _ in _fields(block)}
+    exif = places.get(_DIRECTORIES[0])
+    if exif is not None:
+        (offset,) = struct.unpack_from(_order(block) + "I", block, exif + 8)
+        places = {tag: at for at, tag, _, _ in _fields(block, offset)} | places
+    for across, down in _ACROSS_AND_DOWN:
+        if across in places and down in places:
+            one, other = (slice(places[tag] + 2, places[tag] + 12) for tag in (across, down))
+            block[one], block[other] = block[other], block[one]
 
 
 def _number(block: bytes, kind: int, count: int, place: int) -> float | None:
@@ -495,9 +719,9 @@ def tiff(structure: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes
     return b"".join(parts)
 
 
-def shares_values(block: bytes) -> bool:
-    """Whether the entries of a TIFF's first directory have more bytes together than the file, since they share them."""
-    return sum(_TYPE_SIZES[kind] * count for _, kind, count, _ in _entries(block)) > len(block)
+def shares_values(block: bytes, offset: int | None = None) -> bool:
+    """Whether the entries of a directory (the first unless told) have more bytes together than all, sharing them."""
+    return sum(_TYPE_SIZES[kind] * count for _, kind, count, _ in _entries(block, offset)) > len(block)
 
 
 # --- XMP ---
