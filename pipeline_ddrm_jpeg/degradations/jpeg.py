@@ -405,16 +405,17 @@ def _dct_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
 @_exactly
 def block_dct(plane: Tensor) -> Tensor:
     """`[B, H, W]` -> `[B, H/8, W/8, 8, 8]`."""
-    blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
     matrix = _dct_matrix(plane.device, plane.dtype)
-    return matrix @ blocks @ matrix.T
+    columns = matrix @ plane.unflatten(-2, (-1, 8))  # of whole rows of blocks: fewer, larger products
+    return (columns.unflatten(-1, (-1, 8)) @ matrix.T).transpose(-3, -2).contiguous()
 
 
 @_exactly
 def inverse_block_dct(coefficients: Tensor) -> Tensor:
     """`[B, H/8, W/8, 8, 8]` -> `[B, H, W]`."""
     matrix = _dct_matrix(coefficients.device, coefficients.dtype)
-    return _joined(matrix.T @ coefficients @ matrix)
+    rows = (coefficients @ matrix).transpose(-3, -2).flatten(-2, -1)
+    return (matrix.T @ rows).flatten(-3, -2)
 
 
 def _joined(blocks: Tensor) -> Tensor:
