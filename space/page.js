@@ -21,31 +21,36 @@ window.fetch = (what, options) => {
 async function follow(address, options) {
   const response = await fetchOnce(address, options);
   if (!response.ok) return response;
-  let reader = response.body.getReader(), seen = 0, rest = "", decoder = new TextDecoder();
-  const again = async (error) => {
+  let reader = response.body.getReader(), decoder = new TextDecoder(), rest = "", seen = 0;
+
+  const takeUpAgain = async (error) => {
     for (const end = Date.now() + PATIENCE; Date.now() < end && !options.signal?.aborted; ) {
       await sleep(500);
       const more = await fetchOnce(`${address}${address.includes("?") ? "&" : "?"}seen=${seen}`, options).catch(() => null);
-      if (more && !more.ok) break;
-      if (more) return [(reader = more.body.getReader()), (rest = ""), (decoder = new TextDecoder())];
+      if (more?.ok) {
+        [reader, decoder, rest] = [more.body.getReader(), new TextDecoder(), ""];
+        return {};
+      }
+      if (more) break;
     }
     throw error;
   };
+
+  // Only whole events are handed on; of a broken one nothing was seen.
   const pull = async (controller) => {
-    for (;;) {
-      const { done, value } = await reader.read().catch(async (error) => ({ value: (await again(error)) && null }));
+    for (let events = ""; !events; ) {
+      const { done, value } = await reader.read().catch(takeUpAgain);
       if (done) return controller.close();
-      if (!value) continue;
-      rest += decoder.decode(value, { stream: true });
+      rest += value ? decoder.decode(value, { stream: true }) : "";
       const end = rest.lastIndexOf("\n\n") + 2;
       if (end < 2) continue;
-      const events = rest.slice(0, end);
-      rest = rest.slice(end);
+      [events, rest] = [rest.slice(0, end), rest.slice(end)];
       seen += events.split("\n\n").length - 1;
-      return controller.enqueue(new TextEncoder().encode(events));
+      controller.enqueue(new TextEncoder().encode(events));
     }
   };
-  return new Response(new ReadableStream({ pull }), { status: 200, headers: response.headers });
+  const cancel = () => reader.cancel();
+  return new Response(new ReadableStream({ pull, cancel }), { status: 200, headers: response.headers });
 }
 
 // Arrow keys in a list of choices, whose radio buttons gradio gives a name each.
@@ -85,8 +90,9 @@ const ddrm = (window.ddrm = {
   },
   compareSettings(preset, values) {
     const [before, settings] = ddrm.made ?? [preset, JSON.stringify(values)], note = document.querySelector("#stale p");
+    const other = before && before !== preset ? "another preset" : "other settings";
     const same = settings === JSON.stringify(values);
-    note.textContent = same ? "" : `This result is of ${before !== preset && before ? "another preset" : "other settings"}. Press Restore for a new one.`;
+    note.textContent = same ? "" : `This result is of ${other}. Press Restore for a new one.`;
   },
 });
 
@@ -100,11 +106,14 @@ document.addEventListener("click", ({ target }) => {
 const tell = (sentence) => (document.querySelector("#said [role=alert]").textContent = sentence);
 
 async function take(files) {
+  const latest = (ddrm.taken = files);
   tell("");
-  if (files.length > 1) [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Several")?.click();
-  for (let tries = 0; tries < 60; tries++, await sleep(50)) {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  if (files.length > 1) tabs.find((tab) => tab.textContent.trim() === "Several")?.click();
+  for (let tries = 0; tries < 60 && ddrm.taken === latest; tries++, await sleep(50)) {
     const panel = [...document.querySelectorAll("[role=tabpanel]")].find((one) => one.offsetParent);
-    const input = panel?.querySelector("input[type=file]"), old = panel?.querySelector("[aria-label='Remove Image'], [aria-label=Clear]");
+    const input = panel?.querySelector("input[type=file]");
+    const old = panel?.querySelector("[aria-label='Remove Image'], [aria-label=Clear]");
     old?.click();
     if (old || !input || (files.length > 1 && !input.multiple)) continue;
     const transfer = new DataTransfer();
@@ -139,9 +148,9 @@ function takeFrom(event, data) {
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => event.defaultPrevented || takeFrom(event, event.dataTransfer));
 document.addEventListener("paste", (event) => {
-  const typing = event.target.closest?.("input:not([type=radio]), textarea, [contenteditable]");
-  if (event.defaultPrevented || (typing && !event.target.closest("#address") && !event.clipboardData.files.length)) return;
-  takeFrom(event, event.clipboardData);
+  const field = event.target.closest?.("input:not([type=radio]), textarea, [contenteditable]");
+  const typing = field && !field.closest("#address") && !event.clipboardData.files.length;
+  if (!event.defaultPrevented && !typing) takeFrom(event, event.clipboardData);
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.closest?.("#address")) takeAddress(event.target.value.trim());

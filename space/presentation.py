@@ -249,7 +249,7 @@ def compared(
         for end, label in FORMATS.items()
         if end in made
     ]
-    return folder / f"{name}.png", pair, how_far_off, f'<p class="formats">PNG; or as {", ".join(links)}</p>'
+    return folder / f"{name}.png", pair, how_far_off, f'<p class="formats">Also as {", ".join(links)}</p>'
 
 
 FORMATS = {".webp": "WebP", ".tif": "TIFF", "_16bit.png": "PNG of 16 bits"}

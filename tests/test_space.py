@@ -1309,18 +1309,20 @@ def test_places_are_taken_by_work_alone_and_given_back(stranger, space, jpeg, ph
 
 
 @browser_test
-def test_a_thousand_sessions_leave_no_memory_behind(stranger, space) -> None:
+def test_many_sessions_leave_no_memory_behind(stranger, space) -> None:
     import psutil
+
+    calls = [("inspect", [None, *AS_IT_IS]), ("restore", [None, *AS_IT_IS, *SETTINGS])]
 
     def use(sessions: range) -> int:
         for number in sessions:
-            for name, data in (("inspect", [None, *AS_IT_IS]), ("restore", [None, *AS_IT_IS, *SETTINGS])):
-                while stranger.join(stranger.index[name], data, f"session{number}").status_code != 200:
-                    pass  # both places are taken
+            name, data = calls[number % 2]
+            while stranger.join(stranger.index[name], data, f"session{number}").status_code != 200:
+                time.sleep(0.02)  # all places are taken
         return psutil.Process(space.pid).memory_info().rss
 
-    before = use(range(500))  # of as many, unread results are kept
-    assert use(range(500, 1000)) - before < 10e6
+    before = use(range(500))  # of so many, unread results are kept
+    assert use(range(500, 750)) - before < 5e6
 
 
 @browser_test
