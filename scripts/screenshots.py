@@ -2,8 +2,8 @@
 
 python scripts/screenshots.py [FOLDER]
 
-It starts the page, restores an example of it as a visitor would, and writes FOLDER/space.webp (1280 pixels wide) and
-FOLDER/space-phone.webp (390 pixels, dark); FOLDER is docs/ by default.
+It starts the page, restores an example of it as a visitor would, and writes FOLDER/space.webp and space-dark.webp (1280
+pixels wide), space-phone.webp (390 pixels, dark) and space-phone-light.webp; FOLDER is docs/ by default.
 """
 
 import io
@@ -24,7 +24,12 @@ with needs("browser"):
 
 ROOT = Path(__file__).parent.parent
 # Name, width and height in pixels, colours.
-SCREENS = [("space", (1280, 960), "light"), ("space-phone", (390, 844), "dark")]
+SCREENS = [
+    ("space", (1280, 960), "light"),
+    ("space-dark", (1280, 960), "dark"),
+    ("space-phone", (390, 844), "dark"),
+    ("space-phone-light", (390, 844), "light"),
+]
 
 
 @contextmanager
@@ -39,30 +44,33 @@ def server():
             process.terminate()
 
 
+def take(page, address: str, folder: Path) -> None:
+    """Restore an example once, and look at it on every screen."""
+    page.goto(address)
+    page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
+    page.locator(".examples button").first.click()
+    page.locator("#status .example").wait_for(state="detached")
+    page.locator(".compare img.right").wait_for(timeout=300_000)
+    page.get_by_role("button", name="Cancel").wait_for(state="hidden")
+    page.mouse.move(0, 0)
+    for name, (width, height), colours in SCREENS:
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=colours)
+        place = "document.querySelector('#status').getBoundingClientRect().top + scrollY - 100"
+        page.evaluate(f"scrollTo(0, innerWidth < 768 ? {place} : 0)")
+        page.wait_for_timeout(500)  # what fades has faded
+        image = Image.open(io.BytesIO(page.screenshot()))
+        image.convert("RGB").save(folder / f"{name}.webp", quality=80, method=6)
+        print(folder / f"{name}.webp", image.size)
+
+
 def main() -> None:
     if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
         sys.exit(__doc__)
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs")
     with server() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (width, height), colours in SCREENS:
-            screen = {"width": width, "height": height}
-            page = browser.new_context(viewport=screen, color_scheme=colours).new_page()
-            page.goto(address)
-            restore = page.get_by_role("button", name="Restore", exact=True, disabled=False)
-            restore.wait_for()
-            page.locator(".examples button").first.click()
-            page.locator(".compare").wait_for(state="detached")
-            page.locator("#facts h2").wait_for()
-            restore.click()
-            page.locator(".compare img.right").wait_for()
-            page.get_by_role("button", name="Cancel").wait_for(state="hidden")
-            page.mouse.move(0, 0)
-            page.evaluate("scrollTo(0, document.querySelector('#status').getBoundingClientRect().top + scrollY - 100)")
-            page.wait_for_timeout(500)  # what fades has faded
-            image = Image.open(io.BytesIO(page.screenshot()))
-            image.convert("RGB").save(folder / f"{name}.webp", quality=85, method=6)
-            print(folder / f"{name}.webp", image.size)
+        take(browser.new_page(), address, folder)
         browser.close()
 
 

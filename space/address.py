@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+import presentation
 from gate import checked
 from work import AUTO, PIPE
 
@@ -28,13 +29,14 @@ def values_of(preset: str) -> list:
     return [AUTO if values[name] == "auto" else values[name] for name in SETTINGS]
 
 
-def preset_of(*values: Any) -> str | None:
-    """The preset with these settings, if there is one."""
-    return next((name for name in PRESETS if values_of(name) == list(values)), None)
+def marked(*values: Any) -> list[str | None]:
+    """What the two lists of presets mark, the page's own and the paper's, if one has these settings."""
+    name = next((name for name in PRESETS if values_of(name) == list(values)), None)
+    return [name if name in own else None for own in (presentation.PRESETS, presentation.PUBLISHED)]
 
 
 def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
-    """The preset and what the controls show as the page's address has them, and warnings of what does not fit.
+    """The presets marked and what the controls show as the page's address has them, and warnings of what does not fit.
 
     Args:
         query: names and values.
@@ -58,12 +60,14 @@ def from_query(query: dict[str, str], controls: dict[str, Any]) -> list:
             values[name] = checked(control, text)
         except (gr.Error, LookupError, ValueError, OverflowError):
             gr.Warning(f"The address gives a value of {name} that does not fit; it is left at {values[name]}.")
-    return [preset_of(*(values[name] for name in SETTINGS)), *(values[name] for name in controls)]
+    return [*marked(*(values[name] for name in SETTINGS)), *(values[name] for name in controls)]
 
 
-# Run in the browser with the values of preset, settings, sharpness and seed; formatted with the names of the settings.
-TO_QUERY = """(preset, ...values) => {
-  const names = %s, [sharpness, seed] = values.slice(names.length);
+# Run in the browser with the values of both presets, settings, sharpness and seed; formatted with the names of the
+# settings.
+TO_QUERY = """(own_preset, published, ...values) => {
+  const preset = own_preset ?? published, names = %s, [sharpness, seed] = values.slice(names.length);
+  ddrm.compareSettings(preset, values);
   const own = preset ? [["preset", preset]] : names.map((name, i) => [name, values[i] ?? ""]);
   if (sharpness) own.push(["sharpness", sharpness]);
   if (seed !== null) own.push(["seed", seed]);

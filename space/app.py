@@ -15,8 +15,22 @@ with needs("space"):
     import gradio as gr
     from folders import delete_folders
     from gate import MAX_STATES
+    from gradio.routes import templates
+    from jinja2 import ChoiceLoader, DictLoader
     from layout import build
     from limits import MAX_BYTES, MAX_WAITING
+
+
+HERE = Path(__file__).parent
+
+
+def _put_first(script: str) -> None:
+    """Have the page run a script before gradio's own, as which its `head` comes too late."""
+    name = "frontend/index.html"
+    source, *_ = templates.env.loader.get_source(templates.env, name)
+    head = f"<head><script>{{% raw %}}{script}{{% endraw %}}</script>"
+    own = DictLoader({name: source.replace("<head>", head, 1)})
+    templates.env.loader = ChoiceLoader([own, templates.env.loader])
 
 
 def main() -> None:
@@ -42,9 +56,10 @@ def main() -> None:
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
     )
+    _put_first((HERE / "page.js").read_text())
     page.launch(
         theme=theme,
-        css_paths=Path(__file__).parent / "style.css",
+        css_paths=HERE / "style.css",
         max_file_size=MAX_BYTES,
         footer_links=["api", "gradio"],
         ssr_mode=False,

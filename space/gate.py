@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+from bisect import bisect
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -54,6 +55,8 @@ _OPEN = re.compile(
     r"|queue/join|queue/data|queue/status|heartbeat/[^/]+|run/[^/]+|call/[^/]+|call/[^/]+/[^/]+|call/v2/[^/]+/[^/]+)/?"
 )
 _FILE = "/gradio_api/file="
+_STREAM = re.compile(r"/gradio_api/(queue/data|heartbeat/[^/]+)")
+_GRACE = 20  # seconds for which a session whose connection broke is taken to come back
 _MAX_JSON = 100_000
 _LONGEST_PATH = 250
 _MULTIPART_OVERHEAD = 10_000
@@ -69,6 +72,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, is_expected: Callable[[str], bool]) -> None:
         self.app, self.is_expected = app, is_expected
+        self.streams: dict[str, Stream] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -91,7 +95,11 @@ class Gate:
             await send(message)
 
         try:
-            await self.app(scope, await self._admitted(scope, receive), send_marked)
+            path = _path(scope)
+            if scope["method"] == "GET" and _STREAM.fullmatch(path) and _is_open(path):
+                await self._follow(path, scope, receive, send_marked)
+            else:
+                await self.app(scope, await self._admitted(scope, receive), send_marked)
         except HTTPException as refused:
             await PlainTextResponse(refused.detail, refused.status_code)(scope, receive, send_marked)
         except ClientDisconnect:
@@ -108,8 +116,7 @@ class Gate:
         Raises:
             HTTPException: where it may receive nothing.
         """
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
-        query = Request(scope).query_params
+        path, query = _path(scope), Request(scope).query_params
         if not _is_open(path) or "deep_link" in query:
             raise HTTPException(404, "This server has nothing at this address.")
         asked = None
@@ -136,6 +143,105 @@ class Gate:
             return read.pop() if read else await receive()
 
         return receive_again
+
+    async def _follow(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A long connection of a session, or the rest of one that broke off less than `_GRACE` ago."""
+        query = Request(scope).query_params
+        name, seen = f"{path} {query.get('session_hash')}", query.get("seen", "")
+        stream = self.streams.get(name)
+        if not seen.isdecimal():
+            if stream:
+                stream.gone.set()
+            await self._admitted(scope, receive)
+            stream = Stream(self.app, scope)
+            if len(self.streams) < _MAX_SESSIONS:
+                self.streams[name] = stream
+        elif stream is None:
+            raise HTTPException(404, "This server has nothing more to tell such a session.")
+        try:
+            await stream.send_on(int(seen or 0), receive, send)
+        finally:
+            kept = self.streams.get(name) is stream
+            asyncio.get_running_loop().call_later(_GRACE if kept else 0, self._forget, name, stream)
+
+    def _forget(self, name: str, stream: Stream) -> None:
+        if not stream.followers:
+            stream.gone.set()
+            if self.streams.get(name) is stream:
+                del self.streams[name]
+
+
+class Stream:
+    """What gradio tells a session, remembered for a while, so that a connection that breaks for seconds loses nothing.
+
+    To gradio the visitor is there until `gone`.
+    """
+
+    def __init__(self, app: ASGIApp, scope: Scope) -> None:
+        self.messages: list[Message | None] = []
+        """The start of the answer, then its events; `None` for those that are old."""
+        self.times: list[float] = []
+        self.followers = 0
+        self.news, self.gone = asyncio.Event(), asyncio.Event()
+        self.task = asyncio.create_task(self._run(app, scope))
+
+    async def _run(self, app: ASGIApp, scope: Scope) -> None:
+        async def receive() -> Message:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def take(message: Message) -> None:
+            if self.gone.is_set():
+                raise OSError("nobody is there")
+            self._add(message)
+
+        with suppress(Exception):  # of what gradio fails at when nobody is there
+            await app(scope, receive, take)
+        if not self.messages:
+            self._add({"type": "http.response.start", "status": 400, "headers": []})
+        self._add({"type": "http.response.body"})
+
+    def _add(self, message: Message) -> None:
+        self.messages.append(message)
+        self.times.append(time.monotonic())
+        old = bisect(self.times, time.monotonic() - 2 * _GRACE)
+        self.messages[max(1, old - 100) : old] = [None] * (old - max(1, old - 100))
+        self.news.set()
+        self.news = asyncio.Event()
+
+    async def send_on(self, seen: int, receive: Receive, send: Send) -> None:
+        """Send all but the events that were seen, until the end, or until nobody is there any more."""
+        if None in self.messages[1 + seen :]:
+            raise HTTPException(404, "This server no longer knows what this session has missed.")
+        self.followers += 1
+        left = asyncio.create_task(_disconnected(receive))
+        try:
+            place = 0
+            while not left.done():
+                if place >= len(self.messages):
+                    news = asyncio.create_task(self.news.wait())
+                    await asyncio.wait([news, left], return_when=asyncio.FIRST_COMPLETED)
+                    news.cancel()
+                    continue
+                message = self.messages[place]
+                if message is None:  # somebody reads slowly
+                    break
+                await send(message)
+                place += 1 if place else 1 + seen
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    break
+        finally:
+            left.cancel()
+            self.followers -= 1
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
 
 
 def _is_open(path: str) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import gradio as gr
 import presentation
 import torch
 import work
-from address import BESIDE, SETTINGS, TO_QUERY, from_query, preset_of, values_of
-from gate import INSPECT, WORK, Page
+from address import BESIDE, SETTINGS, TO_QUERY, from_query, marked, values_of
+from gate import INSPECT, UPLOADS, WORK, Page
 from limits import (
     CONCURRENCY,
     KEEP_MINUTES,
+    MAX_FILES,
     MAX_MEGABYTES,
     MAX_MEGAPIXELS,
     Damaged,
@@ -25,9 +29,11 @@ from limits import (
 )
 from work import AUTO, PIPE
 
+import pipeline_ddrm_jpeg
 from pipeline_ddrm_jpeg import PRESETS
 from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
 from pipeline_ddrm_jpeg.jpeg.tables import WRITTEN_SUBSAMPLINGS
+from pipeline_ddrm_jpeg.priors import EMBEDDED
 from pipeline_ddrm_jpeg.sampling.settings import ABOUT, DEFAULT, About
 
 _EXAMPLES = Path(__file__).parent / "examples"
@@ -41,17 +47,17 @@ EXAMPLES = {
     "cameraman.png": "Field, in grey",
     "galaxies.png": "Night sky",
 }
-_COMPARE = (Path(__file__).parent / "compare.js").read_text()
 _SHOWN = "cat.jpg"  # restored before anybody comes
 _INSPECTIONS = 2  # at once, each on a processor
 _QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE = {"queue": True, "concurrency_limit": None}  # what has something to say goes through the queue
 
-# On a phone the progress lies below what is seen.
-_SHOW_STATUS = """() => {
-  document.querySelector("#status").scrollIntoView({block: "nearest"});
-  return [];
-}"""
+_LIMITS = f"up to {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB"
+_KEPT = f"Uploads and results are deleted after {KEEP_MINUTES:g} minutes, and used for nothing else."
+
+# Run in the browser, of page.js, with the values of both presets and of all settings.
+_BEGIN_IF_READ = """(facts) => { facts.includes('class="says"') && ddrm.press("restore") }"""
+_BEGIN = "(preset, published, ...values) => ddrm.begin(preset ?? published, values)"
 
 
 @dataclass
@@ -64,6 +70,8 @@ class Source:
     inputs: list
     by_hand: gr.Column | None = None
     """What somebody may say of an image whose file is gone."""
+    at_once: bool = True
+    """Whether the work begins when an image is chosen."""
 
 
 @dataclass
@@ -77,48 +85,64 @@ class Results:
     facts: gr.HTML
     code_box: gr.Accordion
     code: gr.Code
+    formats: gr.HTML
 
     @property
     def components(self) -> list:
         return list(vars(self).values())
+
+    @property
+    def of_work(self) -> list:
+        """All but what is said of the file."""
+        return [self.status, self.download, self.view, self.deviation, self.formats]
 
 
 def build() -> Page:
     """The page, to be queued and launched."""
     shown = work.example(_EXAMPLES / _SHOWN, PRESETS[DEFAULT])
     with Page(title="DDRM-JPEG", analytics_enabled=False) as page:
-        gr.HTML(
-            "<h1>DDRM-JPEG</h1><p>Restores images that JPEG has ruined, and keeps to what their files say."
-            ' <a href="https://arxiv.org/abs/2209.11888">The paper</a></p>',
+        links, files = _links()
+        title = gr.HTML(
+            "<h1>DDRM-JPEG</h1><p>Restores images that JPEG has ruined, and keeps to what their files say.</p>"
+            f'<p class="links"><a href="https://arxiv.org/abs/2209.11888">Paper</a> {links}</p>',
             elem_id="title",
         )
+        title.keep_in_cache.update(map(str, files))
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=5, min_width=320):
                 sources = _sources()
                 preset = gr.Radio(
-                    _choices(256, 256), value=DEFAULT, label="Preset", elem_id="preset", interactive=False
+                    _choices(256, 256),
+                    value=DEFAULT,
+                    label="Preset",
+                    info="The longer it takes, the nearer to the original.",
+                    elem_id="preset",
+                    interactive=False,
                 )
                 controls = _controls()
-                controls["sharpness"].render()
-                with gr.Row():
+                with gr.Row(elem_id="actions"):
                     for source in sources:
                         source.button.render()
                     cancel = gr.Button("Cancel", size="lg", visible=False)
                 with gr.Accordion("Settings", open=False):
+                    controls["sharpness"].render()
+                    published = gr.Radio(
+                        [(label, name) for name, label in presentation.PUBLISHED.items()],
+                        label="Preset of the paper",
+                        info="As published, for a far larger network.",
+                        interactive=False,
+                    )
                     for name in (*SETTINGS, "seed"):
                         controls[name].render()
                     gr.HTML('<p class="note">The address of this page holds these settings; copy it to share them.</p>')
             with gr.Column(scale=7, min_width=320):
                 results = _results(shown)
-        gr.HTML(
-            f'<p class="note">At most {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB an image. Uploads and'
-            f" results are deleted after {KEEP_MINUTES:g} minutes. A restored image is plausible, not evidence.</p>",
-            elem_classes="foot",
-        )
+        gr.HTML('<p class="note">A restored image is plausible, not evidence.</p>', elem_classes="foot")
         buttons = [*(source.button for source in sources), cancel]
-        _connect_uploads(sources, preset, results)
-        _connect_work(page, sources, controls, results, buttons)
-        _connect_settings(page, preset, controls, buttons)
+        presets = [preset, published]
+        runs = _connect_work(page, sources, presets, controls, results, buttons)
+        _connect_uploads(sources, preset, results, buttons, runs)
+        _connect_settings(page, presets, controls, buttons)
     return page
 
 
@@ -127,13 +151,45 @@ def build() -> Page:
 
 def _choices(width: int, height: int) -> list[tuple[str, str]]:
     """The presets, with the time that each takes for an image of this size."""
-    return presentation.preset_choices({name: work.estimate(PRESETS[name], width, height) for name in PRESETS})
+    seconds = {name: work.estimate(PRESETS[name], width, height) for name in presentation.PRESETS}
+    return presentation.preset_choices(seconds)
+
+
+def _links() -> tuple[str, list[Path]]:
+    """Links to the program and the prior, on the Hub or here, and the files that they lead to."""
+    space, here = os.environ.get("SPACE_ID"), UPLOADS / "about"
+    here.mkdir(exist_ok=True)
+    source = here / "ddrm-jpeg.zip"
+    with ZipFile(source, "w", ZIP_DEFLATED) as archive:
+        for folder in (Path(__file__).parent, Path(pipeline_ddrm_jpeg.__file__).parent):
+            for path in folder.rglob("*.*"):
+                if path.suffix in (".py", ".js", ".css", ".md", ".txt"):
+                    archive.write(path, path.relative_to(folder.parent))
+    links = {"Source": f"https://huggingface.co/spaces/{space}/tree/main" if space else _address(source)}
+    card = Path(work.PRIOR or EMBEDDED) / "README.md"
+    if card.is_file():
+        links["Model"] = _address(shutil.copy(card, here / "model_card.md"))
+    elif work.PRIOR:
+        links["Model"] = f"https://huggingface.co/{work.PRIOR}"
+    return " ".join(f'<a href="{href}">{name}</a>' for name, href in links.items()), list(here.iterdir())
+
+
+def _address(path: Path) -> str:
+    return f"gradio_api/file={path}"
 
 
 def _sources() -> list[Source]:
     with gr.Tabs():
         with gr.Tab("Restore") as restore_tab:
-            jpeg = _upload("JPEG file", "# Drop a JPEG here\nor an image that was one, of any format", ".jpg")
+            jpeg = _upload("Image", ".jpg")
+            gr.Textbox(
+                label="Address of an image",
+                placeholder="or the address of an image, and Enter",
+                show_label=False,
+                container=False,
+                elem_id="address",
+            )
+            gr.HTML(f'<p class="note">One image, {_LIMITS}. {_KEPT}</p><p role="alert"></p>', elem_id="said")
             repair = gr.Checkbox(
                 label="repair", info="What is left of the file stays exact; what is lost is made up.", visible=False
             )
@@ -155,52 +211,66 @@ def _sources() -> list[Source]:
                     WRITTEN_SUBSAMPLINGS, value="4:2:0", label="Chroma subsampling, where you say the quality"
                 )
         with gr.Tab("Several") as several_tab:
-            files = gr.File(label="JPEG files", file_count="multiple", height=300)
+            files = gr.File(label="JPEG files", file_count="multiple", height=220)
+            gr.HTML(
+                f'<p class="note">At most {MAX_FILES} files, together {MAX_MEGABYTES:g} MB, each up to'
+                f" {MAX_MEGAPIXELS:g} megapixels. {_KEPT}</p>"
+            )
             files.preprocess = lambda payload: payload and [file.path for file in payload]  # as in _upload
         with gr.Tab("Explore") as explore_tab:
-            explored = _upload("Clean image", "# Drop a clean image here\nof any format", ".png")
+            gr.HTML(
+                '<p class="note">To see what JPEG takes from an image, and how much of it comes back: a clean image is'
+                " compressed, restored, and measured against itself.</p>"
+            )
+            explored = _upload("Clean image", ".png")
             explored_quality = gr.Slider(1, 100, 10, step=1, label="Quality factor")
             explored_chroma = gr.Radio(WRITTEN_SUBSAMPLINGS, value="4:2:0", label="Chroma subsampling")
             explored_side = _longer_side()
         with gr.Tab("Dequantize") as dequantize_tab:
-            quantized = _upload("Clean image", "# Drop a clean image here\nof any format", ".png")
+            gr.HTML(
+                '<p class="note">To see the method without JPEG: a clean image keeps a few bits of each channel, is'
+                " restored, and measured against itself.</p>"
+            )
+            quantized = _upload("Clean image", ".png")
             bits = gr.Slider(1, 7, 3, step=1, label="Bits a channel", info="3 are the paper's 9 bits a colour.")
             reconstruction = gr.Radio(["left", "center"], value="left", label="A level decodes to its bin's")
             quantized_side = _longer_side()
-    start = {"variant": "primary", "size": "lg", "interactive": False, "render": False}  # until the address was read
+    start = {"variant": "primary", "size": "lg", "render": False, "elem_classes": "start"}
+    start["interactive"] = False  # until the address was read
     return [
         Source(
             restore_tab,
-            gr.Button("Restore", **start),
+            gr.Button("Restore", elem_id="restore", **start),
             work.restore,
             [jpeg, repair, double_compression, quality, subsampling],
             by_hand,
         ),
-        Source(several_tab, gr.Button("Restore all", **start, visible=False), work.several, [files]),
+        Source(several_tab, gr.Button("Restore all", **start, visible=False), work.several, [files], at_once=False),
         Source(
             explore_tab,
-            gr.Button("Compress, then restore", **start, visible=False),
+            gr.Button("Compress, then restore", elem_id="explore", **start, visible=False),
             work.explore,
             [explored, explored_quality, explored_chroma, explored_side],
         ),
         Source(
             dequantize_tab,
-            gr.Button("Quantize, then restore", **start, visible=False),
+            gr.Button("Quantize, then restore", elem_id="dequantize", **start, visible=False),
             work.dequantize,
             [quantized, bits, reconstruction, quantized_side],
         ),
     ]
 
 
-def _upload(label: str, placeholder: str, suffix: str) -> gr.Image:
+def _upload(label: str, suffix: str) -> gr.Image:
     """An upload that hands over the path of the bytes as they came, and below it the examples for it."""
     image = gr.Image(
         label=label,
         type="filepath",
         sources=["upload", "clipboard"],
-        height=300,
+        height=220,
+        elem_classes="upload",
         buttons=[],
-        placeholder=placeholder,
+        placeholder="# Drop an image here\nor paste it, or press to choose a file",
     )
     # Its own would open the file, and of a broken one would say only where on the server it lies.
     image.preprocess = lambda payload: None if payload is None else payload.path
@@ -251,12 +321,15 @@ def _control(name: str, about: About) -> Any:
 def _results(shown: tuple[list, Path] | None) -> Results:
     """The right side, with an example if there is one."""
     values, image = shown or (presentation.results(), None)
+    gr.HTML('<p role="status"></p>', elem_id="stale")
     # The labels are not shown; they name the outputs of the API.
     status = gr.HTML(values[0], elem_id="status", label="Verdict, as HTML")
-    view = gr.HTML(values[2], elem_id="view", label="Comparison, as HTML", js_on_load=_COMPARE)
+    with gr.Row(elem_id="take"):
+        download = gr.DownloadButton("Download", visible=False, elem_id="download", scale=0, min_width=150)
+        formats = gr.HTML(elem_id="formats", label="Other formats, as HTML")
+    view = gr.HTML(values[2], elem_id="view", label="Comparison, as HTML")
     if image:
         view.keep_in_cache.add(str(image))
-    download = gr.DownloadButton("Download", visible=False, elem_id="download")
     deviation = gr.HTML(elem_id="deviation", label="How far off it may be, as HTML")
     facts = gr.HTML(values[4], elem_id="facts", label="What the file says, as HTML")
     with gr.Accordion("The same in Python", open=False, visible=False, elem_id="python") as code_box:
@@ -266,7 +339,7 @@ def _results(shown: tuple[list, Path] | None) -> Results:
                 f'<p class="note">The same bytes where torch has as many threads as here:'
                 f" <code>torch.set_num_threads({torch.get_num_threads()})</code>.</p>"
             )
-    return Results(status, download, view, deviation, facts, code_box, code)
+    return Results(status, download, view, deviation, facts, code_box, code, formats)
 
 
 # --- Which listener answers to what ---
@@ -277,8 +350,10 @@ def _busy(buttons: list[gr.Button], working: bool) -> list:
     return [*(gr.Button(interactive=not working) for _ in buttons[:-1]), gr.Button(visible=working)]
 
 
-def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) -> None:
-    """Clear an old result as soon as another image is chosen, and say what there is to say about a JPEG file.
+def _connect_uploads(
+    sources: list[Source], preset: gr.Radio, results: Results, buttons: list[gr.Button], runs: list
+) -> None:
+    """Clear an old result as soon as another image is chosen, say what there is to say about it, and begin.
 
     The first is done in the browser, and the second is said in a place of its own, so that no answer that comes late
     hides how a restoration ended.
@@ -302,16 +377,12 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
         shown = (gr.Checkbox(visible=damaged), gr.Checkbox(visible=double_compression), gr.Column(visible=lost))
         return [said, times, *shown]
 
-    images = [source.inputs[0] for source in sources]
+    async def stopped(request: gr.Request) -> list:
+        await work.leave(request)
+        return [presentation.HINT, gr.DownloadButton(visible=False), "", "", "", *_busy(buttons, False)]
+
     jpeg, repair, double_compression, quality, subsampling = sources[0].inputs
-    gr.on(
-        [image.change for image in images],
-        None,
-        None,
-        results.components,
-        js=presentation.CLEARED,
-        api_visibility="private",
-    )
+    stop = {"fn": stopped, "outputs": [*results.of_work, *buttons], "cancels": runs, **_QUIET}
     inspected = {
         "fn": inspect,
         "inputs": sources[0].inputs,
@@ -321,19 +392,32 @@ def _connect_uploads(sources: list[Source], preset: gr.Radio, results: Results) 
         "concurrency_id": INSPECT,
         "api_visibility": "private",
     }
-    # The next file may show no earlier JPEG: what was said of the last is taken back, and not asked for either.
-    jpeg.change(None, None, double_compression, js="() => false", api_visibility="private")
-    jpeg.change(**inspected, js="(path, repair, _, ...said) => [path, repair, false, ...said]")
-    gr.on([repair.input, double_compression.input, quality.release, subsampling.input], **inspected)
+    begun = {"fn": None, "inputs": results.facts, "js": _BEGIN_IF_READ, "api_visibility": "private"}
+    for source in sources:
+        image = source.inputs[0]
+        image.change(None, None, results.components, js=presentation.CLEARED, api_visibility="private")
+        left = image.change(**stop)
+        if source is not sources[0] and source.at_once:
+            start = f"(image) => {{ image && ddrm.press({source.button.elem_id!r}) }}"
+            left.then(None, image, js=start, api_visibility="private")
+        elif source.at_once:
+            # The next file may show no earlier JPEG: what was said of the last is taken back, and not asked for either.
+            jpeg.change(None, None, double_compression, js="() => false", api_visibility="private")
+            forgetting = "(path, repair, _, ...said) => [path, repair, false, ...said]"
+            left.then(**inspected, js=forgetting).then(**begun)
+    gr.on([repair.input, double_compression.input], **stop).then(**inspected).then(**begun)
+    gr.on([quality.release, subsampling.input], **inspected)
 
 
 def _connect_work(
     page: Page,
     sources: list[Source],
+    presets: list[gr.Radio],
     controls: dict[str, Any],
     results: Results,
     buttons: list[gr.Button],
-) -> None:
+) -> list:
+    """Connect the buttons; what they start is handed back, for others to cancel."""
     *start_buttons, cancel = buttons
 
     async def cancelled(request: gr.Request) -> list:
@@ -358,7 +442,9 @@ def _connect_work(
             start_buttons,
             **_QUIET,
         )
-        started = source.button.click(lambda: _busy(buttons, True), None, buttons, js=_SHOW_STATUS, **_QUIET)
+        source.button.click(None, [*presets, *controls.values()], js=_BEGIN, api_visibility="private")
+        source.button.click(None, None, results.of_work, js=presentation.BEGUN, api_visibility="private")
+        started = source.button.click(lambda: _busy(buttons, True), None, buttons, **_QUIET)
         run = started.success(
             source.work,
             source.inputs,
@@ -375,14 +461,21 @@ def _connect_work(
         runs.append(run)
     cancel.click(cancelled, None, [results.status, results.view, *buttons], cancels=runs, api_name="cancel", **_QUIET)
     page.unload(work.leave)
+    return runs
 
 
-def _connect_settings(page: Page, preset: gr.Radio, controls: dict[str, Any], buttons: list[gr.Button]) -> None:
+def _connect_settings(page: Page, presets: list[gr.Radio], controls: dict[str, Any], buttons: list[gr.Button]) -> None:
     settings = [controls[name] for name in SETTINGS]
-    everything = [preset, *controls.values()]
+    everything = [*presets, *controls.values()]
     to_query = {"fn": None, "inputs": everything, "js": TO_QUERY % list(SETTINGS), "api_visibility": "private"}
-    preset.input(values_of, preset, settings, **_QUIET).then(**to_query)
-    gr.on([control.input for control in settings], preset_of, settings, preset, **_QUIET).then(**to_query)
+
+    def chosen(preset: str) -> list:
+        values = values_of(preset)
+        return [*values, *marked(*values)]
+
+    for preset in presets:
+        preset.input(chosen, preset, [*settings, *presets], **_QUIET).then(**to_query)
+    gr.on([control.input for control in settings], marked, settings, presets, **_QUIET).then(**to_query)
     gr.on([controls["sharpness"].input, controls["seed"].input], **to_query)
 
     def read(request: gr.Request) -> list:

@@ -18,8 +18,8 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from PIL import Image, ImageOps
-from reader import Opened, png, read_within
+from PIL import Image, ImageFilter
+from reader import Opened, files, read_within
 
 from pipeline_ddrm_jpeg import Settings
 from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
@@ -35,19 +35,14 @@ from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 HEAT = colormaps["inferno"]
 HINT = '<p class="hint">The restored image will appear here.</p>'
 EXAMPLE = '<p class="note example">An example. Move the divider; then choose an image of your own.</p>'
-_PRESETS = {
-    "fast": ("fast", "a first idea, somewhat soft"),
-    "balanced": ("balanced", "the usual choice"),
-    "best": ("best", "a little nearer to the original"),
-    "paper": ("paper (S)", "as published, for a far larger network"),
-    "paper-average": ("paper (A)", "the mean of eight such"),
-}
+PRESETS = {"fast": "Fast", "balanced": "Balanced", "best": "Best"}
+PUBLISHED = {"paper": "paper (S), one sample", "paper-average": "paper (A), the mean of eight"}
 
 
 def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
-    """What the presets are called, with a word on each and the time that it takes, as far as that is known."""
-    times = {name: f", about {duration(max(one, 1))}" if one else "" for name, one in seconds.items()}
-    return [(f"{label}{times[name]}: {words}", name) for name, (label, words) in _PRESETS.items()]
+    """What the presets are called, with the time that each takes, as far as that is known."""
+    times = {name: f": {duration(max(one, 1))}" if one else "" for name, one in seconds.items()}
+    return [(f"{label}{times[name]}", name) for name, label in PRESETS.items()]
 
 
 def facts(opened: Opened, name: str) -> str:
@@ -115,20 +110,36 @@ def _cells(table: np.ndarray) -> str:
 def _told(heading: str, rows: dict[str, str], tables: dict[str, str]) -> str:
     shown = "".join(f"<table><caption>{label}</caption>{cells}</table>" for label, cells in tables.items())
     return f"""
-<h2>{escape(heading)}</h2>
+<details class="says"><summary><h2>{escape(heading)}</h2></summary>
 <dl>{"".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in rows.items())}</dl>
-<details><summary>Quantization tables</summary><div class="tables">{shown}</div></details>"""
+<details><summary>Quantization tables</summary><div class="tables">{shown}</div></details></details>"""
 
 
 def refused(sentence: str) -> str:
     return f'<p class="refusal" role="alert">{escape(sentence)}</p>'
 
 
-def verdict(result: Result, of_what: str | None = None) -> str:
+_WITH = {  # what the image agrees with, by what its consistency is a share of
+    "coefficients": "the file",
+    "remaining coefficients": "what is left of the file",
+    "estimated coefficients": "the JPEG that its pixels show",
+    "assumed coefficients": "the JPEG that you say it was",
+    "levels": "the levels that were kept",
+}
+
+
+def verdict(result: Result, measured: str | None = None) -> str:
     """The consistency of the image as it is downloaded, and how much of a damaged file was not there to be kept."""
-    lost = f"; {percent(result.invented)} of all were lost, and are made up" if result.damage or result.invented else ""
-    kept = f"<strong>{percent(result.consistency)}</strong> of the {of_what or result.measured} kept"
-    return f'<p class="verdict">{kept}, in {result.seconds:.1f} s{lost}</p>'
+    lost = f" {percent(result.invented)} of it were lost, and are made up." if result.damage or result.invented else ""
+    agrees = f"Agrees with {_WITH[measured or result.measured]}: <strong>{percent(result.consistency)}</strong>"
+    return f'<p class="verdict">{agrees} <span>in {result.seconds:.1f} s.{lost}</span></p>'
+
+
+def progress(words: str, done: int, total: int) -> str:
+    """How far the work is; a total of 0 is one that nobody knows yet."""
+    share = f'value="{done}" max="{total}"' if total else ""
+    words = escape(words)
+    return f'<div class="progress"><progress {share} aria-label="{words}"></progress><p>{words}</p></div>'
 
 
 def count(restored: int, files: int, seconds: float) -> str:
@@ -153,8 +164,8 @@ def numbers(clean: Image.Image, images: dict[str, Image.Image]) -> str:
     )
 
 
-def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
-    """Images under a divider, that mouse, fingers and keys move and magnify (compare.js).
+def comparison(left: dict[str, str], right: str, size: tuple[int, int], sure: str | None = None) -> str:
+    """Images under a divider, that mouse, fingers and keys move and magnify (page.js).
 
     `gr.ImageSlider` has no keys, no words for a screen reader, and takes wheel and finger away from the page.
 
@@ -162,6 +173,7 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
         left: addresses of the images to compare with, by what they are called.
         right: address of the restored image.
         size: width and height of the images, in pixels.
+        sure: address of the map of how sure it is, if there is one.
     """
     group = uuid4().hex
 
@@ -174,13 +186,20 @@ def comparison(left: dict[str, str], right: str, size: tuple[int, int]) -> str:
     images = "".join(f'<img class="left{i}" src="{left[name]}" alt="{name}">' for i, name in enumerate(left))
     names = choice("side", "Left image", {f"left{i}": name for i, name in enumerate(left)})
     width, height = size
+    overlay = how_sure = ""
+    if sure:
+        overlay = f'<img class="sure" src="{sure}" alt="Map: how sure it is">'
+        how_sure = '<label><input type="checkbox" value="sure">how sure</label>'
     return f"""
 <div class="compare fit" style="--width: {width}px; --ratio: {width / height:.4f}">
 <div class="frame"><div class="stage" tabindex="0" role="group" aria-label="Images, moved by arrow keys if magnified">
-<div class="pair">{images}<img class="right" src="{right}" alt="restored"></div></div>
+<div class="pair">{images}<img class="right" src="{right}" alt="restored">{overlay}</div></div>
 <input type="range" min="0" max="100" value="50" step="0.5" aria-label="Divider between before and after"></div>
 <div class="tools">{names if len(left) > 1 else f"<span>{next(iter(left))}</span>"}
 {choice("zoom", "Zoom", {"fit": "fit", "1": "1:1", "2": "2&times;", "4": "4&times;"})}<span>restored</span></div>
+<div class="ways"><button type="button" class="hold">Hold to see before</button>
+<label><input type="checkbox" value="aside">side by side</label>{how_sure}
+<button type="button" class="full">Full screen</button></div>
 </div>"""
 
 
@@ -190,50 +209,64 @@ def compared(
     name: str,
     metadata: Metadata,
     file: JPEGFile | DecodedJPEG | None = None,
-) -> tuple[Path, str, str]:
+) -> tuple[Path, str, str, str]:
     """Put the images to where gradio serves and later deletes them.
 
     Args:
-        result: output of the pipeline.
+        result: `work.Restored`.
         left: images to compare the restored one with, by what they are called.
-        name: file name of the restored image.
+        name: file name of the restored image, without its end.
         metadata: what goes with it.
         file: what was restored, where that may lie on its side or have more than its pixels, such as transparency.
 
     Returns:
-        Where the restored image is, and as HTML the comparison and how far off it may be.
+        Where the restored image is, and as HTML the comparison, how far off it may be, and the other formats.
     """
     folder = Path(get_upload_folder(), uuid4().hex)
-    image, expected = result.images[0], result.expected_error[0]
-    shown = result.std[0] if expected is None and len(result.samples[0]) > 1 else expected
+    orientation = file.orientation if file else 1
+
+    def whole(pixels: np.ndarray) -> np.ndarray:
+        pixels = file.put_back(pixels) if isinstance(file, DecodedJPEG) else pixels
+        return np.ascontiguousarray(upright(pixels, orientation))
+
     folder.mkdir()
-    pixels = file.put_back(np.asarray(image)) if isinstance(file, DecodedJPEG) else np.asarray(image)
-    pixels = np.ascontiguousarray(upright(pixels, file.orientation if file else 1))
-    (folder / name).write_bytes(read_within(name, 0, png, pixels, metadata))  # as the command writes it
-    images, how_far_off = dict(left), ""
-    if shown is not None:
-        images["deviation"], legend = heat_map(shown, image)
+    pixels = whole(result.pixels)
+    made = read_within(name, 0, files, pixels, whole(result.deep), metadata)  # as the command writes them
+    for end, data in made.items():
+        (folder / f"{name}{end}").write_bytes(data)
+    images, legend = dict(left), ""
+    if result.doubt is not None:
+        images["how sure"], legend = doubt_map(upright(result.doubt, orientation))
     for label, picture in images.items():  # with the profile of the restored one, or colours would seem to differ
-        picture.save(folder / f"{label}.png", compress_level=1, icc_profile=image.info.get("icc_profile"))
+        picture.save(folder / f"{label}.png", compress_level=1, icc_profile=metadata.icc_profile)
     address = {path.name: f"gradio_api/file={quote(str(path))}" for path in folder.iterdir()}
-    if shown is not None:
-        how_far_off = deviation(address["deviation.png"], legend, *(SPREAD if expected is None else EXPECTED))
-    width_and_height = ImageOps.exif_transpose(image).size
-    pair = comparison({label: address[f"{label}.png"] for label in left}, address[name], width_and_height)
-    return folder / name, pair, how_far_off
+    height, width = pixels.shape[:2]
+    sides = {label: address[f"{label}.png"] for label in left}
+    pair = comparison(sides, address[f"{name}.png"], (width, height), address.get("how sure.png"))
+    how_far_off = deviation(legend, *(EXPECTED if result.calibrated else SPREAD)) if legend else ""
+    links = [
+        f'<a href="{address[name + end]}" download="{escape(name + end)}">{label}</a>'
+        for end, label in FORMATS.items()
+        if end in made
+    ]
+    return folder / f"{name}.png", pair, how_far_off, f'<p class="formats">Also as {", ".join(links)}</p>'
 
 
-def preview(image: Image.Image) -> list:
-    """What `results` shows while an image is on its way: that, as far as it is, and nothing else anew."""
-    stream = io.BytesIO()
-    image.save(stream, "WebP", quality=80)
-    address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    ratio = image.width / image.height
+FORMATS = {".webp": "WebP", ".tif": "TIFF", "_16bit.png": "PNG of 16 bits"}
+
+
+def so_far(words: str, done: int, total: int, image: Image.Image | None = None) -> list:
+    """What `results` shows while an image is on its way: how far it is, and now and then what there is of it."""
     shown = [gr.skip()] * len(results())
-    shown[2] = (
-        f'<figure class="preview" style="--ratio: {ratio:.4f}"><img src="{address}" alt="The image so far">'
-        "<figcaption>So far</figcaption></figure>"
-    )
+    shown[0] = progress(words, done, total)
+    if image is not None:
+        stream = io.BytesIO()
+        image.save(stream, "WebP", quality=80)
+        address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        shown[2] = (
+            f'<figure class="preview" style="--ratio: {image.width / image.height:.4f}">'
+            f'<img src="{address}" alt="The image so far"><figcaption>So far</figcaption></figure>'
+        )
     return shown
 
 
@@ -242,17 +275,19 @@ def results(
     download: Path | None = None,
     view: str = "",
     how_far_off: str = "",
+    formats: str = "",
     what_it_says: str = "",
     code: str = "",
 ) -> list:
     """What the components of `layout.Results` show, in their order; by default nothing yet."""
     button = gr.DownloadButton(value=download, visible=download is not None)
-    return [status, button, view, how_far_off, what_it_says, gr.Accordion(visible=bool(code)), code]
+    return [status, button, view, how_far_off, what_it_says, gr.Accordion(visible=bool(code)), code, formats]
 
 
-# The same in the browser.
+# The same in the browser, and before work that waits for its turn.
 _HIDDEN = '{__type__: "update", visible: false}'
-CLEARED = f'() => [{json.dumps(HINT)}, {_HIDDEN}, "", "", "", {_HIDDEN}, ""]'
+BEGUN = f'() => [{json.dumps(progress("Begins", 0, 0))}, {_HIDDEN}, "", "", ""]'
+CLEARED = f'() => [{json.dumps(HINT)}, {_HIDDEN}, "", "", "", {_HIDDEN}, "", ""]'
 
 
 def zipped(images: list[Path]) -> Path:
@@ -267,7 +302,7 @@ def zipped(images: list[Path]) -> Path:
 
 
 EXPECTED = (
-    "How far off it may be",
+    "How sure it is",
     "Expected distance from the original (standard deviation, mean of the channels): large where the file leaves open"
     " what was there. Calibrated with photographs; single ones may be off by half as much, or by one and a half times.",
 )
@@ -276,33 +311,35 @@ SPREAD = (
     "Standard deviation of the samples, mean of the channels: large where the image leaves open what was there. It"
     " says where, not how far.",
 )
+_SMOOTH = 8  # pixels, the side of the blocks that the map is not to show
 
 
-def heat_map(std: np.ndarray, like: Image.Image) -> tuple[Image.Image, str]:
-    """A standard deviation as an image, and its legend.
+def doubt_map(doubt: np.ndarray) -> tuple[Image.Image, str]:
+    """A standard deviation `[H, W, C]`, on the scale of [0, 1], as an image to lay over another, and its legend.
 
-    Args:
-        std: `[H, W, C]`, on the scale of [0, 1].
-        like: the image that it is of, whose orientation it takes.
+    What is certain is transparent.
     """
-    levels = 255 * std.mean(axis=-1)
+    levels = 255 * doubt.mean(axis=-1)
     top = max(1, math.ceil(np.percentile(levels, 99.5)))
-    heat = Image.fromarray(HEAT(levels / top, bytes=True)[..., :3])
-    heat.info.update(like.info)
-    colours = ", ".join(map(to_hex, HEAT(np.linspace(0, 1, 12))))
+    shares = Image.fromarray(np.rint(255 * (levels / top).clip(0, 1)).astype(np.uint8))
+    shares = np.asarray(shares.filter(ImageFilter.GaussianBlur(_SMOOTH)))
+    heat = _colours(shares / 255)
+    heat[..., 3] = 190 * (shares / 255) ** 1.5
+    colours = ", ".join(to_hex(colour / 255) for colour in _colours(np.linspace(0, 1, 12)))
     legend = (
-        f'<div class="legend"><i style="background: linear-gradient(90deg, {colours})"></i>'
-        f"<span>0</span><span>{top} grey levels or more</span></div>"
+        f'<div class="legend"><i style="background: linear-gradient(90deg, transparent, {colours})"></i>'
+        f"<span>sure</span><span>{top} grey levels off, or more</span></div>"
     )
-    return ImageOps.exif_transpose(heat), legend
+    return Image.fromarray(heat), legend
 
 
-def deviation(address: str, legend: str, title: str, words: str) -> str:
-    """The map of a standard deviation, with words."""
-    return f"""
-<h2>{title}</h2>
-<figure><img src="{address}" alt="Map: {title.lower()}"><figcaption>{legend}
-{words}</figcaption></figure>"""
+def _colours(shares: np.ndarray) -> np.ndarray:
+    return HEAT(0.35 + 0.65 * shares, bytes=True)
+
+
+def deviation(legend: str, title: str, words: str) -> str:
+    """What the map of a standard deviation means."""
+    return f"<h2>{title}</h2>{legend}<p>{words}</p>"
 
 
 def constructor(prior: str | None, dtype: str) -> str:

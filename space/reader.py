@@ -27,7 +27,8 @@ from PIL import Image, ImageOps
 from pipeline_ddrm_jpeg import JPEGFile, read_image
 from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG, with_pillow
 from pipeline_ddrm_jpeg.decoded.opening import Assumed, open_image
-from pipeline_ddrm_jpeg.files.formats import encode
+from pipeline_ddrm_jpeg.files.formats import check_depth, encode
+from pipeline_ddrm_jpeg.jpeg.markers import image_kind
 from pipeline_ddrm_jpeg.jpeg.metadata import Metadata
 
 _SECONDS = 20  # of processor time, beyond what grows with the image and its file
@@ -125,7 +126,7 @@ class Opened:
     file: JPEGFile | DecodedJPEG
     """It has no more metadata than its orientation and profile, so that nobody needs limits for those."""
     metadata: Metadata
-    """All that goes with the restored image, to be read by `png` only."""
+    """All that goes with the restored image, to be read by `files` only."""
     sizes: dict[str, int]
     """Bytes of each kind of metadata that there is."""
     decoded: Image.Image | None
@@ -196,13 +197,31 @@ def open_clean(
     return image, metadata, before
 
 
-def png(pixels: np.ndarray, metadata: Metadata) -> bytes:
-    """A PNG of pixels `[H, W]` or `[H, W, 3]`, uint8, with metadata."""
-    return encode(pixels, "png", metadata)[0]
+def files(pixels: np.ndarray, deep: np.ndarray, metadata: Metadata) -> dict[str, bytes]:
+    """An image in every format that it fits in, by how its name ends; the first is the PNG that is shown.
+
+    Args:
+        pixels: `[H, W]` or `[H, W, 2 to 4]`, uint8, or uint16 where they were put back into an image that has 16 bits.
+        deep: the same in 16 bits.
+        metadata: what goes with it.
+    """
+    made = {}
+    for end, image_format, own in (
+        (".png", "png", pixels),
+        (".webp", "webp", pixels),
+        (".tif", "tiff", pixels),
+        ("_16bit.png", "png", deep),
+    ):
+        with suppress(ValueError):  # WebP has neither 16 bits nor very long sides
+            check_depth(8 * own.itemsize, image_format)
+            made[end] = encode(own, image_format, metadata)[0]
+    return made
 
 
 def _check_before(megapixels: float, data: bytes, name: str) -> None:
     """Refuse what claims too many pixels before any are read; who reads them says what else is wrong."""
+    if image_kind(data[:16]) == "HEIC":
+        raise Refused(f"{name} is a HEIC image, which is not read here; convert it first, to JPEG or PNG")
     try:
         with with_pillow(data) as opened:
             size = opened.size

@@ -10,13 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
-from functools import partial
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 try:  # on ZeroGPU, where it must be imported before torch
@@ -25,6 +24,7 @@ except ImportError:
     spaces = None
 
 import gradio as gr
+import numpy as np
 import presentation
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -32,7 +32,7 @@ from folders import own_folder
 from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 from limits import MAX_SECONDS, read_clean, read_source, refusal, refusals, to_compare_with
-from PIL import Image, ImageOps
+from PIL import Image
 from reader import Opened
 
 from pipeline_ddrm_jpeg import (
@@ -54,14 +54,15 @@ from pipeline_ddrm_jpeg.sampling.tiling import count_windows
 
 log = logging.getLogger("space")
 
-_PRIOR = os.environ.get("DDRM_JPEG_PRIOR")
+PRIOR = os.environ.get("DDRM_JPEG_PRIOR")
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PIPE = DDRMJPEGPipeline.from_prior(_PRIOR or EMBEDDED, dtype=fastest_dtype(_DEVICE)).to(_DEVICE)
+PIPE = DDRMJPEGPipeline.from_prior(PRIOR or EMBEDDED, dtype=fastest_dtype(_DEVICE)).to(_DEVICE)
 
 
 _IMAGES = VaeImageProcessor(vae_scale_factor=1)  # PIL images to tensors in [-1, 1], and back
 _PATIENCE = 1.5  # how far beyond the limit an expected time may be before it is believed
-_BETWEEN_PREVIEWS = 0.5  # seconds at least
+_BETWEEN_WORDS = 0.2  # seconds at least
+_BETWEEN_PREVIEWS = 0.5
 _PREVIEW_SIDE = 640  # pixels at most
 
 
@@ -72,14 +73,41 @@ def _too_long(seconds: float) -> gr.Error:
     )
 
 
+class SoFar(NamedTuple):
+    """How far a restoration is, as `presentation.so_far` takes it."""
+
+    words: str
+    done: int
+    """Calls of the prior."""
+    total: int
+    image: Image.Image | None = None
+    """What there is of it, where that is new."""
+
+
+@dataclass
+class Restored:
+    """An image as the page needs it, in the orientation that is stored."""
+
+    pixels: np.ndarray
+    """`[H, W]` or `[H, W, 3]`, uint8."""
+    deep: np.ndarray
+    """The same, uint16."""
+    doubt: np.ndarray | None
+    """Standard deviation, `[H, W, C]` on the scale of [0, 1], if there is one."""
+    calibrated: bool
+    """Whether it is that of the distance from the original, and not that of the samples."""
+    consistency: float
+    """Of `pixels`."""
+
+
 class Meter:
-    """What the pipeline reports its calls of the prior to. It shows them, and ends the work when it has to end.
+    """What the pipeline reports its calls of the prior to. It tells of them, and ends the work when it has to end.
 
     Args:
         num_inference_steps, num_samples: of the pipeline's call.
         go: file that is there as long as the work is to go on. A file, because ZeroGPU works in another process.
-        show: progress on the page.
-        preview: told, now and then, of the images so far, `[samples, C, H, W]` in [0, 1].
+        tell: told now and then how far it is.
+        preview: makes an image of samples `[samples, C, H, W]` in [0, 1].
     """
 
     def __init__(
@@ -87,12 +115,13 @@ class Meter:
         num_inference_steps: int,
         num_samples: int,
         go: Path,
-        show: gr.Progress,
-        preview: Callable[[torch.Tensor], None],
+        tell: Callable[[SoFar], None],
+        preview: Callable[[torch.Tensor], Image.Image | None],
     ) -> None:
         self.num_inference_steps, self.num_samples = num_inference_steps, num_samples
-        self.go, self.show, self.preview = go, show, preview
-        self.previewed = time.monotonic()
+        self.go, self.tell, self.preview = go, tell, preview
+        self.told, self.previewed = -math.inf, time.monotonic()
+        self.words = f"Step 1 of {num_inference_steps}"
         self.total = self.done = 0
         self.step = self.samples_before = self.done_before = self.calls_a_sample = 0
         self.start = time.monotonic()
@@ -107,7 +136,7 @@ class Meter:
         """An image begins, whose calls the pipeline has added to `total`."""
         self.calls_a_sample = (self.total - self.done) // (self.num_inference_steps * self.num_samples)
         self.step = self.samples_before = 0
-        self.show((self.done, self.total), desc=f"Step 1 of {self.num_inference_steps}", unit="calls of the prior")
+        self._tell()
 
     def update(self, calls: int) -> None:
         """The prior has been called this often since the last time."""
@@ -120,18 +149,20 @@ class Meter:
         if elapsed > MAX_SECONDS or (elapsed > MAX_SECONDS / 10 and elapsed + left > _PATIENCE * MAX_SECONDS):
             raise _too_long(elapsed + left)
         sample = self.samples_before + math.ceil((self.done - self.done_before) / self.calls_a_sample)
-        self.show(
-            (self.done, self.total),
-            desc=f"Step {self.step + 1} of {self.num_inference_steps}, sample {sample} of {self.num_samples},"
-            f" {duration(left)} left",
-            unit="calls of the prior",
-        )
+        of_samples = f", sample {sample} of {self.num_samples}" if self.num_samples > 1 else ""
+        self.words = f"Step {self.step + 1} of {self.num_inference_steps}{of_samples}, {duration(left)} left"
+        self._tell()
+
+    def _tell(self, image: Image.Image | None = None) -> None:
+        if image is not None or time.monotonic() - self.told > _BETWEEN_WORDS:
+            self.tell(SoFar(self.words, self.done, self.total, image))
+            self.told = time.monotonic()
 
     def on_step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict:
         """Callback of the pipeline. It takes as many samples through the steps together as memory allows."""
         self.step, self.done_before = step + 1, self.done
         if time.monotonic() - self.previewed > _BETWEEN_PREVIEWS:
-            self.preview(tensors["preview"])
+            self._tell(self.preview(tensors["preview"]))
             self.previewed = time.monotonic()
         if self.step == self.num_inference_steps:
             self.step = 0
@@ -148,10 +179,8 @@ class Visit(DDRMJPEGPipeline):
         return self.meter
 
 
-def run(
-    source: Any, operator: Any, settings: Settings, seed: int, go: Path, show: gr.Progress
-) -> Iterator[Image.Image | DDRMJPEGPipelineOutput]:
-    """Images of what is there so far, then the pipeline's output for `source`.
+def run(source: Any, operator: Any, settings: Settings, seed: int, go: Path) -> Iterator[SoFar | Restored]:
+    """How far it is, again and again, then what is restored of `source`.
 
     Raises:
         gr.Error: for what cannot be restored, or not in time, or when `go` is deleted meanwhile. Of other exceptions
@@ -160,32 +189,40 @@ def run(
     visit = Visit(PIPE.unet, PIPE.scheduler, PIPE.config.denoiser_error)
     said: SimpleQueue = SimpleQueue()
 
-    def preview(x: torch.Tensor) -> None:
-        if getattr(source, "color_space", None) not in CMYK_SPACES:  # of which each is less than an image
-            said.put(_preview(x, source))
+    def preview(x: torch.Tensor) -> Image.Image | None:
+        whole = getattr(source, "color_space", None) not in CMYK_SPACES  # of which each is less than an image
+        return _preview(x, source) if whole else None
 
-    visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, show, preview)
+    visit.meter = Meter(settings["num_inference_steps"], settings["num_samples"], go, said.put, preview)
     options = {
         "generator": torch.Generator().manual_seed(seed),
         "callback_on_step_end": visit.meter.on_step_end,
         "callback_on_step_end_tensor_inputs": ["preview"],
         "settings": settings,
+        "output_type": "np",
     }
 
     def work() -> None:
         try:
-            said.put(visit(source, operator=operator, **options))
+            said.put(_restored_of(visit(source, operator=operator, **options)))
         except Exception as error:
             said.put(error)
 
-    # In a thread, since the pipeline calls back; in this context, by which the progress finds its visitor.
-    Thread(target=copy_context().run, args=(work,), daemon=True).start()
-    while isinstance(image := said.get(), Image.Image):
-        yield image
+    Thread(target=work, daemon=True).start()  # since the pipeline calls back
+    while isinstance(told := said.get(), SoFar):
+        yield told
     with refusals():
-        if isinstance(image, Exception):
-            raise image
-    yield image
+        if isinstance(told, Exception):
+            raise told
+    yield told
+
+
+def _restored_of(output: DDRMJPEGPipelineOutput) -> Restored:
+    image, expected = output.images[0].clip(0, 1), output.expected_error[0]
+    image = image[..., 0] if image.shape[2] == 1 else image
+    doubt = output.std[0] if expected is None and len(output.samples[0]) > 1 else expected
+    pixels, deep = np.rint(image * 255).astype(np.uint8), np.rint(image * 65535).astype(np.uint16)
+    return Restored(pixels, deep, doubt, expected is not None, output.consistency_8bit[0])
 
 
 def _preview(x: torch.Tensor, source: Any) -> Image.Image:
@@ -240,17 +277,17 @@ Work = Generator[list, None, Any]
 
 
 def timed_run(
-    source: Any, operator: Any, settings: Settings, seed: int, go: Path, show: gr.Progress, size: tuple[int, int]
+    source: Any, operator: Any, settings: Settings, seed: int, go: Path, size: tuple[int, int], place: str = ""
 ) -> Work:
-    """`run`, unless it is known beforehand that it would take too long."""
+    """`run`, unless it is known beforehand that it would take too long; `place` goes before its words."""
     global _pace
     expected = estimate(settings, *size)
     if expected is not None and expected > _PATIENCE * MAX_SECONDS:
         raise _too_long(expected)
     start = time.monotonic()
-    for result in run(source, operator, settings, seed, go, show):
-        if isinstance(result, Image.Image):
-            yield presentation.preview(result)
+    for result in run(source, operator, settings, seed, go):
+        if isinstance(result, SoFar):
+            yield presentation.so_far(place + result.words, *result[1:])
     _pace = min(_pace, (time.monotonic() - start) / evaluated_pixels(settings, *size))
     return result
 
@@ -310,7 +347,7 @@ def chosen(controls: dict[str, Any]) -> Settings:
 
 # What the Python of a result says about this server: no path of it.
 _ENVIRONMENT = presentation.constructor(
-    Path(_PRIOR).name if _PRIOR and Path(_PRIOR).is_dir() else _PRIOR, str(PIPE.unet.dtype).removeprefix("torch.")
+    Path(PRIOR).name if PRIOR and Path(PRIOR).is_dir() else PRIOR, str(PIPE.unet.dtype).removeprefix("torch.")
 )
 
 
@@ -322,15 +359,13 @@ def restore(
     subsampling: str,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
     """Restore a JPEG file, with `repair` what is left of a damaged one, or an image that was one."""
     assumed = what_is_assumed(double_compression, quality, subsampling)
     with job(request) as go, refusals(path):
         settings = chosen(controls)
-        progress(0, desc="Reading the file")
-        verdict, opened, (image, *views) = yield from _restored(path, repair, assumed, settings, seed, go, progress)
+        verdict, opened, (image, *views) = yield from _restored(path, repair, assumed, settings, seed, go)
         file = opened.file
         name, known = Path(path).name, assumed if isinstance(file, DecodedJPEG) else Assumed()
         code = presentation.snippet(
@@ -349,14 +384,17 @@ def what_is_assumed(double_compression: bool, quality: int, subsampling: str) ->
     )
 
 
-def _restored(path: str, repair: bool, assumed: Assumed, settings: Settings, seed: int, go: Path, show: Any) -> Work:
+def _restored(
+    path: str, repair: bool, assumed: Assumed, settings: Settings, seed: int, go: Path, place: str = ""
+) -> Work:
     """A restored file: the verdict on it, what was opened, and what `presentation.compared` says of it."""
     start = time.monotonic()
+    yield presentation.so_far(f"{place}Reading the file", 0, 0)
     opened = read_source(path, repair, assumed)
     file, left = opened.file, to_compare_with(opened)
-    result = yield from timed_run(file, None, settings, seed, go, show, restored_size(file))
-    verdict = presentation.verdict(result_of(file, result.consistency_8bit[0], seconds=time.monotonic() - start))
-    name = f"{Path(path).stem}_restored.png"
+    result = yield from timed_run(file, None, settings, seed, go, restored_size(file), place)
+    verdict = presentation.verdict(result_of(file, result.consistency, seconds=time.monotonic() - start))
+    name = f"{Path(path).stem}_restored"
     return verdict, opened, presentation.compared(result, left, name, opened.metadata, file)
 
 
@@ -364,7 +402,6 @@ def several(
     paths: list[str] | None,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
     """Restore files one after the other, each as it would be alone; one that fails does not stop the others."""
@@ -380,24 +417,19 @@ def several(
             try:
                 if time.monotonic() - start > MAX_SECONDS:
                     raise refusal(f"{name}: not begun; the limit of this server is {MAX_SECONDS:g} s")
-                show = partial(_with_place, progress, f"{name} ({number} of {len(paths)})")
+                place = f"{name} ({number} of {len(paths)}): "
                 with refusals(path):
-                    work = _restored(path, False, Assumed(), settings, seed, go, show)
-                    verdict, _, (image, pair, _) = yield from work
+                    verdict, _, (image, pair, _, formats) = yield from _restored(
+                        path, False, Assumed(), settings, seed, go, place
+                    )
                 images.append(image)
-                parts.append(f"<h2>{escape(name)}</h2>{verdict}{pair}")
+                parts.append(f"<h2>{escape(name)}</h2>{verdict}{pair}{formats}")
             except gr.Error as error:
                 if not go.exists():
                     raise
-                parts.append(presentation.refused(error.message))
-        if not images:
-            raise refusal("None of these files could be restored")
+                parts.append(f"<h2>{escape(name)}</h2>{presentation.refused(error.message)}")
         verdict = presentation.count(len(images), len(paths), time.monotonic() - start)
-        yield presentation.results(verdict, presentation.zipped(images), "".join(parts))
-
-
-def _with_place(show: gr.Progress, place: str, progress: Any, desc: str, unit: str) -> None:
-    show(progress, desc=f"{place}: {desc}", unit=unit)
+        yield presentation.results(verdict, presentation.zipped(images) if images else None, "".join(parts))
 
 
 def example(path: Path, settings: Settings) -> tuple[list, Path] | None:
@@ -409,8 +441,8 @@ def example(path: Path, settings: Settings) -> tuple[list, Path] | None:
     shutil.copy(path, folder)
     go = _FOLDER / uuid4().hex
     go.touch()
-    work = _restored(str(folder / path.name), False, Assumed(), settings, 0, go, lambda *_, **__: None)
-    verdict, opened, (image, pair, _) = _result_of(work)
+    work = _restored(str(folder / path.name), False, Assumed(), settings, 0, go)
+    verdict, opened, (image, pair, *_) = _result_of(work)
     go.unlink()
     says = presentation.facts(opened, path.name)
     return presentation.results(presentation.EXAMPLE + verdict, view=pair, what_it_says=says), image
@@ -423,7 +455,6 @@ def explore(
     longest: int,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
     """Compress a clean image to a JPEG file, and restore that."""
@@ -437,16 +468,14 @@ def explore(
         clean.save(stream, "JPEG", **options)
         stream.seek(0)
         file = JPEGFile.open(stream)
-        result = yield from timed_run(file, None, settings, seed, go, progress, clean.size)
+        result = yield from timed_run(file, None, settings, seed, go, clean.size)
         before = Image.open(stream)
-        after = ImageOps.exif_transpose(result.images[0])
-        name = f"{Path(name).stem}_q{quality}_restored.png"
-        told = result_of(file, result.consistency_8bit[0], seconds=time.monotonic() - start)
-        verdict = presentation.verdict(told)
-        verdict += presentation.numbers(clean, {"JPEG": before, "restored": after})
+        name = f"{Path(name).stem}_q{quality}_restored"
+        verdict = presentation.verdict(result_of(file, result.consistency, seconds=time.monotonic() - start))
+        verdict += presentation.numbers(clean, {"JPEG": before, "restored": Image.fromarray(result.pixels)})
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         code += f"image.save({file.name!r}{arguments})\n"
-        code += presentation.task(file.name, name, seed, False, Assumed())
+        code += presentation.task(file.name, f"{name}.png", seed, False, Assumed())
         code = presentation.snippet(presentation.EXPLORE, _ENVIRONMENT, settings, code)
         image, *views = presentation.compared(result, {"JPEG": before, "original": clean}, name, file.metadata)
         opened = Opened(file, file.metadata, file.metadata.sizes(), None, None)
@@ -460,7 +489,6 @@ def dequantize(
     longest: int,
     request: gr.Request,
     seed: int = 0,
-    progress=gr.Progress(),  # noqa: B008  gradio looks for it here
     **controls: Any,
 ) -> Iterator[list]:
     """Keep a few bits of each channel of a clean image, and restore that."""
@@ -469,18 +497,18 @@ def dequantize(
         settings = chosen(controls)
         clean, metadata, name, code = read_clean(path, longest)
         operator = QuantizationOperator(bits, reconstruction)
-        result = yield from timed_run(clean, operator, settings, seed, go, progress, clean.size)
+        result = yield from timed_run(clean, operator, settings, seed, go, clean.size)
         tensor = _IMAGES.preprocess(clean.convert("RGB"))
         (before,) = _IMAGES.postprocess(operator.decode(operator.encode(tensor)))
-        name = f"{Path(name).stem}_{bits}bit_restored.png"
-        told = Result(consistency=result.consistency_8bit[0], seconds=time.monotonic() - start)
-        verdict = presentation.verdict(told, "measured levels")
-        verdict += presentation.numbers(clean, {"quantized": before, "restored": result.images[0]})
+        name = f"{Path(name).stem}_{bits}bit_restored"
+        told = Result(consistency=result.consistency, seconds=time.monotonic() - start)
+        verdict = presentation.verdict(told, "levels")
+        verdict += presentation.numbers(clean, {"quantized": before, "restored": Image.fromarray(result.pixels)})
         code += (
             f"operator = QuantizationOperator(bits={bits}, reconstruction={reconstruction!r})\n"
             f"generator = torch.Generator().manual_seed({seed})\n"
             "result = pipe(image, operator=operator, generator=generator, settings=settings)\n"
-            f"save_image(result.images[0], {name!r})\n"
+            f"save_image(result.images[0], {name + '.png'!r})\n"
         )
         code = presentation.snippet(presentation.DEQUANTIZE, _ENVIRONMENT, settings, code)
         image, *views = presentation.compared(result, {"quantized": before, "original": clean}, name, metadata)

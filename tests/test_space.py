@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,6 +204,18 @@ def choose(page: Any, data: bytes, name: str = "chelsea.jpg") -> None:
         page.get_by_role("button", name="Remove Image").wait_for()
 
 
+def said_of(page: Any, heading: str) -> str:
+    """What the page says of a file, once this heading is there; it is folded."""
+    page.locator("#facts h2").get_by_text(heading).wait_for()
+    return page.locator("#facts").text_content()
+
+
+def choose_another(page: Any, data: bytes, name: str = "chelsea.jpg") -> None:
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator(".hint").wait_for()
+    choose(page, data, name)
+
+
 def press(page: Any, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
@@ -239,11 +253,8 @@ def run_snippet(page: Any, folder: Path, prior: Path, monkeypatch: pytest.Monkey
 def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_folder, tmp_path, monkeypatch) -> None:
     page = visitor("?num_samples=2&num_inference_steps=3&seed=5")
     choose(page, jpeg)
-    facts = page.locator("#facts")
-    facts.get_by_text(re.compile("^112 . 84$")).wait_for()  # as stored
-    for text in ("12", "YCbCr 4:2:0", "baseline", "EXIF"):
-        assert text in facts.inner_text()
-    press(page, "Restore")
+    for text in ("112 \N{MULTIPLICATION SIGN} 84", "12", "YCbCr 4:2:0", "baseline", "EXIF"):  # as stored
+        assert text in said_of(page, "What chelsea.jpg says")
     name, data = downloaded(page)
     assert name == "chelsea_restored.png"
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
@@ -260,12 +271,42 @@ def test_a_restored_picture_is_the_one_that_python_makes(visitor, jpeg, prior_fo
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (84, 112)
         assert picture.getexif()[0x010E] == "a cat"
+    assert "Agrees with the file: " in page.locator(".verdict").inner_text()
     shown = float(page.locator(".verdict strong").inner_text().split()[0])
     assert 100 * kept - 0.01 <= shown <= 100 * kept
-    # Both sides of the divider have been loaded as they are, and the map of two samples is there.
-    for image in page.locator(".compare img, #deviation img").all():
+    # Both sides of the divider have been loaded as they are, and the map over one of them.
+    images = page.locator(".compare img")
+    assert images.count() == 3
+    for image in images.all():
         assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [84, 112]
+    assert not images.last.is_visible()
+    page.get_by_label("how sure").check()
+    assert images.last.is_visible()
     assert "grey levels" in page.locator("#deviation").inner_text()
+
+    # Other formats have the same pixels, and the same in 16 bits is what the command writes.
+    links = {link.inner_text(): link.get_attribute("href") for link in page.locator(".formats a").all()}
+    assert list(links) == ["WebP", "TIFF", "PNG of 16 bits"]
+    made = {kind: page.request.get(f"{page.url.partition('?')[0]}{href}").body() for kind, href in links.items()}
+    for kind in ("WebP", "TIFF"):
+        with Image.open(io.BytesIO(made[kind])) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), np.asarray(Image.open(io.BytesIO(data))))
+    task = Task(tmp_path / "chelsea.jpg", tmp_path / "deep.png")
+    restore_file(pipe, task, seed=5, depth=16, settings=settings)
+    assert made["PNG of 16 bits"] == (tmp_path / "deep.png").read_bytes()
+
+    # What is set now is not what the result was made with, until it is again.
+    page.get_by_label("Best").check()
+    note = page.locator("#stale").get_by_text("This result is of other settings.")
+    note.wait_for()
+    page.goto(f"{page.url.partition('?')[0]}?preset=fast")
+    choose(page, jpeg)
+    downloaded(page)
+    for preset, shown in (("Best", True), ("Fast", False)):
+        page.get_by_label(preset).check()
+        page.locator("#stale").get_by_text("This result is of another preset.").wait_for(
+            state="visible" if shown else "hidden"
+        )
 
 
 def divided_at(page: Any) -> list[float]:
@@ -279,18 +320,15 @@ def divided_at(page: Any) -> list[float]:
 
 
 @browser_test
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_divider_and_the_zoom_obey_the_keyboard(visitor, jpeg, width) -> None:
-    page = visitor(viewport={"width": width, "height": 844}, color_scheme="dark")
+def test_divider_and_zoom_obey_keys_and_mouse(visitor, jpeg, photo) -> None:
+    page = visitor(viewport={"width": 1280, "height": 900}, color_scheme="dark")
     choose(page, jpeg)
-    press(page, "Restore")
     pair, after = page.locator(".compare .pair"), page.locator(".compare img.right")
     stage = page.locator(".compare .stage")
-    page.locator("#facts").get_by_text(re.compile("^112 . 84$")).wait_for()
     downloaded(page)
     # All of a portrait is seen at once.
     assert stage.evaluate("stage => stage.scrollWidth <= stage.clientWidth && stage.scrollHeight <= stage.clientHeight")
-    assert stage.bounding_box()["height"] <= 0.75 * 844
+    assert stage.bounding_box()["height"] <= 0.75 * 900
     divider = page.get_by_role("slider", name="Divider between before and after")
     divider.focus()
     page.keyboard.press("End")
@@ -308,16 +346,32 @@ def test_the_divider_and_the_zoom_obey_the_keyboard(visitor, jpeg, width) -> Non
         page.keyboard.press("ArrowRight")
     seen, divided = divided_at(page)
     assert abs(seen - divided) < 1
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
+    # Before is seen as long as a button is held.
+    button = page.get_by_role("button", name="Hold to see before")
+    visible = "image => getComputedStyle(image).visibility"
+    button.focus()
+    page.keyboard.down("Space")
+    assert after.evaluate(visible) == "hidden"
+    page.keyboard.up("Space")
+    assert after.evaluate(visible) == "visible"
 
-@browser_test
-def test_a_magnified_picture_is_moved_by_mouse_and_keys_below_the_divider(visitor, photo) -> None:
-    page = visitor(viewport={"width": 1280, "height": 900})
-    choose(page, jpeg_bytes(photo.resize((300, 280)), quality=12))
-    press(page, "Restore")
+    # Side by side, both halves show the same of their pictures.
+    page.get_by_label("side by side").check()
+    page.get_by_role("radio", name=re.compile("^4")).check()
+    stage.evaluate("stage => stage.scrollTo(30, 0)")
+    half = stage.evaluate("stage => stage.clientWidth / 2")
+    before = page.locator(".compare img.left0")
+    assert after.bounding_box()["x"] == pytest.approx(before.bounding_box()["x"] + half, abs=1)
+    page.get_by_label("side by side").uncheck()
+    press(page, "Full screen")
+    page.wait_for_function("document.fullscreenElement?.matches('.compare')")
+    press(page, "Full screen")
+    page.wait_for_function("!document.fullscreenElement")
+
+    # What is magnified is moved by mouse and keys below the divider.
+    choose_another(page, jpeg_bytes(photo.resize((300, 280)), quality=12))
     downloaded(page)
-    stage = page.locator(".compare .stage")
     box = stage.bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
@@ -357,8 +411,9 @@ def test_a_magnified_picture_is_moved_by_mouse_and_keys_below_the_divider(visito
 @browser_test
 def test_one_finger_moves_the_picture_and_two_magnify_it(visitor, photo) -> None:
     page = visitor(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    box = page.get_by_role("button", name="Restore", exact=True).bounding_box()
+    assert 0 < box["y"] < 844 - box["height"]  # seen without scrolling
     choose(page, jpeg_bytes(photo.resize((300, 280)), quality=12))
-    page.get_by_role("button", name="Restore", exact=True).tap()
     downloaded(page)
     stage = page.locator(".compare .stage")
     stage.scroll_into_view_if_needed()
@@ -384,7 +439,10 @@ def test_one_finger_moves_the_picture_and_two_magnify_it(visitor, photo) -> None
     seen, divided = divided_at(page)
     assert abs(seen - divided) < 1
     assert page.evaluate("visualViewport.scale") == 1  # the page itself has not been magnified
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     # The handle is taken by a finger, too.
+    page.get_by_role("radio", name="fit").check()
+    stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
     handle, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     touch("Start", (handle, y))
@@ -411,8 +469,6 @@ def test_a_picture_made_worse_is_compared_with_itself(
     start = page.get_by_role("button", name=button)
     start.wait_for()
     page.get_by_role("tabpanel").locator("input[type=file]").set_input_files(tmp_path / "clean.png")
-    page.get_by_role("button", name="Remove Image").wait_for()
-    start.click()
     found, data = downloaded(page)
     assert found == name
     table = page.locator(".numbers").inner_text()
@@ -431,16 +487,22 @@ def test_what_cannot_be_restored_is_told_in_one_sentence_that_names_no_path(visi
     for name, data, sentence in (
         ("notes.jpg", b"hello", "notes.jpg: not a JPEG but text; give a JPEG file."),
         ("empty.jpg", b"", "empty.jpg: the file is empty."),
+        (
+            "phone.heic",
+            b"\0\0\0\x18ftypheic" + bytes(50),
+            "phone.heic is a HEIC image, which is not read here; convert",
+        ),
         ("cut.jpg", jpeg[:900], "cut.jpg: truncated"),
         ("chelsea.jpg", stream.getvalue(), "chelsea.jpg: its pixels show no JPEG that it went through."),
         ("large.jpg", jpeg_bytes(photo.resize((600, 500)), quality=5), "the limit of this server is 0.25 megapixels."),
     ):
         choose(page, data, name)
-        page.locator(".refusal").get_by_text(sentence).wait_for()
-        press(page, "Restore")
-        page.get_by_test_id("toast-body").get_by_text(sentence).wait_for()
-        page.get_by_test_id("toast-close").click()
-        page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
+        page.locator("#facts .refusal").get_by_text(sentence).wait_for()
+        if name == "notes.jpg":  # nothing of this has begun, and who begins it all the same is told
+            press(page, "Restore")
+            page.get_by_test_id("toast-body").get_by_text(sentence).wait_for()
+            page.get_by_test_id("toast-close").click()
+            page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
         page.get_by_role("button", name="Remove Image").click()
         page.locator(".hint").wait_for()
     choose(page, jpeg + bytes(400_000), "heavy.jpg")
@@ -468,10 +530,8 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     # One is at work for long; another, with other settings, gets meanwhile what they would get alone.
     first, second, third = visitor(long), visitor("?seed=9"), visitor()
     choose(first, large)
-    press(first, "Restore")
     working(first).wait_for()
     choose(second, jpeg)
-    press(second, "Restore")
     _, data = downloaded(second)
     assert working(first).is_visible()
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
@@ -482,10 +542,8 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     # When two are at work, a third is told how many there may be.
     second.goto(f"{space.url}/{long}")
     choose(second, large)
-    press(second, "Restore")
     working(second).wait_for()
     choose(third, jpeg)
-    press(third, "Restore")
     third.locator(".refusal").get_by_text("the limit of this server is 2").wait_for()
 
     # Cancelling ends the calls of the prior, and so does closing the page.
@@ -507,11 +565,13 @@ def test_those_who_wait_are_told_so_where_they_look(chromium, photo, prior_folde
             page.goto(f"{space.url}/?num_samples=16&num_inference_steps=60&init_timestep=300")
             page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
             choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
-            press(page, "Restore")
-            text = page.locator("#status .progress-text")
-            text.get_by_text("calls of the prior" if page is pages[0] else "queue: 1/1").wait_for()
-            said, box = text.evaluate("text => getComputedStyle(text, '::before').content"), text.bounding_box()
-            assert said == ("none" if page is pages[0] else '"Waiting for its turn.\u00a0"')
+            waits = page is pages[1]
+            text = page.locator("#status .progress-text" if waits else "#status .progress p")
+            text.get_by_text("queue: 1/1" if waits else re.compile("left$")).wait_for()
+            if waits:
+                said = text.evaluate("text => getComputedStyle(text, '::before').content")
+                assert said == '"Waiting for its turn.\u00a0"'
+            box = text.bounding_box()
             assert 0 <= box["y"] <= 844 - box["height"]
             seen = page.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('#status') !== null", [
                 box["x"] + box["width"] / 2, box["y"] + box["height"] / 2,
@@ -526,8 +586,9 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
     page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
     choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
     said = page.locator("#status p")
-    for attempt in range(8):
-        press(page, "Restore")
+    for attempt in range(4):
+        if attempt:
+            press(page, "Restore")
         if attempt % 2:  # the others are cancelled as soon as there is a button for it
             page.get_by_role("progressbar", name=re.compile("Step 1 of 60")).wait_for()
         with page.expect_response("**/reset"):  # the last word of gradio's own cancelling
@@ -545,6 +606,7 @@ def test_cancel_ends_in_cancelled(visitor, space, photo) -> None:
 def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
     page = visitor()
     choose(page, jpeg)
+    downloaded(page)
     open_settings(page)
     page.get_by_label("seed").fill("")
     page.wait_for_url(lambda url: "preset=" in url and "seed" not in url)
@@ -558,40 +620,159 @@ def test_an_emptied_seed_is_asked_for(visitor, jpeg) -> None:
 
 @browser_test
 def test_before_anything_is_uploaded_a_finished_example_is_there_and_four_to_press(visitor, space) -> None:
-    page = visitor()
+    page = visitor(locale="de-DE")
+    assert page.evaluate("document.documentElement.lang") == "en"
     page.locator(".compare img.right").wait_for()
     for image in page.locator(".compare img").all():
         assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [341, 256]
-    assert "of the coefficients kept" in page.locator("#status").inner_text()
+    assert "Agrees with the file: " in page.locator("#status").inner_text()
     assert "What cat.jpg says" in page.locator("#facts").inner_text()
     presets = page.locator("#preset label").all_inner_texts()
-    for name, text in zip(("fast", "balanced", "best", "paper (S)", "paper (A)"), presets, strict=True):
-        assert re.match(rf"{re.escape(name)}, about .*: ", text.strip())
+    for name, text in zip(("Fast", "Balanced", "Best"), presets, strict=True):
+        assert re.fullmatch(rf"{name}: .*", text.strip())
+    source = page.get_by_role("link", name="Source").get_attribute("href")
+    with zipfile.ZipFile(io.BytesIO(page.request.get(f"{space.url}/{source}").body())) as archive:
+        assert {"space/app.py", "pipeline_ddrm_jpeg/pipeline.py"} < set(archive.namelist())
+
+    # The mark of the chosen preset stays under the pointer, and arrow keys move it, which is seen.
+    chosen = page.locator("#preset input:checked")
+    colour = "input => getComputedStyle(input).backgroundColor"
+    marked = chosen.evaluate(colour)
+    chosen.hover()
+    assert chosen.evaluate(colour) == marked
+    chosen.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(re.compile("preset=best"))
+    assert (
+        page.locator("#preset label:has(:focus-visible)").evaluate("label => getComputedStyle(label).outlineStyle")
+        == "solid"
+    )
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(re.compile("preset=balanced"))
+
     examples = page.get_by_role("tabpanel").locator(".examples button")
     assert examples.count() == 4
-    for number in range(4):
+    for number in range(2):
         name = examples.nth(number).locator("img").get_attribute("src").rpartition("/")[2]
         examples.nth(number).click()
         page.locator("#facts h2").get_by_text(f"What {name} says").wait_for()
-        page.locator(".compare").wait_for(state="detached")  # nothing is left of what was shown before
+        assert not page.locator(".example").count()  # nothing is left of what was shown before
 
 
 @browser_test
-def test_another_picture_clears_the_result_of_the_last(visitor, jpeg, photo) -> None:
-    page = visitor()
+def test_another_picture_ends_the_work_on_the_last_and_clears_its_result(visitor, space, jpeg, photo) -> None:
+    page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
+    choose(page, jpeg_bytes(photo.resize((500, 400)), quality=10))
+    page.get_by_role("progressbar", name=re.compile("left$")).wait_for()
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator(".hint").wait_for()
+    wait_for(lambda: idle(space))
+    page.goto(space.url)
     choose(page, jpeg)
-    press(page, "Restore")
     downloaded(page)
     page.get_by_role("button", name="Remove Image").click()
     page.locator(".hint").wait_for()
     assert not page.locator(".compare, .verdict").count()
+
+
+TRANSFER = """([kind, place, data]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(data)], `${kind}.jpg`, {type: "image/jpeg"}));
+  const event = kind === "drop"
+    ? new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true})
+    : new ClipboardEvent(kind, {clipboardData: transfer, bubbles: true, cancelable: true});
+  document.querySelector(place).dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+@browser_test
+def test_an_image_comes_from_everywhere_and_one_that_is_not_shown_leaves_no_broken_sign(visitor, jpeg, space) -> None:
+    page = visitor("?preset=fast")
+    for kind, place in (("drop", "#view"), ("paste", "body")):
+        assert page.evaluate(TRANSFER, [kind, place, list(jpeg)])
+        page.locator("#facts h2").get_by_text(f"What {kind}.jpg says").wait_for()
+    assert page.locator(".upload img").get_attribute("alt") == "The chosen image"
+
+    # An address is the browser's to fetch.
+    free = {"Access-Control-Allow-Origin": "*"}
+    page.route(
+        "https://pictures.example/*.jpg", lambda one: one.fulfill(body=jpeg, content_type="image/jpeg", headers=free)
+    )
+    page.route(
+        "https://pictures.example/page", lambda one: one.fulfill(body="<p>", content_type="text/html", headers=free)
+    )
+    for address, sentence in (
+        ("https://pictures.example/page", "There is no image at that address"),
+        ("https://closed.invalid/a.jpg", "Your browser may not fetch that image for this page."),
+    ):
+        page.locator("#address :is(input, textarea)").fill(address)
+        page.keyboard.press("Enter")
+        page.locator("#said").get_by_text(sentence).wait_for()
+    page.locator("#address :is(input, textarea)").fill("https://pictures.example/one%20cat.jpg")
+    page.keyboard.press("Enter")
+    page.locator("#facts h2").get_by_text("What one cat.jpg says").wait_for()
+    assert "pictures.example" not in space.log.read_text()
+
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).save(stream, "TIFF")
+    choose_another(page, stream.getvalue(), "scan.tif")
+    unseen = page.locator(".upload img.unseen")
+    unseen.wait_for(state="attached")
+    assert not unseen.is_visible()
+
+
+class Wire:
+    """A connection to the server that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self.to, self.ends, self.down = port, [], False
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.port = self.door.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.door.accept()
+                if self.down:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        self.down, ends, self.ends = True, self.ends, []
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@browser_test
+def test_a_result_survives_a_connection_that_is_lost_for_seconds(space, chromium, jpeg) -> None:
+    wire = Wire(space.port)
+    page = chromium.new_context().new_page()
+    page.set_default_timeout(90 * SECONDS)
+    page.goto(f"http://127.0.0.1:{wire.port}/?num_samples=4&num_inference_steps=40&init_timestep=300")
+    page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
     choose(page, jpeg)
-    press(page, "Restore")
+    page.get_by_role("progressbar", name=re.compile("left$")).wait_for()
+    wire.cut()
+    page.wait_for_timeout(3 * SECONDS)
+    wire.down = False
     downloaded(page)
-    page.get_by_role("tab", name="Explore").click()
-    page.get_by_role("tabpanel").locator(".examples button").first.click()
-    page.locator(".hint").wait_for()
-    assert not page.locator(".compare, .verdict").count()
+    assert not page.get_by_test_id("toast-body").count()
+    wire.door.close()
+    page.context.close()
 
 
 def hold_the_first(page: Any, listeners: set[int] | None = None) -> list:
@@ -617,7 +798,7 @@ def test_nothing_can_be_set_before_the_address_was_read(space, chromium) -> None
         page.goto(f"{space.url}/?sharpness=0.5&seed=4")
     sharpness, seed = page.get_by_label(re.compile("^number input for Sharpness")), page.get_by_label("seed")
     open_settings(page)
-    for control in (sharpness, seed, page.get_by_label("best"), page.get_by_role("button", name="Restore", exact=True)):
+    for control in (sharpness, seed, page.get_by_label("Best"), page.get_by_role("button", name="Restore", exact=True)):
         assert control.is_disabled()
     held[0].continue_()
     page.get_by_role("button", name="Restore", exact=True, disabled=False).wait_for()
@@ -629,8 +810,7 @@ def test_nothing_can_be_set_before_the_address_was_read(space, chromium) -> None
 @browser_test
 def test_a_late_answer_about_an_upload_hides_no_refusal(visitor, jpeg) -> None:
     page = visitor()
-    listeners = page.evaluate("window.gradio_config.dependencies")
-    answers = {one["id"] for one in listeners if one["backend_fn"] and "change" in dict(map(reversed, one["targets"]))}
+    answers = {one["id"] for one in page.evaluate("gradio_config.dependencies") if "inspect" in one["api_name"]}
     held = hold_the_first(page, answers)
     with page.expect_request(lambda one: "/queue/join" in one.url and one.post_data_json["fn_index"] in answers):
         choose(page, jpeg)
@@ -660,12 +840,9 @@ def test_a_cut_file_is_repaired_on_the_page(visitor, photo, prior_folder, tmp_pa
     repair.check()
     page.locator("#facts h2").get_by_text("cut.jpg").wait_for()
     assert not page.locator(".refusal").count()
-    press(page, "Restore")
     name, restored = downloaded(page)
-    assert re.search(
-        r"of the remaining coefficients kept, .*\d % of all were lost, and are made up",
-        page.locator(".verdict").inner_text(),
-    )
+    told = page.locator(".verdict").inner_text()
+    assert re.search(r"Agrees with what is left of the file: .*\d % of it were lost, and are made up", told)
     page.get_by_label("what is made up").check()
     mask = page.locator(".compare img.left1")
     assert mask.is_visible()
@@ -695,13 +872,11 @@ def test_a_picture_whose_file_is_gone_is_restored_as_its_pixels_show(
     quality = page.get_by_label(re.compile("^number input for Quality factor of its JPEG"))
     assert not quality.is_visible()
     choose(page, (tmp_path / "shot.png").read_bytes(), "shot.png")
-    page.locator("#facts h2").get_by_text("What the pixels of shot.png show").wait_for()
     for text in ("about 20", "5 rows, 3 columns", "Blocks explained exactly"):
-        assert text in page.locator("#facts").inner_text()
+        assert text in said_of(page, "What the pixels of shot.png show")
     assert quality.is_visible()
-    press(page, "Restore")
     name, data = downloaded(page)
-    assert "of the estimated coefficients kept" in page.locator(".verdict").inner_text()
+    assert "Agrees with the JPEG that its pixels show" in page.locator(".verdict").inner_text()
     page.locator(".compare").get_by_text("as it is").wait_for()
     settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
     task = Task(tmp_path / "shot.png", tmp_path / "expected.png")
@@ -725,10 +900,8 @@ def test_a_real_screenshot_is_restored_where_the_jpeg_is(visitor, chromium, phot
     shown.close()
     page = visitor("?num_samples=1&num_inference_steps=3")
     choose(page, data, "page.png")
-    page.locator("#facts h2").get_by_text("What the pixels of page.png show").wait_for()
     for text in ("about 30", "230 \N{MULTIPLICATION SIGN} 210 from column 217, row 121"):
-        assert text in page.locator("#facts").inner_text()
-    press(page, "Restore")
+        assert text in said_of(page, "What the pixels of page.png show")
     before, after = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (data, downloaded(page)[1]))
     changed = (before != after).any(axis=2)
     assert changed[121 : 121 + 210, 217 : 217 + 230].mean() > 0.5
@@ -749,10 +922,10 @@ def test_where_pixels_show_nothing_somebody_may_say_what_the_jpeg_was(
     quality.press("Tab")
     page.locator("#facts h2").get_by_text("What you say frame.png was").wait_for()
     page.get_by_role("radio", name="4:4:4").first.check()
-    page.locator("#facts").get_by_text("YCbCr 4:4:4").wait_for()
+    page.locator("#facts").get_by_text("YCbCr 4:4:4").wait_for(state="attached")
     press(page, "Restore")
     name, data = downloaded(page)
-    assert "of the assumed coefficients kept" in page.locator(".verdict").inner_text()
+    assert "Agrees with the JPEG that you say it was" in page.locator(".verdict").inner_text()
     settings = PRESETS["balanced"] | {"num_samples": 1, "num_inference_steps": 3}
     task, assumed = Task(tmp_path / "frame.png", tmp_path / "expected.png"), Assumed(30, "4:4:4")
     restore_file(DDRMJPEGPipeline.from_prior(prior_folder), task, assumed=assumed, settings=settings)
@@ -773,12 +946,11 @@ def test_a_jpeg_saved_again_is_offered_as_the_one_it_was(visitor, photo) -> None
     page.get_by_role("button", name="Remove Image").click()
     page.locator(".hint").wait_for()
     choose(page, again, "again.jpg")
-    page.locator("#facts").get_by_text("double compression, first as a JPEG of about quality 15").wait_for()
+    assert "double compression, first as a JPEG of about quality 15" in said_of(page, "What again.jpg says")
     earlier.check()
     page.locator("#facts h2").get_by_text("What the pixels of again.jpg show").wait_for()
-    press(page, "Restore")
-    downloaded(page)
-    assert "of the estimated coefficients kept" in page.locator(".verdict").inner_text()
+    page.locator(".verdict").get_by_text("Agrees with the JPEG that its pixels show").wait_for()
+    assert "%" in page.locator(".verdict").inner_text()
     for number in (1, 2):  # what was ticked for one file is not for the next, and not when it comes again
         page.get_by_role("button", name="Remove Image").click()
         page.locator(".hint").wait_for()
@@ -793,34 +965,25 @@ def test_the_picture_so_far_is_seen_until_it_is_done_or_cancelled(visitor, photo
     data = jpeg_bytes(photo.resize((500, 400)), quality=10)
     page = visitor("?num_samples=16&num_inference_steps=60&init_timestep=300")
     choose(page, data)
-    press(page, "Restore")
     seen = page.locator(".preview img")
     seen.wait_for()
     assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [500, 400]
     first = seen.get_attribute("src")
     wait_for(lambda: seen.get_attribute("src") != first)
+    for _ in range(20):  # meanwhile the page says all the time how far it is, and announces nothing that is there
+        assert page.locator("#status").inner_text().strip().endswith("left")
+        page.wait_for_timeout(100)
     press(page, "Cancel")
     page.get_by_text("Cancelled.").wait_for()
     assert not seen.count()
 
 
 @browser_test
-def test_on_a_phone_the_example_comes_first_and_then_makes_room(visitor, jpeg) -> None:
-    page = visitor(viewport={"width": 390, "height": 844})
-    shown, upload = page.locator(".compare .frame"), page.get_by_role("tab", name="Restore")
-    assert shown.bounding_box()["y"] < upload.bounding_box()["y"] < 844
-    choose(page, jpeg)
-    page.locator("#facts h2").get_by_text("chelsea.jpg").wait_for()
-    assert upload.bounding_box()["y"] < page.locator("#facts").bounding_box()["y"]
-
-
-@browser_test
 def test_four_inks_come_out_as_rgb(visitor, photo) -> None:
     page = visitor()
     choose(page, jpeg_bytes(photo.resize((112, 84)).convert("CMYK"), quality=20), "print.jpg")
-    page.locator("#facts").get_by_text("CMYK").wait_for()
-    page.get_by_text("Written as RGB").wait_for()
-    press(page, "Restore")
+    assert "CMYK" in said_of(page, "What print.jpg says")
+    assert "Written as RGB" in said_of(page, "What print.jpg says")
     _, data = downloaded(page)
     with Image.open(io.BytesIO(data)) as picture:
         assert (picture.mode, picture.size) == ("RGB", (112, 84))
@@ -828,8 +991,6 @@ def test_four_inks_come_out_as_rgb(visitor, photo) -> None:
 
 @browser_test
 def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_folder, tmp_path) -> None:
-    import zipfile
-
     (tmp_path / "chelsea.jpg").write_bytes(jpeg)
     (tmp_path / "grey.jpg").write_bytes(jpeg_bytes(photo.convert("L").resize((64, 64)), quality=20))
     (tmp_path / "notes.jpg").write_text("hello")
@@ -842,7 +1003,7 @@ def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_fo
     start.click()
     page.locator(".verdict").get_by_text("2 of 3").wait_for()
     assert page.locator(".compare").count() == 2
-    page.locator(".refusal").get_by_text("notes.jpg: not a JPEG but text").wait_for()
+    page.locator("#view h2:text('notes.jpg') + .refusal").get_by_text("not a JPEG but text").wait_for()
     with page.expect_download() as download:
         press(page, "Download")
     pipe = DDRMJPEGPipeline.from_prior(prior_folder)
@@ -857,7 +1018,7 @@ def test_several_files_are_restored_as_each_alone(visitor, jpeg, photo, prior_fo
 @browser_test
 def test_the_address_holds_the_settings(visitor) -> None:
     page = visitor("?preset=best&seed=7")
-    wait_for(lambda: page.get_by_label("best").is_checked())
+    wait_for(lambda: page.get_by_label("Best").is_checked())
     open_settings(page)
     assert page.get_by_role("spinbutton", name=re.compile("num_samples")).input_value() == "2"
     assert page.get_by_label("seed").input_value() == "7"
@@ -867,6 +1028,7 @@ def test_the_address_holds_the_settings(visitor) -> None:
     assert "seed=7" in page.url
     page.get_by_label("paper (S)").check()
     page.wait_for_url(re.compile(r"\?preset=paper&seed=7$"))
+    assert not page.locator("#preset input:checked").count()
     page = visitor("?eta=7&preset=worst&consistent=maybe")
     for name in ("eta", "preset", "consistent"):
         page.get_by_text(re.compile(f"The address .* {name} .*")).wait_for()
@@ -884,18 +1046,21 @@ def test_the_meter_counts_steps_and_samples_and_ends_what_takes_too_long(
     monkeypatch.setattr(work, "PIPE", DDRMJPEGPipeline.from_prior(prior_folder))
     go = tmp_path / "go"
     go.touch()
-    said = []
     settings = Settings(num_samples=2, num_inference_steps=3, init_timestep=60)
     file = JPEGFile.open(jpeg)
-    arguments = (file, None, settings, 0, go, lambda progress, desc, unit: said.append((progress, desc)))
+    arguments = (file, None, settings, 0, go)
     monkeypatch.setattr(work, "_BETWEEN_PREVIEWS", -1)
-    *previews, result = work.run(*arguments)
-    assert {preview.size for preview in previews} == {(84, 112)} == {upright(result.images[0]).size}
+    monkeypatch.setattr(work, "_BETWEEN_WORDS", -1)
+    *told, result = work.run(*arguments)
+    previews = [one.image for one in told if one.image]
+    assert {preview.size for preview in previews} == {(84, 112)}
+    assert result.pixels.shape == (84, 112, 3)  # as stored, on its side
     assert len(previews) == settings["num_inference_steps"]  # both samples go through the steps together
-    monkeypatch.setattr(work, "_BETWEEN_PREVIEWS", math.inf)
-    places = [re.match(r"Step (\d) of 3, sample (\d) of 2, \d+ s left", desc) for _, desc in said[1:]]
+    assert all("left" in one.words for one in told if one.image)
+    said = [one for one in told if not one.image]
+    places = [re.match(r"Step (\d) of 3, sample (\d) of 2, \d+ s left", one.words) for one in said[1:]]
     assert [place.groups() for place in places] == [(step, sample) for step in "123" for sample in "12"]
-    assert [progress for progress, _ in said] == [(done, 6) for done in range(7)]
+    assert [one[1:3] for one in said] == [(done, 6) for done in range(7)]
 
     calls = []
     monkeypatch.setattr(work, "MAX_SECONDS", 1e-6)
@@ -931,7 +1096,7 @@ from pipeline_ddrm_jpeg import PRESETS, JPEGFile
 for source in (JPEGFile.open(picture), Image.open(picture)):
     for expected in (math.inf, 1e-3, 20, 1000):
         work._pace = expected / work.evaluated_pixels(PRESETS["best"], *work.restored_size(source))
-        print(spaces.duration(source, None, PRESETS["best"], 0, None, None), end=" ")
+        print(spaces.duration(source, None, PRESETS["best"], 0, None), end=" ")
 print(work.MAX_SECONDS)
 """
 
@@ -944,10 +1109,12 @@ def test_zerogpu_is_asked_for_about_what_a_restoration_takes(jpeg, prior_folder,
 
 
 @browser_test
-def test_the_script_makes_the_pictures_of_the_documentation(prior_folder, tmp_path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "screenshots.py", tmp_path]
-    subprocess.run(command, check=True, env=os.environ | {"DDRM_JPEG_PRIOR": str(prior_folder)})
-    for name, size in (("space", (1280, 960)), ("space-phone", (390, 844))):
+def test_the_script_makes_the_pictures_of_the_documentation(space, chromium, tmp_path) -> None:
+    script = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "screenshots.py")))
+    page = chromium.new_page()
+    script.take(page, space.url, tmp_path)
+    page.close()
+    for name, size, _ in script.SCREENS:
         for folder in (tmp_path, ROOT / "docs"):
             with Image.open(folder / f"{name}.webp") as picture:
                 assert picture.size == size
@@ -1142,18 +1309,20 @@ def test_places_are_taken_by_work_alone_and_given_back(stranger, space, jpeg, ph
 
 
 @browser_test
-def test_a_thousand_sessions_leave_no_memory_behind(stranger, space) -> None:
+def test_many_sessions_leave_no_memory_behind(stranger, space) -> None:
     import psutil
+
+    calls = [("inspect", [None, *AS_IT_IS]), ("restore", [None, *AS_IT_IS, *SETTINGS])]
 
     def use(sessions: range) -> int:
         for number in sessions:
-            stranger.join(stranger.index["inspect"], [None, *AS_IT_IS], f"session{number}")
-            stranger.join(stranger.index["restore"], [None, *AS_IT_IS, *SETTINGS], f"session{number}")
-            wait_for(lambda: stranger.client.get("queue/status").json()["queue_size"] == 0)
+            name, data = calls[number % 2]
+            while stranger.join(stranger.index[name], data, f"session{number}").status_code != 200:
+                time.sleep(0.02)  # all places are taken
         return psutil.Process(space.pid).memory_info().rss
 
-    before = use(range(500))
-    assert use(range(500, 1500)) - before < 20e6
+    before = use(range(500))  # of so many, unread results are kept
+    assert use(range(500, 750)) - before < 5e6
 
 
 @browser_test
@@ -1415,8 +1584,13 @@ def test_what_reads_an_upload_hands_back_all_but_unread_metadata(reader, jpeg) -
     with Image.open(io.BytesIO(jpeg)) as decoded:
         np.testing.assert_array_equal(np.asarray(opened.decoded), np.asarray(upright(decoded)))
     pixels = np.asarray(opened.decoded)
-    written = reader.read_within("a.png", 0, reader.png, pixels, opened.metadata)
-    assert written == encode(pixels, "png", whole.metadata.upright())[0]
+    deep = pixels.astype(np.uint16) * 257
+    written = reader.read_within("a", 0, reader.files, pixels, deep, opened.metadata)
+    kinds = {".png": ("png", pixels), ".webp": ("webp", pixels), ".tif": ("tiff", pixels), "_16bit.png": ("png", deep)}
+    assert list(written) == list(kinds)
+    for end, (kind, own) in kinds.items():
+        assert written[end] == encode(own, kind, whole.metadata.upright())[0]
+    assert list(reader.files(deep, deep, opened.metadata)) == [".png", ".tif", "_16bit.png"]
 
 
 def test_what_reads_an_upload_parses_it_once(reader, jpeg) -> None:
@@ -1461,7 +1635,7 @@ def test_an_upload_that_is_chosen_and_then_restored_is_read_once(monkeypatch, jp
     assert (len(reads), len(processes)) == (1, 1)
     (tmp_path / "go").touch()
     settings = Settings(num_inference_steps=1, init_timestep=60)
-    arguments = False, Assumed(), settings, 0, tmp_path / "go", lambda *_, **__: None
+    arguments = False, Assumed(), settings, 0, tmp_path / "go"
     work._result_of(work._restored(str(upload), *arguments))
     assert (len(reads), len(processes)) == (1, 2), "the second writes the result"
 
@@ -1517,7 +1691,7 @@ sys.path.insert(0, {space!r})
 import address, layout
 controls = layout._controls()
 print(json.dumps({{name: [one.label, one.info] for name, one in controls.items() if name != "seed"}}))
-print(json.dumps(address.values_of("balanced")))
+print(layout._links()[0])
 layout.build()
 """
 
@@ -1527,10 +1701,12 @@ layout.build()
 def test_the_page_has_a_control_for_every_setting_that_the_priors_sampler_takes(kind, prior_folder, tmp_path) -> None:
     shutil.copytree(prior_folder, tmp_path / "prior")
     kind().save_pretrained(tmp_path / "prior" / "scheduler")
+    (tmp_path / "prior" / "README.md").touch()
     code, env = CONTROLS.format(space=str(SPACE)), {"DDRM_JPEG_PRIOR": str(tmp_path / "prior")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
     assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout.splitlines()[0])
+    shown, links = json.loads(done.stdout.splitlines()[0]), done.stdout.splitlines()[1]
+    assert re.search('href="gradio_api/file=/.*/about/ddrm-jpeg.zip">Source<.*/about/model_card.md">Model<', links)
     of_posterior = {"eta_b", "error_scale", "noise_accounting"}
     assert set(shown) == set(ABOUT) - (of_posterior if kind is PiGDMScheduler else set())
     for name, (label, info) in shown.items():

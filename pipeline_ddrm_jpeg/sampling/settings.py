@@ -67,22 +67,22 @@ class Settings(Mapping):
         shown=16,
     )  # fmt: skip
     num_inference_steps: int = _setting(
-        4, "Network evaluations in a sample.", "Steps", options=("--steps",), least=1, shown=100
+        4, "Network evaluations in a sample.", "Sampling steps", options=("--steps",), least=1, shown=100
     )
     init_timestep: int | Literal["auto"] | None = _setting(
-        "auto", "Timestep at which sampling starts; auto: the coarser the file, the noisier.", "Start", least=1,
-        unset="the prior's, the paper's 300",
+        "auto", "Timestep at which sampling starts; auto: the coarser the file, the noisier.", "Initial timestep",
+        least=1, unset="the prior's, the paper's 300",
     )  # fmt: skip
     timestep_spacing: str | None = _setting(
-        "log", "How the timesteps are spaced: uniformly, or log, denser near the end.", "Spacing of the steps",
+        "log", "How the timesteps are spaced: uniformly, or log, denser near the end.", "Timestep spacing",
         choices=TIMESTEP_SPACINGS, unset="the prior's, leading",
     )  # fmt: skip
     eta: float | None = _setting(
-        None, "Weight of fresh noise against predicted noise.", "Fresh noise", least=0, most=1, step=0.05,
+        None, "Weight of fresh noise against predicted noise.", "Stochasticity", least=0, most=1, step=0.05,
         unset="the prior's, 1",
     )  # fmt: skip
     eta_b: float | None = _setting(
-        None, "Weight of the corrected image at every step.", "Corrected image", least=0, most=1, step=0.05,
+        None, "Weight of the corrected image at every step.", "Guidance weight", least=0, most=1, step=0.05,
         unset="1 with posterior, else the prior's, 0.4",
     )  # fmt: skip
     temperature: float | None = _setting(
@@ -90,21 +90,21 @@ class Settings(Mapping):
         most=1, step=0.05, unset="by steps and samples",
     )  # fmt: skip
     antithetic: bool = _setting(
-        False, "Give every second sample the noise of the one before with its sign changed.", "Samples in pairs",
+        False, "Give every second sample the noise of the one before with its sign changed.", "Antithetic samples",
         options=("--antithetic", "--independent"),
     )  # fmt: skip
     equivariant: bool = _setting(
-        True, "Show the network another flip or rotation of the image at every step.", "Other views",
+        True, "Show the network another flip or rotation of the image at every step.", "Test-time augmentation",
         options=("--equivariant", "--upright"),
     )  # fmt: skip
     correction: str = _setting(
-        "posterior", "How every step makes the image agree with the file.", "Correction", choices=CORRECTIONS
+        "posterior", "How every step makes the image agree with the file.", "Data consistency", choices=CORRECTIONS
     )
     error_scale: float = _setting(
-        3.0, "For posterior: factor of the network's error.", "Doubt", least=0, shown=10, step=0.1
+        3.0, "For posterior: factor of the network's error.", "Error scale", least=0, shown=10, step=0.1
     )
     noise_accounting: bool = _setting(
-        True, "For posterior: count what is left uncertain as noise, and add only the rest.", "Count what is uncertain",
+        True, "For posterior: count what is left uncertain as noise, and add only the rest.", "Noise accounting",
         options=("--noise-accounting", "--no-noise-accounting"),
     )  # fmt: skip
     sharpness: float = _setting(
@@ -112,7 +112,7 @@ class Settings(Mapping):
         least=0, most=1, step=0.05,
     )  # fmt: skip
     consistent: bool = _setting(
-        True, "Project the result onto the file, coefficient by coefficient.", "Exactly the file",
+        True, "Project the result onto the file, coefficient by coefficient.", "Final projection",
         options=("--consistent", "--no-consistent"),
     )  # fmt: skip
 
