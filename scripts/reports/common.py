@@ -62,7 +62,9 @@ class Measured:
 
 def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
     """What a function of a script returns in a process of its own, whose peak of memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pipeline_ddrm_jpeg.pipeline"])  # once for all of them
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
