@@ -149,7 +149,7 @@ class Gate:
         query = Request(scope).query_params
         name, seen = f"{path} {query.get('session_hash')}", query.get("seen", "")
         stream = self.streams.get(name)
-        if not seen.isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", seen):
             if stream:
                 stream.gone.set()
             await self._admitted(scope, receive)
