@@ -20,7 +20,7 @@ from ..jpeg.tables import HALVED_SUBSAMPLINGS, SUBSAMPLING_FACTORS, estimate_qua
 from .history import JPEGHistory
 
 # Nothing records what these numbers were fitted on. docs/history.md judges them, by 20 images that libjpeg compressed
-# at quality factors 5 to 90, whole and cropped, and by 444 that show no JPEG.
+# at quality factors 5 to 90, whole and cropped, and by 624 that show no JPEG.
 _ROUNDING = 0.3  # standard deviation, in grey levels, that rounding its samples adds to a coefficient
 _REACH = 0.6  # how far rounding moves a sample, with some for the integer arithmetic of decoders
 _REACH_ADDED = 3.5  # standard deviations that added noise may move one
