@@ -172,7 +172,7 @@ def test_throughput_is_made_in_pieces_and_compares_with_the_released_loop(photo,
     rows = {(row["width"], row["height"]): row for row in pieces["folders"]}
     assert all(row in pieces["folders"] for row in others)
     assert 0 < rows[24, 16]["network"] < rows[24, 16]["seconds"]
-    assert (rows[32, 16]["files"], rows[32, 16]["asked"]) == (1, 40)
+    assert 1 <= rows[32, 16]["files"] < rows[32, 16]["asked"] == 40
     assert len(pieces["commands"]) == 2
     assert str(tmp_path) not in (tmp_path / "t.md").read_text()
 

@@ -8,11 +8,11 @@ its own: files and megapixels a second without loading, pixels that the network 
 processor time for 256 x 256 of its pixels and how often that of a file of 256 x 256 it is, the share of time in which
 the network works, what a file takes beside it, and the peak resident memory of that process (a reader has its own, 96
 MiB and some bytes a pixel).
-What a folder will take is printed before; with --limit it ends after so many seconds, and what is reported is of the
-files that were finished until then. Then --compared images of the folder PICTURES, cut to a square, are restored from
-files of one quality factor by our presets, by the loop of the released program, written anew here, with the same
-network and dtype, and by the other programs that are installed, all in one run. Writes OUTPUT.json and OUTPUT.md; what
---only leaves out, and folders of other sizes, are taken from OUTPUT.json, so that the whole can be made in pieces.
+What a folder will take is printed before; with --limit no file begins after so many seconds. Then --compared images of
+the folder PICTURES, cut to a square, are restored from files of one quality factor by our presets, by the loop of the
+released program, written anew here, with the same network and dtype, and by the other programs that are installed, all
+in one run. Writes OUTPUT.json and OUTPUT.md; what --only leaves out, and folders of other sizes, are taken from
+OUTPUT.json, so that the whole can be made in pieces.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from pipeline_ddrm_jpeg.evaluation.protocol import find_images
 from pipeline_ddrm_jpeg.evaluation.run import fingerprint
 from pipeline_ddrm_jpeg.evaluation.tables import markdown
 from pipeline_ddrm_jpeg.files.restoration import restore_files
-from pipeline_ddrm_jpeg.files.tasks import plan
+from pipeline_ddrm_jpeg.files.tasks import Task, plan
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.sampling.observation import to_bytes
 from pipeline_ddrm_jpeg.sampling.tiling import count_windows
@@ -92,23 +93,24 @@ def folder_of(width: int, height: int, count: int, preset: str, limit: float) ->
         pipe.unet.register_forward_pre_hook(begin)
         pipe.unet.register_forward_hook(end)
         windows = count_windows(pipe.unet, height, width, **pipe.tiling.options(pipe.unet, pipe.device))
-        processor, start, ends = time.process_time(), time.perf_counter(), []
-        for result in restore_files(pipe, tasks, preset=preset):
+        processor, start, files = time.process_time(), time.perf_counter(), 0
+
+        def in_time(task: Task) -> bool:
+            return task is tasks[0] or not limit or time.perf_counter() - start < limit
+
+        for result in restore_files(pipe, takewhile(in_time, tasks), preset=preset):
             if result.status != "restored":
                 sys.exit(result.message)
-            ends.append((time.perf_counter() - start, working, time.process_time() - processor))
-            if limit and ends[-1][0] > limit:
-                break
-        # What was told last was written while the network was at the next: cut short, the rate is a little low.
-        seconds, network, processor = ends[-1]
+            files += 1
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
     return {
         "width": width,
         "height": height,
         "asked": count,
-        "files": len(ends),
+        "files": files,
         "preset": preset,
         "seconds": seconds,
-        "network": network,
+        "network": working,
         "processor": processor,
         "shown_over_true": shown * windows / (asked * width * height),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -185,14 +187,10 @@ def as_page(record: dict[str, Any]) -> str:
             "peak memory, MiB",
         ]
     ]
-    cost = {(row["preset"], row["width"], row["height"]): processor_time(row) for row in rows if "processor" in row}
+    cost = {(row["preset"], row["width"], row["height"]): processor_time(row) for row in rows}
     for row in rows:
         rate = row["files"] / row["seconds"]
         unit = cost.get((row["preset"], 256, 256))
-        measured = [""] * 3  # of a row from before they were
-        if "processor" in row:
-            relative = f"{processor_time(row) / unit:.2f}" if unit else ""
-            measured = [f"{row['shown_over_true']:.3f}", f"{processor_time(row):.2f}", relative]
         lines.append(
             [
                 str(row["files"]),
@@ -201,7 +199,9 @@ def as_page(record: dict[str, Any]) -> str:
                 f"`{row['preset']}`",
                 f"{rate:.2f}",
                 f"{rate * row['width'] * row['height'] / 1e6:.3f}",
-                *measured,
+                f"{row['shown_over_true']:.3f}",
+                f"{processor_time(row):.2f}",
+                f"{processor_time(row) / unit:.2f}" if unit else "",
                 f"{100 * row['network'] / row['seconds']:.1f} %",
                 f"{1000 * (row['seconds'] - row['network']) / row['files']:.1f}",
                 f"{row['peak_memory_mib']:.0f}",
