@@ -60,14 +60,9 @@ class Result:
     @property
     def measured(self) -> str:
         """What `consistency` is a share of, in words."""
-        which = (
-            "remaining "
-            if self.damage or self.invented
-            else f"{self.history.partition(':')[0]} "
-            if self.history
-            else ""
-        )
-        return f"{which}coefficients"
+        if self.damage or self.invented:
+            return "remaining coefficients"
+        return f"{self.history.partition(':')[0]} coefficients".lstrip()
 
 
 def result_of(file: JPEGFile | DecodedJPEG, consistency: float, **more: Any) -> Result:
