@@ -46,7 +46,7 @@ for _name in """
     sys.modules.pop(f"{{__package__}}.{{_name}}", None)
     vars(_package).pop(_name, None)
 
-from . {module} import *  # noqa: E402, F403
+from . {module} import *  # noqa: E402, F403 once those are gone; all that the pipeline's module has
 '''
 _LIST = "\n\n# What diffusers copies beside this module. It looks for such lines and does not run them.\nif False:\n"
 _MODULAR = "from .modular_blocks import DDRMJPEGBlocks  # the modular form\n"

@@ -85,7 +85,7 @@ class DecodedJPEG:
         image = with_pillow(source)
         data = _bytes_of(image)
         tables, mode = getattr(image, "quantization", None), image.mode
-        stored, read = _stored(image), read_image(image)
+        stored, read = _stored(image, data), read_image(image)
         pixels = np.array(read)
         if stored is not None and stored.shape[2] in (2, 4):  # not as it looks on white
             colours = stored[..., 0] if stored.shape[2] == 2 else stored[..., :3]
@@ -196,10 +196,10 @@ def _bytes_of(image: Image.Image) -> bytes:
     return data
 
 
-def _stored(image: Image.Image) -> np.ndarray | None:
-    """What `DecodedJPEG.stored` is of an image."""
+def _stored(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """What `DecodedJPEG.stored` is of an image, whose file has these bytes."""
     _check_proportion(image)
-    stored = np.asarray(image)[..., None] if image.mode.startswith("I") else _deep(image)
+    stored = np.asarray(image)[..., None] if image.mode.startswith("I") else _deep(image, data)
     if stored is None and image.has_transparency_data:
         return np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
     if stored is not None and "transparency" in image.info and stored.shape[2] in (1, 3):  # one colour is
@@ -208,19 +208,18 @@ def _stored(image: Image.Image) -> np.ndarray | None:
     return stored if stored is None else stored.astype(np.uint16)
 
 
-def _deep(image: Image.Image) -> np.ndarray | None:
+def _deep(image: Image.Image, data: bytes) -> np.ndarray | None:
     """`[H, W, C]`, uint16, of an image of which Pillow reads the upper half of 16 bits; `None` of any other."""
-    stream, tiles = getattr(image, "fp", None), getattr(image, "tile", [])
+    tiles = getattr(image, "tile", [])
     modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles if tile.args]
     bits = max(getattr(image, "tag_v2", {}).get(258, (8,)))
-    if stream is not None and _is_rounded(image, _bytes_of(image)):
+    if data and _is_rounded(image, data):
         raise ValueError(_NOT_IN_FULL)
-    if stream is None or image.mode == "F" or (bits <= 8 and not any(";16" in mode for mode in modes)):
+    if not data or image.mode == "F" or (bits <= 8 and not any(";16" in mode for mode in modes)):
         return None
     if not all(map(_DEEP.fullmatch, modes)):
         raise ValueError(_NOT_IN_FULL)
-    stream.seek(0)
-    other = Image.open(io.BytesIO(stream.read()))
+    other = Image.open(io.BytesIO(data))
     other.seek(image.tell())
     mixed = modes[0] == "LA;16B"  # which is read as if it were the four bytes of a pixel
     other.tile = [

@@ -127,7 +127,7 @@ def _jpeg(pixels: np.ndarray, metadata: Metadata) -> bytes:
 
 def _webp(pixels: np.ndarray, metadata: Metadata) -> bytes:
     carried = {name: data for name in ("exif", "icc_profile", "xmp") if (data := getattr(metadata, name)) is not None}
-    # More effort takes ten times as long, for files that are a hundredth smaller.
+    # More effort takes many times as long, for files that are hardly smaller.
     return _by_pillow(pixels, "webp", lossless=True, exact=True, quality=0, method=1, **carried)
 
 

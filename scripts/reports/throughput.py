@@ -45,6 +45,7 @@ from pipeline_ddrm_jpeg.files.tasks import Task, plan
 from pipeline_ddrm_jpeg.formatting import duration
 from pipeline_ddrm_jpeg.sampling.observation import to_bytes
 from pipeline_ddrm_jpeg.sampling.tiling import count_windows
+from pipeline_ddrm_jpeg.threads import sleep_while_waiting
 
 STEPS, START, SAMPLES, ETA_B = 20, 300, 8, 0.4  # the released program's, whose eta is 1
 
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="its images' side in pixels (256)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput", help="without suffix")
     arguments = parser.parse_args()
+    sleep_while_waiting()  # the processes of the folders, which have not begun
     stored = arguments.output.with_suffix(".json")
     empty = {"commands": [], "folders": [], "compared": {}, "what": ""}
     known = json.loads(stored.read_text()) if arguments.only and stored.exists() else {}
