@@ -60,6 +60,10 @@ def test_a_folder_is_restored_resumed_and_reported(folder, prior_folder):
     second = ddrm_jpeg("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK)
     assert second.returncode == 0
     assert "1 restored, 1 skipped" in second.stdout
+    made_with = json.loads(Image.open(folder / "out" / "a.png").info["ddrm-jpeg"])
+    assert (made_with["prior"], made_with["seed"]) == (prior_folder.name, 0), "not where the prior lies"
+    other = ddrm_jpeg("restore", folder, "-o", folder / "out", "--prior", prior_folder, *QUICK, "--seed", "1")
+    assert other.stdout.count("is stale: it was made with other settings") == 2
 
 
 def test_a_sampler_is_chosen_by_its_name(folder, prior_folder):
@@ -122,29 +126,29 @@ def test_an_unknown_prior_is_told_in_a_sentence(folder):
 def test_a_line_of_json_tells_of_each_file(folder, prior_folder):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-60])
     (folder / "c.jpg").write_bytes(b"\xff\xd8\xff\xd9")
-    log = folder / "log.jsonl"
-    first = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *QUICK)
+    log, quick = folder / "log.jsonl", [*QUICK, "--format", "webp"]
+    first = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--repair", "--json-log", log, *quick)
     assert first.returncode == 1
     assert "% made up" in first.stdout
     (folder / "c.jpg").unlink()
-    again = ddrm_jpeg("restore", folder, "--json-log", "-")
+    again = ddrm_jpeg("restore", folder, "--format", "webp", "--json-log", "-")
     assert again.returncode == 0, "everything is there"
     lines, skipped = ([json.loads(line) for line in text.splitlines()] for text in (log.read_text(), again.stdout))
     assert [line["status"] for line in skipped] == ["skipped", "skipped"]
     assert [line["status"] for line in lines] == ["restored", "restored", "failed"]
     assert "c.jpg: it ends without a frame header" in lines[2]["message"]
     b = lines[1]
-    assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.png"))
+    assert (b["source"], b["target"]) == (str(folder / "b.jpg"), str(folder / "b_restored.webp"))
     assert 0 < b["invented"] < 1 == 1 - lines[0]["invented"]
     assert "truncated" in b["damage"][0]
     assert Image.open(b["mask"]).size == (40, 24)
     assert b["consistency"] > 0.9
     assert b["seconds"] > 0
     assert b["dtype"] in ("float32", "bfloat16")
-    other = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--seed", "1")
+    other = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *quick, "--seed", "1")
     assert other.stdout.count("is stale: it was made with other settings") == 2
-    ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK, "--overwrite", "--repair")
-    same = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *QUICK)
+    ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *quick, "--overwrite", "--repair")
+    same = ddrm_jpeg("restore", folder, "--prior", prior_folder, "--json-log", log, *quick)
     assert "2 skipped" in same.stdout.splitlines()
 
 
@@ -452,7 +456,7 @@ def test_a_preset_is_where_the_options_start(folder, prior_folder):
         arguments = ["restore", folder / "a.jpg", "-o", folder / f"{name}.png", "--prior", prior_folder]
         done = ddrm_jpeg(*arguments, "--preset", preset, *common)
         assert done.returncode == 0, done.stderr
-    best, fast, paper = ((folder / f"{name}.png").read_bytes() for name in "abc")
+    best, fast, paper = (Image.open(folder / f"{name}.png").tobytes() for name in "abc")
     assert best == fast, "what differs between them is overridden"
     assert paper != fast, "the paper's samples are not projected in the end"
 

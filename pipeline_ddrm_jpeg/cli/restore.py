@@ -18,7 +18,7 @@ import typer
 from tqdm import tqdm
 
 from ..decoded.opening import Assumed
-from ..files.formats import FORMATS, STREAM, check_depth
+from ..files.formats import FORMATS, STREAM, check_depth, record_of
 from ..files.restoration import restore_files
 from ..files.results import Result
 from ..files.tasks import Task, is_broken, is_other_image, plan
@@ -135,6 +135,8 @@ def restore(
         fail(error, 2)
     asked = {"prior": computing.prior, "sampler": sampling.sampler, "seed": seed, "depth": depth, **arguments}
     asked = json.loads(json.dumps(asked | {"assumed": asdict(assumed)}))  # as the log has them
+    named = {name: Path(asked[name]).name for name in ("prior", "classifier") if asked.get(name)}  # not where they lie
+    record = json.dumps(asked | named)
     state = processes(computing.device) if tasks or unlisted else None
     statuses, failed = Counter(), []
     for error in unlisted if state and state.is_main_process else ():
@@ -159,10 +161,12 @@ def restore(
             skipped = [task for task in tasks if task in done_before] if state.is_main_process else []
             listed = [*skipped, *mine]
             options = {"repair": repair, "depth": int(depth), "assumed": assumed, "keep_times": not no_times}
+            options["record"] = record
             options["on_start"] = _announce(listed, pipe, quiet)
             with closing(restore_files(pipe, listed, overwrite, seed, **options, **arguments)) as results:
                 for result in results:
-                    if result.status == "skipped" and told_before.get(str(result.task.target), asked) != asked:
+                    told = told_before.get(str(result.task.target), asked)
+                    if result.status == "skipped" and told != asked and not record_of(result.task.target):
                         result = replace(result, status="stale", message="it was made with other settings")
                     statuses[result.status] += 1
                     more = {"dtype": pipe and dtype_of(pipe), "settings": asked if result.pictures else None}

@@ -28,6 +28,8 @@ STREAM = Path("-")
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """Names of what `write_atomically` is writing, or was when it was killed."""
 
+RECORD = "ddrm-jpeg"
+"""Keyword of the text in a PNG that says how it was made."""
 _PNG_LEVEL = 3  # a third of the time of the highest, for a hundredth more bytes
 _STRIP = 2**18  # bytes of pixels in a strip of a TIFF
 
@@ -75,6 +77,15 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
     data, not_kept = encode(np.asarray(image), format_of(Path(target)), carried)
     write(data, Path(target))
     return not_kept
+
+
+def record_of(path: Path) -> str | None:
+    """What a PNG says of how it was made, under `RECORD`; `None` of others."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(RECORD)
+    except (OSError, SyntaxError, ValueError):  # whatever lies there
+        return None
 
 
 def format_of(path: Path) -> str:

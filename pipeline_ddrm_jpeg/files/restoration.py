@@ -23,7 +23,19 @@ from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
 from . import archives, shards
-from .formats import FORMATS, STREAM, check_alpha, check_depth, check_size, encode, upright, write, write_atomically
+from .formats import (
+    FORMATS,
+    RECORD,
+    STREAM,
+    check_alpha,
+    check_depth,
+    check_size,
+    encode,
+    record_of,
+    upright,
+    write,
+    write_atomically,
+)
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
 
@@ -40,6 +52,7 @@ def restore_files(
     depth: int = 8,
     assumed: Assumed = Assumed(),
     keep_times: bool = True,
+    record: str = "",
     on_start: Callable[[Task], None] | None = None,
     **settings: Any,
 ) -> Iterator[Result]:
@@ -56,6 +69,7 @@ def restore_files(
         tasks: what `plan` returns.
         overwrite: whether to replace outputs that exist.
         seed, repair, depth, assumed, keep_times: as for `restore_file`.
+        record: in ASCII, what each PNG says of how it was made; one that exists and says something else is stale.
         on_start: told of each task when the network turns to it.
         **settings: arguments of the pipeline's call.
 
@@ -63,7 +77,7 @@ def restore_files(
         A `Result` for each task, in order, once its image is written. After Ctrl-C comes that of the image which
         was just being written, then the `KeyboardInterrupt`.
     """
-    run = _Run(pipe, seed, repair, depth, assumed, keep_times, settings, overwrite)
+    run = _Run(pipe, seed, repair, depth, assumed, keep_times, settings, overwrite, record)
 
     def restore(jobs: list[_Job]) -> list[_Job]:
         for job in jobs:
@@ -179,6 +193,7 @@ class _Run:
     keep_times: bool
     settings: dict[str, Any]
     overwrite: bool = True
+    record: str = ""
     begun: dict[tuple, _Job] = field(default_factory=dict)
     """The first job of each file and format."""
 
@@ -312,6 +327,8 @@ class _Run:
         task, result = job.task, job.told("skipped")
         if task.is_stale:
             result = job.told("stale", f"{task.source} was changed after it")
+        elif self.record and record_of(task.target) not in (None, self.record):
+            result = job.told("stale", "it was made with other settings")
         if self.repair and task.mask and not os.path.lexists(task.mask):
             try:
                 file = JPEGFile.open(_stream(task.source), repair=True)
@@ -338,7 +355,10 @@ class _Run:
             return
         pixels, consistency = job.restored
         pixels = file.put_back(pixels) if isinstance(file, DecodedJPEG) else pixels
-        image, not_kept = encode(upright(pixels, file.orientation), task.image_format, file.metadata.upright())
+        metadata = file.metadata.upright()
+        if self.record and task.image_format == "png":
+            metadata = metadata.with_text(RECORD, self.record)
+        image, not_kept = encode(upright(pixels, file.orientation), task.image_format, metadata)
         if job.member:
             job.made = [(FORMATS[task.image_format].suffixes[0], image)]
             job.made += [(".mask.png", job.mask)] if job.mask else []

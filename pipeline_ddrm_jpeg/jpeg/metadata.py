@@ -316,6 +316,11 @@ class Metadata:
         more = {"segments": tuple(segments), "chunks": tuple(turned)}
         return replace(self, left_out=(*self.left_out, *left_out), **more)
 
+    def with_text(self, keyword: str, text: str) -> Metadata:
+        """The same with a text in ASCII for a PNG to carry, in place of those under its keyword."""
+        others = [chunk for chunk in self.chunks if _key_of(chunk) != (b"text", keyword)]
+        return replace(self, chunks=(*others, (b"tEXt", f"{keyword}\0{text}".encode("ascii"))))
+
     def without_chunks(self) -> Metadata:
         """The same for another format than PNG: chunks become what it may have a place for; others are left out."""
         first, tags, comments, left_out = [], {}, [], []
