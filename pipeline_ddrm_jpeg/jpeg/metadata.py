@@ -2,11 +2,12 @@
 
 Everything stays in the bytes it came in. Maker notes count their offsets from the start of the EXIF block, text may be
 in any character set, and libraries drop or change what they do not know; so an upright image costs one value, changed
-where it stands.
+where it stands. The one image in it, a thumbnail, is turned with the other.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -18,6 +19,8 @@ from itertools import accumulate
 from typing import Any
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
+
+from PIL import Image
 
 _COM, _APP0, _APP1, _APP2, _APP8, _APP11, _APP13, _APP14 = 0xFE, 0xE0, 0xE1, 0xE2, 0xE8, 0xEB, 0xED, 0xEE
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
@@ -63,6 +66,9 @@ _DESCRIPTIVE = {
 _STRUCTURAL = {*range(254, 260), *range(262, 267), 273, *range(277, 282), 284, 301, 317, *range(320, 326), 338, 339}
 _STRUCTURAL |= {513, 514, *range(529, 533), _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC, 0xEA1C}
 
+_THUMBNAIL = (513, 514)  # where a JPEG of the second directory stands, and its bytes
+_LARGEST_THUMBNAIL = 2**20  # pixels; those of cameras have 160 x 120
+_TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # orientation -> Image.Transpose that undoes it
 _DIRECTORIES, _SUB_IMAGES, _LAYERS, _MAKER_NOTE = (34665, 34853, 0xA005), 330, 37724, 0x927C
 
 # Pairs of tags that say the same of width and height, in the first directory and in that of EXIF.
@@ -171,9 +177,7 @@ class Metadata:
     @property
     def _thumbnail(self) -> bool:
         """Whether the EXIF block has a second directory, which is that of a thumbnail."""
-        at = _end_of_first(self._block)
-        second = struct.unpack_from(_order(self._block) + "I", self._block, at)[0] if at else 0
-        return next(_entries(self._block, second), None) is not None
+        return next(_entries(self._block, _second(self._block)), None) is not None
 
     @property
     def xmp(self) -> bytes | None:
@@ -270,8 +274,8 @@ class Metadata:
     def upright(self) -> Metadata:
         """The same for an image that was turned upright: orientation 1 in EXIF and XMP, all else as it was.
 
-        Where width and height change places, what is said of them does so too. Thumbnails, which are not turned, are
-        left out.
+        Where width and height change places, what is said of them does so too. The thumbnail of EXIF is turned, if it
+        is a JPEG that has the room; others are left out.
         """
         if self.orientation == 1:
             return self
@@ -282,7 +286,7 @@ class Metadata:
                 _set_to_one(block, *entry)
         if self.orientation >= 5:
             _exchange_sides(block)
-        if self._thumbnail:
+        if self._thumbnail and not _turn_thumbnail(block, self.orientation):
             struct.pack_into("I", block, _end_of_first(block), 0)
             left_out.append("EXIF thumbnail")
         at = 0
@@ -634,6 +638,35 @@ def _end_of_first(block: bytes) -> int:
     (count,) = struct.unpack_from(order + "H", block, first)
     at = first + 2 + 12 * count
     return at if at + 4 <= len(block) else 0
+
+
+def _second(block: bytes) -> int:
+    """Where the second directory is; 0 for none."""
+    at = _end_of_first(block)
+    return struct.unpack_from(_order(block) + "I", block, at)[0] if at else 0
+
+
+def _turn_thumbnail(block: bytearray, orientation: int) -> bool:
+    """Turn the JPEG of the second directory upright, in the bytes that it takes now; whether that went well."""
+    entries = {tag: entry for tag, *entry in _entries(block, _second(block))}
+    if any(entries.get(tag, (0,))[0] not in (3, 4) for tag in _THUMBNAIL):  # SHORT or LONG
+        return False
+    first, size = (_number(block, *entries[tag]) for tag in _THUMBNAIL)
+    try:
+        with Image.open(io.BytesIO(block[first : first + size]), formats=["JPEG"]) as image:
+            if image.width * image.height > _LARGEST_THUMBNAIL:
+                return False
+            turned = image.transpose(_TURNS[orientation])
+    except (OSError, SyntaxError, ValueError):
+        return False
+    for quality in (90, 75, 50):
+        turned.save(stream := io.BytesIO(), "JPEG", quality=quality)
+        if len(data := stream.getvalue()) <= size:
+            block[first : first + size] = data.ljust(size, b"\0")
+            if _ORIENTATION in entries:
+                _set_to_one(block, *entries[_ORIENTATION])
+            return True
+    return False
 
 
 def _exchange_sides(block: bytearray) -> None:
