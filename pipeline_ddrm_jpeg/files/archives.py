@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from . import shards, zips
+from . import tars, zips
 from .formats import write_atomically
-from .shards import Made, Member
+from .members import Made, Member
 
-_KINDS = {".tar": shards.Tar, ".tar.gz": shards.Tar, ".tgz": shards.Tar, ".zip": zips.Zip, ".cbz": zips.Zip}
+_KINDS = {".tar": tars.Tar, ".tar.gz": tars.Tar, ".tgz": tars.Tar, ".zip": zips.Zip, ".cbz": zips.Zip}
 """Suffix -> what reads it; those that end in gz are compressed when they are written."""
-BROKEN = (*shards.BROKEN, *zips.BROKEN)
+BROKEN = (*tars.BROKEN, *zips.BROKEN)
 """What `rewrite` raises where the source is no archive, is cut short or claims what cannot be."""
 Convert = Callable[[Iterator[Member]], Iterator[tuple[Member, Made]]]
 

@@ -22,7 +22,7 @@ from ..decoded.opening import REPAIR_HINT, Assumed, NoJPEGError, open_image
 from ..jpeg.file import JPEGFile
 from ..jpeg.markers import JPEGDamageError, JPEGFileError, image_kind
 from ..jpeg.metadata import Metadata
-from . import archives, shards
+from . import archives
 from .formats import (
     FORMATS,
     RECORD,
@@ -36,6 +36,7 @@ from .formats import (
     write,
     write_atomically,
 )
+from .members import Made, Member
 from .results import Result, mask_of, result_of, result_of_shard
 from .tasks import Task
 
@@ -124,14 +125,14 @@ class _Job:
     """A file, a shard, or a member of one on its way through the stages, until it has its result."""
 
     task: Task
-    member: shards.Member | None = None
+    member: Member | None = None
     file: JPEGFile | DecodedJPEG | None = None
     """What is to be restored, once it is read."""
     mask: bytes | None = None
     """A PNG of what is made up, of a damaged file."""
     restored: tuple[np.ndarray, float] | None = None
     """Pixels, in 8 or 16 bits and not yet upright, and their consistency."""
-    made: shards.Made = ()
+    made: Made = ()
     modified: int | None = None
     """When the source was last changed, for what is written, in nanoseconds."""
     same: _Job | None = None
@@ -406,7 +407,7 @@ class _Run:
             kind = image_kind(start)
             return kind == "JPEG" or (task.any_format and kind is not None)
 
-        def convert(found: Iterator[shards.Member]) -> Iterator[tuple[shards.Member, shards.Made]]:
+        def convert(found: Iterator[Member]) -> Iterator[tuple[Member, Made]]:
             for own in self.staged((_Job(task, member) for member in found), self.restored):
                 members.extend([own.result] if own.result else [])
                 yield own.member, own.made

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..jpeg.file import MOST_BYTES
-from .shards import FREE_BYTES, PIECE, UNPACKED_PER_BYTE, Made, Member, Names
+from .members import FREE_BYTES, PIECE, UNPACKED_PER_BYTE, Made, Member, Names
 
 BROKEN = (zipfile.BadZipFile,)
 """What reading a zip raises that is none, is cut short or claims what cannot be."""
