@@ -197,6 +197,9 @@ def test_a_run_goes_on_after_a_broken_file_and_skips_what_is_done(pipe, small, t
     first.write_bytes(b"old")
     assert [r.status for r in restore_files(pipe, plan([tmp_path / "a.jpg"]), overwrite=True, **QUICK)] == ["restored"]
     assert first.read_bytes() != b"old"
+    asked = iter(plan([tmp_path]) * 4)
+    next(restore_files(pipe, asked, **QUICK))
+    assert len(list(asked)) > 6, "what there is nothing to do for is told at once, not at the end"
 
 
 def test_ctrl_c_comes_after_the_result_of_what_was_being_written(pipe, small, tmp_path):

@@ -227,7 +227,7 @@ class _Run:
         batch, pixels = [], 0
         for job in jobs:
             batch.append(job)
-            pixels += max(job.pixels, most // _MOST_TOGETHER)
+            pixels += max(job.pixels, most // _MOST_TOGETHER, 1)  # what is left as it is counts, too: it is told
             if pixels >= most or (job.is_shard and not job.result):
                 yield batch
                 batch, pixels = [], 0
