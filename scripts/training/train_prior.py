@@ -16,6 +16,11 @@ To judge a long run on the way, copy a checkpoint into a folder of its own and l
     cp -r OUTPUT/checkpoint-00008000 BRANCH/
     python scripts/training/train_prior.py PHOTOGRAPHS BRANCH --set run.steps=8600 --set run.decay=600
 
+A GPU is fast enough to wait for its crops, so give it processes that cut them (not yet run; at most one a core):
+
+    python scripts/training/train_prior.py PHOTOGRAPHS OUTPUT --set run.precision=bf16 --set run.workers=14
+        --set "data.crops=[[64,256],[128,64]]" --set run.checkpoint_every=2000 --set run.validate_every=4000
+
 OUTPUT receives
 
   checkpoint-N/    everything needed to go on: weights, average, optimizer, schedule
@@ -425,7 +430,8 @@ class Trainer:
         """What is left of the run, the last phase included; of each batch, the share of this process."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = (batch[rank * len(batch) // processes :][: len(batch) // processes] for batch in self.samples())
-        return DataLoader(self.crops, batch_sampler=mine, pin_memory=self.accelerator.device.type == "cuda")
+        on_gpu, workers = self.accelerator.device.type == "cuda", self.run["workers"]
+        return DataLoader(self.crops, batch_sampler=mine, num_workers=workers, pin_memory=on_gpu)
 
     def samples(self) -> Iterator[list[tuple[int, int]]]:
         """Number and pixels a side of the samples of each step from here on: sizes take turns."""
