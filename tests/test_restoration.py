@@ -615,7 +615,7 @@ for source in map(Path, sys.argv[2:]):
 
 def test_memory_grows_by_a_few_states_of_the_sampler_a_pixel(photo, prior_folder, tmp_path):
     """A float32 state takes 12 bytes a pixel: fewer than five at the peak. (Masked planes once made it ten.)"""
-    sizes = [(1000, 1000), (1000, 2400)]  # of smaller ones the peak is that of starting up
+    sizes = [(1000, 1000), (1000, 1800)]  # of smaller ones the peak is that of starting up
     paths = [tmp_path / f"{height}.jpg" for _, height in sizes]
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(jpeg_bytes(photo.resize(size), quality=90))
