@@ -62,6 +62,7 @@ def main() -> None:
         css_paths=HERE / "style.css",
         max_file_size=MAX_BYTES,
         footer_links=["api", "gradio"],
+        i18n=gr.I18n(en={"common.complete": "Done.", "common.upload": "Choose more files"}),  # missing in gradio
         ssr_mode=False,
         mcp_server=False,
         run_history=False,

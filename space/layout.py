@@ -56,7 +56,7 @@ _LIMITS = f"up to {MAX_MEGAPIXELS:g} megapixels and {MAX_MEGABYTES:g} MB"
 _KEPT = f"Uploads and results are deleted after {KEEP_MINUTES:g} minutes, and used for nothing else."
 
 # Run in the browser, of page.js, with the values of both presets and of all settings.
-_BEGIN_IF_READ = """(facts) => { facts.includes('class="says"') && ddrm.press("restore") }"""
+_BEGIN_IF_READ = """(facts) => facts.includes('class="says"') ? ddrm.press("restore") : ddrm.showRefusal()"""
 _BEGIN = "(preset, published, ...values) => ddrm.begin(preset ?? published, values)"
 
 
@@ -104,7 +104,8 @@ def build() -> Page:
         links, files = _links()
         title = gr.HTML(
             "<h1>DDRM-JPEG</h1><p>Restores images that JPEG has ruined, and keeps to what their files say.</p>"
-            f'<p class="links"><a href="https://arxiv.org/abs/2209.11888">Paper</a> {links}</p>',
+            f'<p class="links"><a href="https://arxiv.org/abs/2209.11888">Paper</a> {links}</p>'
+            '<p class="aloud" role="status"></p>',
             elem_id="title",
         )
         title.keep_in_cache.update(map(str, files))
@@ -266,7 +267,7 @@ def _upload(label: str, suffix: str) -> gr.Image:
     image = gr.Image(
         label=label,
         type="filepath",
-        sources=["upload", "clipboard"],
+        sources=["upload"],  # what is pasted goes another way (page.js)
         height=220,
         elem_classes="upload",
         buttons=[],
@@ -422,7 +423,7 @@ def _connect_work(
 
     async def cancelled(request: gr.Request) -> list:
         await work.leave(request)
-        return ['<p class="hint" role="status">Cancelled.</p>', "", *_busy(buttons, False)]
+        return ['<p class="hint">Cancelled.</p>', "", *_busy(buttons, False)]
 
     def ended(request: gr.Request) -> list:
         """Why there is no image. The sentence stays on the page when the note that gradio shows has gone.

@@ -173,7 +173,7 @@ def _read_source(path: str, repair: bool, assumed: Assumed) -> Opened:
             raise
         raise refusal(
             f"{name}: its pixels show no JPEG that it went through. Choose the JPEG file; or, where the image was one"
-            " and has been resized or edited since, set below how coarse that was",
+            " and has been resized or edited since, say the quality factor of its JPEG",
             NoTraces,
         ) from None
 

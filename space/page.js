@@ -1,4 +1,5 @@
-// What gradio has not: a connection that may break, images from everywhere, keys, and the view of before and after.
+// What gradio has not: a connection that may break, what keyboard and screen readers need, images from everywhere, and
+// the view of before and after.
 // It stands before gradio's own scripts, since two of them take what it sets.
 
 // --- Gradio ---
@@ -53,15 +54,55 @@ async function follow(address, options) {
   return new Response(new ReadableStream({ pull, cancel }), { status: 200, headers: response.headers });
 }
 
-// Arrow keys in a list of choices, whose radio buttons gradio gives a name each.
+// --- Keyboard and voice ---
+
+// Arrow keys in a list of choices, whose radio buttons gradio gives a name each, and in the tabs.
 document.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  if (!step || event.target.type !== "radio" || event.target.closest(".compare")) return;
-  const all = [...event.target.closest("fieldset, .block").querySelectorAll("input[type=radio]:not(:disabled)")];
+  const list = event.target.closest?.("fieldset, [role=tablist]");
+  if (!step || !list || !event.target.matches("[type=radio], [role=tab]")) return;
+  const all = [...list.querySelectorAll("[type=radio]:not(:disabled), [role=tab]")];
   const next = all.at((all.indexOf(event.target) + step) % all.length);
   event.preventDefault();
   next.focus();
   next.click();
+});
+
+// What has the keyboard may be taken away, or can no longer be pressed: then another in the same place has it.
+const CONTROLS = "a[href], button, input, textarea, summary, [tabindex]";
+const isThere = (node) => node.isConnected && !node.matches(":disabled") && node.checkVisibility();
+let focused = null, byKeys = false;
+document.addEventListener("keydown", () => (byKeys = true), true);
+document.addEventListener("pointerdown", () => (byKeys = false), true);
+document.addEventListener("focusin", ({ target }) => (focused = [target, target.closest("#actions, .block")]));
+document.addEventListener("focusout", async ({ target }) => {
+  await sleep(0); // it may be about to be taken away
+  if (target === focused?.[0] && isThere(target)) focused = null;
+});
+const keepFocus = () => {
+  const [was, place] = focused ?? [];
+  if (!byKeys || !place || isThere(was) || ![was, document.body].includes(document.activeElement)) return;
+  [...place.querySelectorAll(CONTROLS)].find(isThere)?.focus({ preventScroll: true });
+};
+
+// How the work goes is said from a place that is there before its words; otherwise screen readers are silent.
+const say = () => {
+  const place = document.querySelector(".aloud"), status = document.querySelector("#status");
+  const words = status?.querySelector("progress") ? "Restoring." : status?.querySelector(".verdict, .hint")?.textContent;
+  if (place && place.textContent !== (words ?? "")) place.textContent = words ?? "";
+};
+
+// Lists of choices are called as they are headed, and the picture on a button has no words besides the button's.
+const giveNames = () => {
+  for (const list of document.querySelectorAll("fieldset:not([aria-label])"))
+    list.ariaLabel = list.querySelector("[data-testid=block-info]")?.textContent.trim() ?? "";
+  for (const picture of document.querySelectorAll(".examples img:not([alt=''])")) picture.alt = "";
+};
+
+new MutationObserver(() => [keepFocus, say, giveNames].forEach((tend) => tend())).observe(document, {
+  subtree: true,
+  childList: true,
+  attributeFilter: ["disabled", "class", "style"],
 });
 
 // The chosen image has no words of its own; a format that this browser does not show leaves no broken sign.
@@ -81,6 +122,10 @@ const ddrm = (window.ddrm = {
       const button = document.getElementById(id);
       if (button && !button.disabled) return button.click();
     }
+  },
+  async showRefusal() {
+    await sleep(100);
+    document.querySelector("#facts .refusal")?.scrollIntoView({ block: "nearest" });
   },
   // What the result that comes is made with.
   begin(preset, values) {
@@ -123,8 +168,21 @@ async function take(files) {
   }
 }
 
+// Of some formats the browser does not know that they are images, and gradio would refuse them. The server has a better
+// sentence for that.
+document.addEventListener("change", ({ target }) => {
+  if (target.type !== "file") return;
+  const transfer = new DataTransfer();
+  for (const file of target.files)
+    transfer.items.add(file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/unknown" }));
+  target.files = transfer.files;
+}, true);
+
+const isAddress = (text) => /^(https?:\/\/|data:image\/)\S+$/.test(text);
+
 // The browser fetches it, not the server.
 async function takeAddress(address) {
+  if (!isAddress(address)) return tell("The address of an image begins with https://.");
   tell("Fetching the image.");
   try {
     const response = await fetchOnce(address, { credentials: "omit", referrerPolicy: "no-referrer" });
@@ -140,10 +198,9 @@ async function takeAddress(address) {
 
 function takeFrom(event, data) {
   const text = (data.getData("text/uri-list") || data.getData("text/plain")).trim();
-  const isAddress = /^(https?:\/\/|data:image\/)\S+$/.test(text);
   if (data.files.length) take([...data.files]);
-  else if (isAddress) takeAddress(text);
-  if (data.files.length || isAddress || event.type === "drop") event.preventDefault();
+  else if (isAddress(text)) takeAddress(text);
+  if (data.files.length || isAddress(text) || event.type === "drop") event.preventDefault();
 }
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => event.defaultPrevented || takeFrom(event, event.dataTransfer));
@@ -204,7 +261,10 @@ document.addEventListener("input", ({ target }) => {
   else if (target.type === "checkbox") {
     view.compare.classList.toggle(target.value, target.checked);
     place(view);
-  } else if (target.closest(".zoom")) zoom(view, target.value === "fit" ? "fit" : Number(target.value));
+  } else if (target.closest(".zoom")) {
+    zoom(view, target.value === "fit" ? "fit" : Number(target.value));
+    target.scrollIntoView({ block: "nearest" });
+  }
 });
 document.addEventListener("scroll", ({ target }) => parts(target) && place(parts(target)), true);
 addEventListener("resize", () => document.querySelectorAll(".compare").forEach((one) => place(parts(one))));
@@ -287,4 +347,12 @@ document.addEventListener("click", ({ target }) => {
   if (document.fullscreenElement) document.exitFullscreen();
   else target.closest(".compare").requestFullscreen();
 });
-document.addEventListener("fullscreenchange", () => dispatchEvent(new Event("resize")));
+document.addEventListener("fullscreenchange", ({ target }) => {
+  dispatchEvent(new Event("resize"));
+  const button = target.querySelector(".full");
+  button.textContent = document.fullscreenElement ? "Leave full screen" : "Full screen";
+  button.scrollIntoView({ block: "nearest" });
+});
+document.addEventListener("keydown", ({ key }) => {
+  if (key === "Escape" && document.fullscreenElement) document.exitFullscreen();
+});

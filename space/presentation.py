@@ -41,8 +41,8 @@ PUBLISHED = {"paper": "paper (S), one sample", "paper-average": "paper (A), the 
 
 def preset_choices(seconds: dict[str, float | None]) -> list[tuple[str, str]]:
     """What the presets are called, with the time that each takes, as far as that is known."""
-    times = {name: f": {duration(max(one, 1))}" if one else "" for name, one in seconds.items()}
-    return [(f"{label}{times[name]}", name) for name, label in PRESETS.items()]
+    times = {name: duration(max(one, 1)).replace(" ", "\N{NO-BREAK SPACE}") for name, one in seconds.items() if one}
+    return [(f"{label}: {times[name]}" if name in times else label, name) for name, label in PRESETS.items()]
 
 
 def facts(opened: Opened, name: str) -> str:
