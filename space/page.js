@@ -116,9 +116,10 @@ for (const kind of ["load", "error"])
 // --- The work ---
 
 const ddrm = (window.ddrm = {
-  // Press a button as soon as it can be pressed.
+  // Press a button as soon as it can be pressed, if no other is to be by then.
   async press(id) {
-    for (let tries = 0; tries < 40; tries++, await sleep(50)) {
+    const latest = (ddrm.pressed = {});
+    for (let tries = 0; tries < 200 && ddrm.pressed === latest; tries++, await sleep(50)) {
       const button = document.getElementById(id);
       if (button && !button.disabled) return button.click();
     }

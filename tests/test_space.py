@@ -212,6 +212,7 @@ def said_of(page: Any, heading: str) -> str:
 
 def choose_another(page: Any, data: bytes, name: str = "chelsea.jpg") -> None:
     page.get_by_role("button", name="Remove Image").click()
+    page.get_by_role("button", name="Remove Image").wait_for(state="detached")
     page.locator(".hint").wait_for()
     choose(page, data, name)
 
@@ -429,7 +430,7 @@ def test_one_finger_moves_the_picture_and_two_magnify_it(visitor, photo) -> None
     bar = page.locator("#actions").bounding_box()["y"]
     wait_for(lambda: refusal.bounding_box()["y"] + refusal.bounding_box()["height"] <= bar)
     page.get_by_role("button", name="Remove Image").click()
-    page.locator(".hint").wait_for()
+    page.get_by_role("button", name="Remove Image").wait_for(state="detached")
     choose(page, jpeg_bytes(photo.resize((300, 280)), quality=12))
     downloaded(page)
     stage = page.locator(".compare .stage")
@@ -566,7 +567,7 @@ def test_visitors_work_side_by_side_wait_their_turn_and_stop_when_they_wish(
     # Cancelling ends the calls of the prior, and so does closing the page.
     assert stopped() == 0
     press(first, "Cancel")
-    first.get_by_text("Cancelled.").wait_for()
+    first.locator("#status").get_by_text("Cancelled.").wait_for()
     wait_for(lambda: stopped() == 1)
     second.context.close()
     wait_for(lambda: stopped() == 2)
@@ -999,7 +1000,7 @@ def test_the_picture_so_far_is_seen_until_it_is_done_or_cancelled(visitor, photo
         assert page.locator("#status").inner_text().strip().endswith("left")
         page.wait_for_timeout(100)
     press(page, "Cancel")
-    page.get_by_text("Cancelled.").wait_for()
+    page.locator("#status").get_by_text("Cancelled.").wait_for()
     assert not seen.count()
 
 
