@@ -146,7 +146,8 @@ def test_the_command_asks_a_classifier_of_the_hub(labelled, classifier, files, t
     assert done.returncode == 0, done.stderr
     assert restore("seven", "--class-label", "7").returncode == 0
     dark, light = (
-        [(tmp_path / folder / name).read_bytes() for folder in ("auto", "seven")] for name in ("dark.png", "light.png")
+        [Image.open(tmp_path / folder / name).tobytes() for folder in ("auto", "seven")]
+        for name in ("dark.png", "light.png")
     )
     assert light[0] == light[1]
     assert dark[0] != dark[1]

@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, photo, tmp_pa
     said = "".join(stopped.communicate())
     assert stopped.returncode == 130, said
     assert "The same command goes on" in said
-    done = run("train_prior.py", pictures, tmp_path / "parts", *changes, "--set=run.workers=2")
+    done = run("train_prior.py", pictures, tmp_path / "parts", *changes, "--set=run.workers=1")
     assert done.returncode == 0, done.stderr
     assert "Going on from" in done.stdout
 
