@@ -23,7 +23,7 @@ from pipeline_ddrm_jpeg import JPEGFile
 from pipeline_ddrm_jpeg.decoded.history import assume_history
 from pipeline_ddrm_jpeg.decoded.image import DecodedJPEG
 from pipeline_ddrm_jpeg.files.formats import FORMATS, Format, check_depth, encode, upright
-from pipeline_ddrm_jpeg.jpeg.metadata import Metadata, png_chunk
+from pipeline_ddrm_jpeg.jpeg.metadata import Metadata, png_chunk, text_of_png
 
 XMP, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 RDF, TIFF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://ns.adobe.com/tiff/1.0/"
@@ -251,6 +251,16 @@ def test_width_height_and_thumbnail_follow_a_turn(photo, order, orientation, qua
                 turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}
                 upright = Image.open(io.BytesIO(small)).transpose(turns[orientation])
                 assert np.abs(np.subtract(turned, upright, dtype=float)).mean() < 4
+
+
+@given(st.binary(max_size=60), st.integers(0, 200))
+def test_a_text_is_found_in_a_png_and_in_nothing_else(other, cut):
+    metadata = Metadata(chunks=((b"tEXt", b"Title\0x"),)).with_text("k", "old").with_text("k", "new")
+    data, _ = encode(GREY, "png", metadata)
+    assert text_of_png(io.BytesIO(data), "k") == "new"
+    assert text_of_png(io.BytesIO(data), "Title") == "x"
+    for broken in (other, data[:8] + other, data[:cut]):
+        assert text_of_png(io.BytesIO(broken), "k") in (None, "new", "ne", "n", "")
 
 
 # --- XMP ---

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..jpeg.metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, tiff
+from ..jpeg.metadata import Metadata, add_to_jpeg, add_to_png, byte_order, png_chunk, text_of_png, tiff
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 STREAM = Path("-")
@@ -82,9 +82,9 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
 def record_of(path: Path) -> str | None:
     """What a PNG says of how it was made, under `RECORD`; `None` of others."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get(RECORD)
-    except (OSError, SyntaxError, ValueError):  # whatever lies there
+        with open(path, "rb") as image:
+            return text_of_png(image, RECORD)
+    except OSError:  # whatever lies there
         return None
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import md5
 from itertools import accumulate
-from typing import Any
+from typing import Any, BinaryIO
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
@@ -483,6 +483,20 @@ def add_to_png(encoded: bytes, metadata: Metadata) -> bytes:
             chunks.append((b"iTXt", b"Comment\0\0\0\0\0" + text))
     start = 8 + 12 + 13  # signature and header
     return encoded[:start] + b"".join(png_chunk(*chunk) for chunk in chunks) + encoded[start:]
+
+
+def text_of_png(stream: BinaryIO, keyword: str) -> str | None:
+    """What `Metadata.with_text` had a PNG carry under a keyword; `None` where nothing, or where it is no PNG."""
+    start = stream.read(len(_PNG))
+    while start == _PNG and len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
+        size = int.from_bytes(head[:4], "big")
+        if head[4:] == b"tEXt" and size < _LONGEST_TEXT:
+            name, _, text = stream.read(size).partition(b"\0")
+            if name == keyword.encode("ascii"):
+                return text.decode("latin-1")
+            size = 0
+        stream.seek(size + 4, 1)  # and its checksum
+    return None
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
