@@ -81,11 +81,11 @@ def save_image(image: Image.Image, target: str | os.PathLike, metadata: Metadata
 
 def record_of(path: Path) -> str | None:
     """What a PNG says of how it was made, under `RECORD`; `None` of others."""
-    try:
-        with open(path, "rb") as image:
-            return text_of_png(image, RECORD)
-    except OSError:  # whatever lies there
+    if not path.is_file():  # a pipe would be waited for
         return None
+    with suppress(OSError), open(path, "rb") as image:
+        return text_of_png(image, RECORD)
+    return None
 
 
 def format_of(path: Path) -> str:
