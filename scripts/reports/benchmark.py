@@ -188,15 +188,10 @@ def as_page(record: dict[str, Any]) -> str:
     rows, scaled = record["sizes"], ""
     if found := record.get("scaling"):
         one, several = (f"{seconds:.1f}" for seconds in found["seconds"].values())
-        rate = found.get("speedup_without_loading")  # pages that were made before have none
-        scaled = text(
-            "benchmark-scaling",
-            one=one,
-            processes=found["processes"],
-            several=several,
-            speedup=f"{found['speedup']:.2f}",
-            without=f", or {rate:.2f} times without loading" if rate else "",
-        )
+        speedup = f"{found['speedup']:.2f}"
+        if "speedup_without_loading" in found:  # pages that were made before have none
+            speedup += f" (without loading {found['speedup_without_loading']:.2f})"
+        scaled = text("benchmark-scaling", one=one, processes=found["processes"], several=several, speedup=speedup)
     return text(
         "benchmark",
         command=record["command"],
