@@ -253,6 +253,24 @@ def test_width_height_and_thumbnail_follow_a_turn(photo, order, orientation, qua
                 assert np.abs(np.subtract(turned, upright, dtype=float)).mean() < 4
 
 
+@pytest.mark.parametrize("kind", ["as cameras write it", "progressive", "65,500 pixels a side", "cut short"])
+def test_a_thumbnail_that_no_camera_writes_is_left_out(photo, kind):
+    small = bytearray(jpeg_bytes(photo.resize((32, 24)), quality=95, progressive=kind == "progressive"))
+    if kind.startswith("65"):
+        at = small.index(b"\xff\xc0")
+        small[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    length = len(small) + 9 * (kind == "cut short")
+    entries = [(513, 4, 1, value("<", 4, 100)), (514, 4, 1, value("<", 4, length))]
+    block = exif_block("<", [(0x0112, 3, 1, value("<", 3, 6))], [])
+    (at,) = struct.unpack_from("<I", block, 4)
+    (count,) = struct.unpack_from("<H", block, at)
+    link = at + 2 + 12 * count
+    block = block[:link] + struct.pack("<I", 60) + block[link + 4 :].ljust(60 - link - 4, b"\0")
+    block += directory("<", entries, 60).ljust(40, b"\0") + bytes(small)
+    metadata = JPEGFile.open(jpeg_bytes(photo.resize((40, 24)), exif=b"Exif\0\0" + block)).metadata
+    assert metadata.upright().left_out == (() if kind == "as cameras write it" else ("EXIF thumbnail",))
+
+
 @given(st.binary(max_size=60), st.integers(0, 200))
 def test_a_text_is_found_in_a_png_and_in_nothing_else(other, cut):
     metadata = Metadata(chunks=((b"tEXt", b"Title\0x"),)).with_text("k", "old").with_text("k", "new")

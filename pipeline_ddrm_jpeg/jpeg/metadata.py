@@ -67,7 +67,7 @@ _STRUCTURAL = {*range(254, 260), *range(262, 267), 273, *range(277, 282), 284, 3
 _STRUCTURAL |= {513, 514, *range(529, 533), _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP, _TIFF_ICC, 0xEA1C}
 
 _THUMBNAIL = (513, 514)  # where a JPEG of the second directory stands, and its bytes
-_LARGEST_THUMBNAIL = 2**20  # pixels; those of cameras have 160 x 120
+_LARGEST_THUMBNAIL = 2**18  # pixels; those of cameras have 160 x 120
 _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # orientation -> Image.Transpose that undoes it
 _DIRECTORIES, _SUB_IMAGES, _LAYERS, _MAKER_NOTE = (34665, 34853, 0xA005), 330, 37724, 0x927C
 
@@ -666,12 +666,14 @@ def _turn_thumbnail(block: bytearray, orientation: int) -> bool:
     if any(entries.get(tag, (0,))[0] not in (3, 4) for tag in _THUMBNAIL):  # SHORT or LONG
         return False
     first, size = (_number(block, *entries[tag]) for tag in _THUMBNAIL)
+    old = bytes(block[first : first + size])
     try:
-        with Image.open(io.BytesIO(block[first : first + size]), formats=["JPEG"]) as image:
-            if image.width * image.height > _LARGEST_THUMBNAIL:
+        with Image.open(io.BytesIO(old), formats=["JPEG"]) as image:
+            # It is baseline (Exif 2.32, 4.5.5); a progressive one may have scans by the thousand.
+            if image.width * image.height > _LARGEST_THUMBNAIL or "progressive" in image.info or len(old) < size:
                 return False
             turned = image.transpose(_TURNS[orientation])
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     for quality in (90, 75, 50):
         turned.save(stream := io.BytesIO(), "JPEG", quality=quality)
